@@ -1,0 +1,285 @@
+//! Dialects, PURE: an upstream protocol as data, and a conversation held in it.
+//!
+//! A [`Dialect`] is one TOML file, compiled: ordered receive rules, send templates, variables. Nothing in it is executed.
+//! A [`Conversation`] is a dialect at work on one attempt: variables, bindings, pending requests. It is told what comes in
+//! and what the relay wants to say; it answers with what that meant ([`Heard`]) and with frames ([`Outgoing`]).
+//!
+//! Invariants: no input panics, stalls or grows memory without bound; payload bytes are slices of the received frame;
+//! a rule that matches without its channel is [`Heard::Unextracted`], never an event without one.
+//! Deliberately not here: sockets, clocks, pacing, retries (the relay's), and what an event means to a session.
+//!
+//! - `schema`: the file's form, all load errors at once with line and column.
+//! - `scan`: one strict pass over a message's bytes that records the spans of all pointers of all rules.
+//! - `rule`: conditions and extraction. `template`: holes, batches, quoting. `conversation`: the running state.
+//! - `framing`: how messages stand in frames.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::relay::record::MessageId;
+use crate::relay::time::Wall;
+
+/// A WebSocket message as the carrier moves it. Close frames are `Disconnect`, not frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WireFrame {
+    /// UTF-8 text (checked by the carrier).
+    Text(Bytes),
+    /// Binary; some services send their text so.
+    Binary(Bytes),
+    /// A WebSocket ping; the carrier answers those that come in.
+    Ping(Bytes),
+    /// A WebSocket pong.
+    Pong(Bytes),
+}
+
+/// Where and how to connect, with all templates filled in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// `ws://` or `wss://` with path and query. May hold secrets.
+    pub url: String,
+    /// Extra headers of the upgrade. May hold secrets.
+    pub headers: Vec<(String, String)>,
+    /// Offered subprotocols.
+    pub subprotocols: Vec<String>,
+}
+
+impl std::fmt::Debug for ConnectRequest {
+    /// Host and path only: query and headers may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectRequest").field("url", &self.url.split('?').next()).finish_non_exhaustive()
+    }
+}
+
+/// The number by which the relay knows a channel; opaque here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(pub u32);
+
+/// A channel that the relay wants subscribed or unsubscribed.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelSpec<'a> {
+    /// The relay's number for it.
+    pub id: ChannelId,
+    /// Upstream's name: the base, without params.
+    pub name: &'a str,
+    /// The params' JSON object text, secrets included, if any.
+    pub params: Option<&'a str>,
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageSpec<'a> {
+    /// The message's id, the same over all its attempts: `{message}`.
+    pub id: MessageId,
+    /// Where to: `{channel}`, `{params}`, and `{sub}` of a joined channel.
+    pub channel: &'a str,
+    /// The params' JSON object text.
+    pub params: Option<&'a str>,
+    /// `{key}`.
+    pub key: Option<&'a str>,
+    /// `{type}`.
+    pub kind: Option<&'a str>,
+    /// `{data}`: JSON text.
+    pub data: &'a str,
+    /// `{idempotency_key}`; the message id where the publisher gave none.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// What a request was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Authentication.
+    Auth,
+    /// Subscribe these channels.
+    Subscribe(Vec<ChannelId>),
+    /// Unsubscribe these channels.
+    Unsubscribe(Vec<ChannelId>),
+    /// Publish this message.
+    Publish(MessageId),
+    /// A heartbeat.
+    Ping,
+}
+
+/// A request's number on one attempt: the dialect's `{id}`. Rises, never reused within an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A frame to send, rendered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its number.
+    pub request: RequestId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The frame.
+    pub frame: WireFrame,
+    /// Whether upstream answers it with an ack or error. If not, a subscribe counts as live once transmitted.
+    pub answered: bool,
+}
+
+/// Why something cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendError {
+    /// The dialect has no such template: `not_supported`.
+    NoTemplate,
+    /// A variable without `?` has no value: its name.
+    Unset(String),
+    /// The channel's name does not fit the dialect's `channel = "{a}:{b}"`.
+    Name(String),
+    /// A publish that needs `{sub}` of a channel that is not subscribed on this attempt yet.
+    NotJoined,
+    /// The values do not make valid JSON (for example params that are no object).
+    Invalid(String),
+}
+
+/// Which channel an inbound message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// By upstream's base name.
+    Name(&'a str),
+    /// By a subscription id that was bound to this channel.
+    Channel(ChannelId),
+}
+
+/// How an event changes its channel's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fold {
+    /// It is the whole value of its key.
+    #[default]
+    Replace,
+    /// It is an increment.
+    Append,
+}
+
+/// What part of the channel's state an inbound message states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One change.
+    Event,
+    /// The whole channel, or (with `each`) the first of its elements: what stood before goes.
+    Snapshot,
+    /// A further element of the snapshot that the `Snapshot` before it began.
+    SnapshotPart,
+}
+
+/// One event, extracted. Text is borrowed from the frame where it holds no escapes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event<'a> {
+    /// Which channel.
+    pub target: Target<'a>,
+    /// Which item of the channel.
+    pub key: Option<Cow<'a, str>>,
+    /// The event's type.
+    pub kind: Option<Cow<'a, str>>,
+    /// Upstream's id of the event.
+    pub id: Option<Cow<'a, str>>,
+    /// Upstream's sequence, first and last (equal where it is one number).
+    pub sequence: Option<(u64, u64)>,
+    /// Upstream's own time of the event.
+    pub source_time: Option<Wall>,
+    /// The payload's bytes as upstream sent them.
+    pub data: Cow<'a, [u8]>,
+    /// Change or snapshot.
+    pub role: Role,
+    /// How a change folds.
+    pub fold: Fold,
+}
+
+/// What an error, denial, nack or close means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Try again with backoff.
+    Retry,
+    /// For good: refuse the subscription, reject the message.
+    Reject,
+    /// Get new credentials and try again.
+    Refresh,
+    /// Subscribe the channel again.
+    Resubscribe,
+    /// Connect again.
+    Reconnect,
+    /// Do not connect again until told.
+    Fatal,
+    /// Send nothing for this long.
+    Pause(Duration),
+}
+
+/// What one inbound message meant. A frame may hold several messages, a message several events.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard<'a> {
+    /// Something happened on a channel.
+    Event(Event<'a>),
+    /// A request was answered well.
+    Acked {
+        /// Which request; `None`: matched by channel or age only and nothing was pending.
+        request: Option<RequestId>,
+        /// What it was for, as far as this answer settles it (one channel of several, say).
+        purpose: Purpose,
+        /// Upstream's answer payload.
+        data: Option<Cow<'a, [u8]>>,
+    },
+    /// A request was refused, or upstream complains.
+    Refused {
+        /// Which request and what for; `None`: about nothing that is pending.
+        about: Option<(RequestId, Purpose)>,
+        /// The channel it names, if any.
+        target: Option<Target<'a>>,
+        /// Upstream's code.
+        code: Option<Cow<'a, str>>,
+        /// Upstream's words.
+        message: Option<Cow<'a, str>>,
+        /// What the dialect says it means.
+        then: Option<Then>,
+        /// When to try again.
+        retry_after: Option<Duration>,
+    },
+    /// The conversation is ready for subscribes and publishes.
+    Ready {
+        /// Upstream goes on where it was: no resubscribe needed.
+        resumed: bool,
+    },
+    /// Authentication was refused.
+    Denied {
+        /// Upstream's words.
+        message: Option<Cow<'a, str>>,
+        /// What the dialect says it means.
+        then: Option<Then>,
+    },
+    /// Upstream ended a subscription.
+    Gone {
+        /// Which.
+        target: Target<'a>,
+        /// Upstream's code.
+        code: Option<Cow<'a, str>>,
+        /// Upstream's words.
+        message: Option<Cow<'a, str>>,
+        /// What the dialect says it means.
+        then: Option<Then>,
+    },
+    /// Upstream says that events of a channel were lost (`lost`).
+    Lost {
+        /// Which.
+        target: Target<'a>,
+    },
+    /// Upstream asks for a new connection.
+    Reconnect {
+        /// When to try again.
+        retry_after: Option<Duration>,
+    },
+    /// A heartbeat was answered.
+    Pong {
+        /// Which; `None`: the protocol's pongs have no id.
+        request: Option<RequestId>,
+    },
+    /// Something has to be sent back: authentication after hello, pong, receipt.
+    Send(Outgoing),
+    /// A rule says ignore.
+    Ignored,
+    /// No rule matched.
+    Unmatched,
+    /// A rule matched but its channel, or what it needs, is missing; the rule's number (from 0).
+    Unextracted(usize),
+    /// Not valid in the dialect's framing (not JSON, not UTF-8, too deep).
+    Malformed,
+}

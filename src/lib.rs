@@ -1,0 +1,7 @@
+//! Tidegate: one connection up, many apps down, nothing silently lost.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod dialect;
+pub mod protocol;
+pub mod relay;

@@ -1,0 +1,13 @@
+//! The local feed's contract `tidegate.v1`, PURE: what apps send and what they get.
+//!
+//! - [`position`]: `epoch-offset`, the one event id over all transports.
+//! - [`frame`]: every frame that goes to a client, and its JSON text. An event's text is made once, when it enters its ring.
+//! - [`request`]: every request a client may make, parsed under limits.
+//! - [`codes`]: the closed tables of error and close codes.
+//!
+//! Invariant: upstream's payload bytes are copied, never parsed and written again.
+
+pub mod codes;
+pub mod frame;
+pub mod position;
+pub mod request;

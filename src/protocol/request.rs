@@ -1,0 +1,132 @@
+//! What a client may ask, as data. Parsing happens under limits: depth, size and counts are checked before anything is kept.
+
+use std::time::Duration;
+
+use crate::relay::outbox::{Lane, OnUnknown};
+
+/// The client's own mark on a request, echoed in the answer: a JSON number or string, kept as its JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ref(pub Box<str>);
+
+/// A channel as a client names it: the name and, optionally, parameters for the dialect's templates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelRequest {
+    /// The name, at most 256 bytes, no control characters. A trailing `*` makes it a pattern.
+    pub name: Box<str>,
+    /// Canonical JSON object (RFC 8785), or `None`.
+    pub params: Option<Box<str>>,
+}
+
+/// What a slow session loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnSlow {
+    /// The oldest undelivered entries; the gap is told.
+    #[default]
+    DropOldest,
+    /// The connection (close code 4000).
+    Disconnect,
+}
+
+/// `subscribe`: one or several channels with the same options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    /// Echoed in `subscribed` and `error`.
+    pub reference: Option<Ref>,
+    /// What to subscribe; never empty.
+    pub channels: Vec<ChannelRequest>,
+    /// Resume after this position; kept as text so that a malformed one is answered by `reset` and not by an error.
+    pub since: Option<Box<str>>,
+    /// Whether to begin with a snapshot (without `since`).
+    pub snapshot: bool,
+    /// Only these event types; empty: all.
+    pub types: Vec<Box<str>>,
+    /// What a slow session loses.
+    pub on_slow: OnSlow,
+}
+
+/// One message to publish, as the client gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where to.
+    pub channel: ChannelRequest,
+    /// The item within the channel, if the dialect's template has one.
+    pub key: Option<Box<str>>,
+    /// The message's type, if the dialect's template has one.
+    pub kind: Option<Box<str>>,
+    /// The payload's JSON text, byte for byte.
+    pub data: Box<str>,
+    /// Makes a repeated publish find the first one; scoped to the principal.
+    pub idempotency_key: Option<Box<str>>,
+    /// Messages with the same order key leave strictly one after another.
+    pub order_key: Option<Box<str>>,
+    /// How urgent.
+    pub lane: Lane,
+    /// Expire if no attempt began within this time.
+    pub ttl: Option<Duration>,
+    /// What a lost connection between sending and ack means; `None`: the channel's policy.
+    pub on_unknown: Option<OnUnknown>,
+}
+
+/// A request of a session. Everything else of FEED.md is [`Request::NotSupported`] by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Start receiving channels.
+    Subscribe(Subscribe),
+    /// Stop receiving channels.
+    Unsubscribe {
+        /// Echoed.
+        reference: Option<Ref>,
+        /// Which.
+        channels: Vec<ChannelRequest>,
+    },
+    /// Send messages upstream.
+    Publish {
+        /// Echoed in `accepted` and `error`.
+        reference: Option<Ref>,
+        /// One, or several of one `messages` list.
+        messages: Vec<Publish>,
+        /// All accepted or none.
+        atomic: bool,
+    },
+    /// Withdraw a message that is not in flight.
+    Cancel {
+        /// Echoed.
+        reference: Option<Ref>,
+        /// The message's id text.
+        message: Box<str>,
+    },
+    /// Present a token after connecting.
+    Auth {
+        /// Echoed.
+        reference: Option<Ref>,
+        /// The token.
+        token: Secret,
+    },
+    /// Answered by `pong`.
+    Ping {
+        /// Echoed.
+        reference: Option<Ref>,
+    },
+}
+
+/// Text that must not be shown: `Debug` prints nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The secret itself, for the one place that uses it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}

@@ -1,0 +1,341 @@
+//! The pairs: every [`Output`] asks, an [`Input`] answers. Read this file and you know the program.
+//!
+//! | `Output` asks | `Input` answers | carried by |
+//! |---|---|---|
+//! | `Connect` | `Connected`, or `Disconnected` (also later, unasked) | `upstream/` |
+//! | `Transmit` | `Transmitted`, or `Disconnected`: then its frames *may have left* | `upstream/` |
+//! | `Disconnect` | `Disconnected` | `upstream/` |
+//! | `Fetch` | `Fetched` | `upstream/fetch.rs` |
+//! | `Commit` | `Committed` or `CommitFailed`; durable before the answer | `store/` |
+//! | `Deliver` | `Delivered`: at once if all was written, later if the socket was full | `downstream/writer.rs` |
+//! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
+//! | `Close` | `Left` (also unasked) | `downstream/` |
+//! | `Stopped` | - (it answers `Stop`) | `main.rs` |
+//! | unasked | `Received`, `Joined`, `Request`, `Call`, `Stop`, `Reload` | |
+//!
+//! Invariant: a sink (attempt, store, session) has at most one request out. `attempt`, `session` and `call` numbers make
+//! stale input harmless.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::access::Principal;
+use super::record::Operation;
+use super::time::{Mono, Time};
+use crate::config::Config;
+use crate::dialect::{ConnectRequest, WireFrame};
+use crate::protocol::codes::{CloseCode, ErrorCode};
+use crate::protocol::frame::{Batch, Format};
+use crate::protocol::request::{Publish, Request, Secret, Subscribe};
+
+/// One connection's life, counted over the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct AttemptId(pub u32);
+
+/// One local client's connection. `index` is reused, `generation` is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct SessionId {
+    /// Slot in the tables of sessions and writers.
+    pub index: u32,
+    /// Distinguishes successive users of the slot.
+    pub generation: u32,
+}
+
+/// One HTTP request that waits for an answer, or one fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CallId(pub u64);
+
+/// What the relay asks of its carriers.
+#[derive(Debug)]
+pub enum Output {
+    /// Open a connection to upstream.
+    Connect {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Where and how.
+        request: ConnectRequest,
+    },
+    /// Write these frames, in order, and flush.
+    Transmit {
+        /// On which attempt.
+        attempt: AttemptId,
+        /// What.
+        frames: Vec<WireFrame>,
+    },
+    /// Close the connection with this code.
+    Disconnect {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// WebSocket close code.
+        code: u16,
+    },
+    /// Get something from outside that a connection needs.
+    Fetch {
+        /// Echoed by `Fetched`.
+        call: CallId,
+        /// What.
+        request: Fetch,
+    },
+    /// Make these changes durable, all or none.
+    Commit(Vec<Operation>),
+    /// Write a batch to a session's socket.
+    Deliver {
+        /// Whose.
+        session: SessionId,
+        /// What; shared between sessions with the same cut.
+        batch: Arc<Batch>,
+    },
+    /// Answer an HTTP request.
+    Answer {
+        /// Which.
+        call: CallId,
+        /// With what.
+        reply: Reply,
+    },
+    /// Close a session after what was delivered before.
+    Close {
+        /// Whose.
+        session: SessionId,
+        /// Why.
+        code: CloseCode,
+    },
+    /// Drained: the process may exit.
+    Stopped,
+}
+
+/// What a fetch gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetch {
+    /// The upstream token, read anew from where the configuration says.
+    Token,
+}
+
+/// What reaches the relay.
+#[derive(Debug)]
+pub enum Input {
+    /// The connection is open (WebSocket upgraded).
+    Connected {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// The address that was reached, for people.
+        peer: String,
+    },
+    /// The connection ended, or never came about.
+    Disconnected {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Why.
+        reason: Disconnect,
+    },
+    /// The frames of the last `Transmit` are with the kernel.
+    Transmitted {
+        /// Which attempt.
+        attempt: AttemptId,
+    },
+    /// Frames came in; one read, in order.
+    Received {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// When the read returned.
+        at: Time,
+        /// What.
+        frames: Vec<WireFrame>,
+    },
+    /// Answer to `Fetch`.
+    Fetched {
+        /// Which.
+        call: CallId,
+        /// The value, or why there is none.
+        result: Result<Option<Secret>, String>,
+    },
+    /// Everything of the last `Commit` is durable.
+    Committed,
+    /// The store failed; nothing of the last `Commit` may be relied on and the store is dead.
+    CommitFailed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A client's connection is ready. Answered by a first `Deliver` with `hello`, or by `Close`.
+    Joined {
+        /// Its number.
+        session: SessionId,
+        /// Who it is.
+        principal: Arc<Principal>,
+        /// In which format it is written.
+        format: Format,
+        /// A subscription made by the connection's address (query, SSE), if any.
+        subscribe: Option<Subscribe>,
+    },
+    /// A session asks something.
+    Request {
+        /// Which session.
+        session: SessionId,
+        /// What, or why it could not be read.
+        request: Result<Request, BadRequest>,
+    },
+    /// The whole batch of the last `Deliver` is with the kernel.
+    Delivered {
+        /// Which session.
+        session: SessionId,
+        /// When the write returned.
+        at: Mono,
+    },
+    /// A session ended, by `Close` or by itself.
+    Left {
+        /// Which.
+        session: SessionId,
+        /// By whom and why, for the metric `tidegate_sessions_closed_total`.
+        reason: LeftReason,
+    },
+    /// An HTTP request waits for `Answer`.
+    Call {
+        /// Its number.
+        call: CallId,
+        /// Who asks.
+        principal: Arc<Principal>,
+        /// What.
+        request: CallRequest,
+    },
+    /// Drain and stop.
+    Stop {
+        /// The second signal: stop at once, still durable.
+        now: bool,
+    },
+    /// A new configuration took the old one's place; only reloadable parts differ.
+    Reload(Arc<Config>),
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeftReason {
+    /// The client closed or vanished.
+    Client,
+    /// The relay closed it with this code.
+    Closed(CloseCodeOrd),
+}
+
+/// A close code that can key an ordered map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CloseCodeOrd(pub u16);
+
+/// A request that could not be read; answered by `error` with these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRequest {
+    /// The client's `ref`, as far as it could be read.
+    pub reference: Option<crate::protocol::request::Ref>,
+    /// Which kind of wrong.
+    pub code: ErrorCode,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+/// Why a connection to upstream ended or never came about: the label `reason` of the disconnect metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The name did not resolve.
+    Dns(String),
+    /// Nobody listens there.
+    Refused,
+    /// No answer within `connect_timeout`.
+    ConnectTimeout,
+    /// TLS or upgrade or authentication not finished within `handshake_timeout`.
+    HandshakeTimeout,
+    /// The certificate does not check.
+    TlsCertificate(String),
+    /// TLS failed otherwise.
+    Tls(String),
+    /// The server answered the upgrade with another status.
+    BadStatus {
+        /// HTTP status.
+        status: u16,
+        /// `Retry-After` in whole seconds from now (RFC 9110 section 10.2.3), clamped to 1 s..1 h.
+        retry_after: Option<std::time::Duration>,
+        /// Start of the body or target of a redirect, escaped, for people.
+        detail: String,
+    },
+    /// The upgrade's answer is not RFC 6455's.
+    BadUpgrade(String),
+    /// A close frame (1005 if it had no code).
+    Closed {
+        /// The code.
+        code: u16,
+        /// The reason text, cut and escaped.
+        reason: String,
+    },
+    /// The connection was reset or cut without a close frame.
+    Reset(String),
+    /// Bytes that are not RFC 6455's.
+    Protocol(String),
+    /// Text that is not UTF-8.
+    NotUtf8,
+    /// A frame or message above `upstream.max_frame`.
+    Oversize,
+    /// Our writes did not get through in time.
+    WriteTimeout,
+    /// The relay asked for it (`Output::Disconnect`).
+    Asked,
+}
+
+/// What an HTTP client asks of the relay. The admin listener and the feed listener each let only theirs through.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallRequest {
+    /// `POST /v1/publish`.
+    Publish {
+        /// One or several.
+        messages: Vec<Publish>,
+        /// All or none.
+        atomic: bool,
+    },
+    /// `GET /v1/messages/{id}`.
+    Message(Box<str>),
+    /// `DELETE /v1/messages/{id}`.
+    Cancel(Box<str>),
+    /// `GET /v1/snapshot?channel=…`.
+    Snapshot(crate::protocol::request::ChannelRequest),
+    /// `GET /v1/status`.
+    Status,
+    /// `GET /v1/subscriptions` (admin).
+    Subscriptions,
+    /// `GET /v1/sessions` (admin).
+    Sessions,
+    /// `GET /v1/outbox` (admin).
+    Outbox,
+    /// `POST /v1/upstream/reconnect` (admin): drop the connection, forget backoff, also out of `given_up`.
+    Reconnect,
+    /// `POST /v1/upstream/pause` (admin): close and stay closed.
+    Pause,
+    /// `POST /v1/upstream/resume` (admin).
+    Resume,
+    /// `POST /v1/drain` (admin): as SIGTERM, but the process stays.
+    Drain,
+    /// The probes: is the relay ready? The reply's body says why not.
+    Ready,
+    /// A copy of the statistics, for `/metrics`.
+    Stats,
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// A status and a JSON body.
+    Json {
+        /// HTTP status.
+        status: u16,
+        /// The JSON text.
+        body: Bytes,
+        /// `Location` header.
+        location: Option<String>,
+    },
+    /// A problem (RFC 9457).
+    Problem {
+        /// Which.
+        code: ErrorCode,
+        /// What is wrong and how to mend it.
+        message: String,
+        /// `Retry-After`.
+        retry_after: Option<std::time::Duration>,
+    },
+    /// The statistics.
+    Stats(Box<super::stats::Stats>),
+}

@@ -1,0 +1,114 @@
+//! What the outbox keeps on disk, as plain data. `store/` turns it into bytes; nothing here knows how.
+
+use std::sync::Arc;
+
+use super::outbox::{Lane, OnUnknown, Outcome};
+use super::time::Wall;
+use crate::protocol::request::ChannelRequest;
+
+/// The id of an outbound message: a ULID, shown as 26 characters of Crockford's base 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(pub u128);
+
+impl MessageId {
+    /// Reads the 26-character form.
+    pub fn parse(text: &str) -> Option<Self> {
+        ulid::Ulid::from_string(text).ok().map(|id| MessageId(id.0))
+    }
+}
+
+impl std::fmt::Display for MessageId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut buffer = [0; ulid::ULID_LEN];
+        f.write_str(ulid::Ulid(self.0).array_to_str(&mut buffer))
+    }
+}
+
+/// One accepted message, all that is needed to send it after a restart. Immutable once written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Its place in the order of acceptance; rises by one, never reused.
+    pub sequence: u64,
+    /// When it was accepted.
+    pub accepted: Wall,
+    /// The name of the principal that published it.
+    pub principal: Arc<str>,
+    /// Where to.
+    pub channel: ChannelRequest,
+    /// The item within the channel.
+    pub key: Option<Box<str>>,
+    /// The message's type.
+    pub kind: Option<Box<str>>,
+    /// The payload's JSON text.
+    pub data: Box<str>,
+    /// The publisher's idempotency key.
+    pub idempotency_key: Option<Box<str>>,
+    /// SHA-256 over the message as published (channel, key, type, data, order key), for `conflict`.
+    pub body_hash: [u8; 32],
+    /// One after another among equals.
+    pub order_key: Option<Box<str>>,
+    /// How urgent.
+    pub lane: Lane,
+    /// When it expires unless an attempt began.
+    pub expires: Option<Wall>,
+    /// What a lost connection between sending and ack means.
+    pub on_unknown: OnUnknown,
+}
+
+/// How a message ended: kept `outbox.keep_outcomes` for its publisher and for idempotency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOutcome {
+    /// The message's id.
+    pub id: MessageId,
+    /// When it ended.
+    pub ended: Wall,
+    /// The name of the principal that published it.
+    pub principal: Arc<str>,
+    /// How.
+    pub outcome: Outcome,
+    /// Attempts made.
+    pub attempts: u32,
+    /// For idempotency: the publisher's key.
+    pub idempotency_key: Option<Box<str>>,
+    /// For `conflict`.
+    pub body_hash: [u8; 32],
+}
+
+/// One change of the store. A commit is a list of them, durable all or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// A message was accepted.
+    Accept(Arc<StoredMessage>),
+    /// An attempt is about to leave (only where `on_unknown` is `dead_letter`).
+    Attempt {
+        /// Which message, by its place in the order.
+        sequence: u64,
+        /// How many attempts that makes.
+        attempts: u32,
+    },
+    /// A message ended: its outcome takes its place.
+    Settle {
+        /// Which message, by its place in the order.
+        sequence: u64,
+        /// How it ended.
+        outcome: Arc<StoredOutcome>,
+    },
+    /// An outcome's time is over.
+    Forget {
+        /// Which.
+        id: MessageId,
+    },
+}
+
+/// What the store held at start.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Undelivered messages in the order of acceptance, each with the attempts that were committed.
+    pub messages: Vec<(Arc<StoredMessage>, u32)>,
+    /// Outcomes still kept, oldest first.
+    pub outcomes: Vec<Arc<StoredOutcome>>,
+    /// The sequence that the next accepted message gets.
+    pub next_sequence: u64,
+}
