@@ -10,3 +10,12 @@ pub struct Principal {
     /// Patterns of channels it may write.
     pub write: Vec<String>,
 }
+
+/// Who may do what.
+pub struct Access {}
+impl Access {
+    /// By this configuration.
+    pub fn new(_config: &crate::config::AccessConfig) -> Self {
+        Access {}
+    }
+}

@@ -1,6 +1,11 @@
 //! The machine, PURE: all state and every decision. See `pairs` for what goes in and out.
 
 pub mod access;
+pub mod attempt;
+pub mod backoff;
+pub mod interest;
+pub mod limiter;
+pub mod link;
 pub mod outbox;
 pub mod pairs;
 pub mod record;

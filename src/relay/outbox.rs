@@ -62,3 +62,16 @@ pub enum Confirm {
     /// The bytes are with the kernel; a crash of upstream can lose them.
     Written,
 }
+
+/// The outbox.
+pub struct Outbox {}
+impl Outbox {
+    /// With what the store held.
+    pub fn new(
+        _config: &crate::config::OutboxConfig,
+        _restored: super::record::Restored,
+        _now: super::time::Time,
+    ) -> Self {
+        Outbox {}
+    }
+}

@@ -1,0 +1,3 @@
+//! One connection's life.
+/// One connection's life.
+pub struct Attempt {}
