@@ -277,6 +277,29 @@ pub enum Disconnect {
     Asked,
 }
 
+impl Disconnect {
+    /// The reason as one word of a closed set: a metric's label, a log line's field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Disconnect::Dns(_) => "dns",
+            Disconnect::Refused => "refused",
+            Disconnect::ConnectTimeout => "connect_timeout",
+            Disconnect::HandshakeTimeout => "handshake_timeout",
+            Disconnect::TlsCertificate(_) => "tls_certificate",
+            Disconnect::Tls(_) => "tls",
+            Disconnect::BadStatus { .. } => "bad_status",
+            Disconnect::BadUpgrade(_) => "bad_upgrade",
+            Disconnect::Closed { .. } => "closed",
+            Disconnect::Reset(_) => "reset",
+            Disconnect::Protocol(_) => "protocol",
+            Disconnect::NotUtf8 => "not_utf8",
+            Disconnect::Oversize => "oversize",
+            Disconnect::WriteTimeout => "write_timeout",
+            Disconnect::Asked => "asked",
+        }
+    }
+}
+
 /// What an HTTP client asks of the relay. The admin listener and the feed listener each let only theirs through.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallRequest {
