@@ -4,5 +4,7 @@
 pub mod clock;
 pub mod config;
 pub mod dialect;
+pub mod downstream;
+pub mod inbox;
 pub mod protocol;
 pub mod relay;
