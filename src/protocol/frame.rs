@@ -41,6 +41,8 @@ impl EntryKind {
 pub struct Entry {
     /// Its place in the one order over all channels.
     pub offset: u64,
+    /// The offset of the entry before it on its channel; `None` right after `complete_from`.
+    pub prev: Option<u64>,
     /// What it says.
     pub kind: EntryKind,
     /// When the frame that carried it was received from upstream.
@@ -233,6 +235,7 @@ mod tests {
     fn entry(offset: u64, text: &str) -> Item {
         Item::Entry(Arc::new(Entry {
             offset,
+            prev: None,
             kind: EntryKind::Event,
             received: Mono(0),
             key: None,

@@ -2,12 +2,15 @@
 //!
 //! - [`position`]: `epoch-offset`, the one event id over all transports.
 //! - [`frame`]: every frame that goes to a client, and its JSON text. An event's text is made once, when it enters its ring.
+//! - [`control`], [`entry`]: the texts of control frames and of ring entries.
 //! - [`request`]: every request a client may make, parsed under limits.
 //! - [`codes`]: the closed tables of error and close codes.
 //!
 //! Invariant: upstream's payload bytes are copied, never parsed and written again.
 
 pub mod codes;
+pub mod control;
+pub mod entry;
 pub mod frame;
 pub mod position;
 pub mod request;
