@@ -21,6 +21,14 @@ use bytes::Bytes;
 use crate::relay::record::MessageId;
 use crate::relay::time::Wall;
 
+pub mod conversation;
+pub mod limits;
+pub mod schema;
+
+pub use conversation::{Carried, Conversation, Timing};
+pub use limits::{GapPolicy, GapScope, Limits, Rate};
+pub use schema::{Dialect, LoadError};
+
 /// A WebSocket message as the carrier moves it. Close frames are `Disconnect`, not frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireFrame {
@@ -99,6 +107,8 @@ pub enum Purpose {
     Publish(MessageId),
     /// A heartbeat.
     Ping,
+    /// A message of upstream answered: pong, receipt. Never answered itself.
+    Reply,
 }
 
 /// A request's number on one attempt: the dialect's `{id}`. Rises, never reused within an attempt.

@@ -1,0 +1,104 @@
+//! What a dialect says about its provider's limits and about lost events: plain values for the relay's policy.
+//!
+//! Deliberately not here: obeying them. The relay paces, pings, rotates and repairs.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Then;
+
+/// `[limits]`: what the provider allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Frames per time; `None`: not limited.
+    pub rate: Option<Rate>,
+    /// Whether WebSocket pings and pongs cost tokens too (`counts = "all"`).
+    pub counts_control: bool,
+    /// Channels in one subscribe or unsubscribe frame; at least 1.
+    pub per_frame: usize,
+    /// Channels subscribed at once on one connection; `None`: not limited.
+    pub channels: Option<usize>,
+    /// How long the provider lets a connection live; `None`: for ever.
+    pub age: Option<Duration>,
+    /// Silence of a healthy connection; longer means dead. `None`: quiet connections are healthy.
+    pub idle: Option<Duration>,
+    /// Between two pings of the dialect; `None`: the configuration decides.
+    pub ping: Option<Duration>,
+    /// The first ping comes after the interval times a random fraction.
+    pub ping_jitter: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            rate: None,
+            counts_control: true,
+            per_frame: 100,
+            channels: None,
+            age: None,
+            idle: None,
+            ping: None,
+            ping_jitter: false,
+        }
+    }
+}
+
+/// A token bucket's size and refill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens that come back …
+    pub tokens: u32,
+    /// … in this time, evenly.
+    pub per: Duration,
+    /// Tokens of a full bucket; at least 1.
+    pub burst: u32,
+}
+
+/// `[gap]`: upstream's sequence numbers have no holes, and what to do about one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapPolicy {
+    /// What a sequence counts.
+    pub scope: GapScope,
+    /// From one number to the next; at least 1.
+    pub step: u64,
+    /// `Resubscribe` the channel, `Reconnect`, or `None`: only report.
+    pub then: Option<Then>,
+}
+
+/// What a sequence counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapScope {
+    /// The events of one channel.
+    Channel,
+    /// The events of the whole connection.
+    Connection,
+}
+
+/// `[close]`: what close codes mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CloseTable {
+    /// First match wins.
+    pub then: Vec<(RangeInclusive<u16>, Then)>,
+    /// Codes after which session variables are worthless.
+    pub forget: Vec<RangeInclusive<u16>>,
+    /// The code we close with.
+    pub ours: u16,
+}
+
+impl Default for CloseTable {
+    fn default() -> Self {
+        CloseTable { then: Vec::new(), forget: Vec::new(), ours: 1000 }
+    }
+}
+
+impl CloseTable {
+    /// What the table says about `code`.
+    pub(crate) fn then(&self, code: u16) -> Option<Then> {
+        self.then.iter().find(|(codes, _)| codes.contains(&code)).map(|(_, then)| *then)
+    }
+
+    /// Whether session variables do not survive `code`.
+    pub(crate) fn forgets(&self, code: u16) -> bool {
+        self.forget.iter().any(|codes| codes.contains(&code))
+    }
+}
