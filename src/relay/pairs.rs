@@ -237,6 +237,8 @@ pub enum Disconnect {
     Dns(String),
     /// Nobody listens there.
     Refused,
+    /// The system could not even try, or no route leads there: its words.
+    Unreachable(String),
     /// No answer within `connect_timeout`.
     ConnectTimeout,
     /// TLS or upgrade or authentication not finished within `handshake_timeout`.
@@ -283,6 +285,7 @@ impl Disconnect {
         match self {
             Disconnect::Dns(_) => "dns",
             Disconnect::Refused => "refused",
+            Disconnect::Unreachable(_) => "unreachable",
             Disconnect::ConnectTimeout => "connect_timeout",
             Disconnect::HandshakeTimeout => "handshake_timeout",
             Disconnect::TlsCertificate(_) => "tls_certificate",
