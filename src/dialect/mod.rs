@@ -13,6 +13,10 @@
 //! - `rule`: conditions and extraction. `template`: holes, batches, quoting. `conversation`: the running state.
 //! - `framing`: how messages stand in frames.
 
+pub mod pointer;
+mod reader;
+pub mod scan;
+
 use std::borrow::Cow;
 use std::time::Duration;
 

@@ -1,0 +1,428 @@
+//! A strict JSON reader over raw bytes: it finds where values end and refuses what is not JSON.
+//!
+//! Invariant: it accepts exactly what `serde_json::from_slice::<serde_json::Value>` accepts: the grammar of RFC 8259,
+//! at most 127 containers within each other, strings in valid UTF-8 without lone surrogates, and numbers that
+//! fit a finite `f64` (so `1e400` is refused, as there). Equality is held by property tests in `scan`.
+//! It does not recurse, allocate or build anything. Deliberately not here: pointers, and what values mean.
+
+use std::fmt;
+
+/// How many containers may stand within each other.
+pub(super) const DEPTH: u32 = 127;
+
+/// Numbers shorter than this with an exponent of at most two digits are below 10^308 whatever their digits.
+const SURELY_FINITE: usize = 200;
+
+/// What a JSON value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A number.
+    Number,
+    /// A string.
+    String,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+}
+
+/// Why bytes are not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The text ends within a value.
+    End,
+    /// A byte that cannot stand here.
+    Unexpected,
+    /// More than 127 containers within each other.
+    Depth,
+    /// A number that no finite 64-bit float can stand for.
+    Number,
+    /// A string with invalid UTF-8.
+    Utf8,
+    /// A string with an unknown escape, a lone surrogate, or a raw control character.
+    Escape,
+    /// Something follows the value.
+    Trailing,
+}
+
+/// Where and why a message is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanError {
+    /// The byte where it was noticed, from 0.
+    pub at: usize,
+    /// Why.
+    pub fault: Fault,
+}
+
+impl fmt::Display for ScanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.fault {
+            Fault::End => "it ends too early",
+            Fault::Unexpected => "unexpected byte",
+            Fault::Depth => "more than 127 arrays and objects within each other",
+            Fault::Number => "number out of range",
+            Fault::Utf8 => "string is not UTF-8",
+            Fault::Escape => "bad escape or control character in a string",
+            Fault::Trailing => "something follows the value",
+        };
+        write!(f, "not JSON: {why} at byte {}", self.at)
+    }
+}
+
+impl std::error::Error for ScanError {}
+
+/// A position in a text.
+pub(super) struct Reader<'a> {
+    /// The whole text; reading ends at its end.
+    pub(super) bytes: &'a [u8],
+    /// The next byte to read.
+    pub(super) at: usize,
+}
+
+const fn every(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+const HIGH: u64 = every(0x80);
+
+/// Marks (in their top bits) the bytes that end a run of plain string content: quote, backslash, below 0x20.
+/// Bytes above the first marked one may be marked falsely (the subtraction borrows), so only the first counts.
+#[inline(always)]
+fn string_stops(word: u64) -> u64 {
+    // A quote is 0x22: with bit 1 flipped it is 0x20, and what was below 0x20 stays below it.
+    let quote_or_control = (word ^ every(0x02)).wrapping_sub(every(0x21));
+    let backslash = (word ^ every(b'\\')).wrapping_sub(every(0x01));
+    (quote_or_control | backslash) & !word & HIGH
+}
+
+impl<'a> Reader<'a> {
+    #[inline(always)]
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    /// The byte at hand; 0 at the end, which no JSON token begins with.
+    #[inline(always)]
+    pub(super) fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    /// Skips whitespace, then the byte at hand.
+    #[inline(always)]
+    pub(super) fn next_token(&mut self) -> u8 {
+        let byte = self.peek();
+        if byte > b' ' { byte } else { self.next_token_after_space() }
+    }
+
+    #[inline(never)]
+    fn next_token_after_space(&mut self) -> u8 {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+        self.peek()
+    }
+
+    /// Whether only whitespace stands before `end`.
+    pub(super) fn only_space_until(mut self, end: usize) -> bool {
+        self.next_token();
+        self.at == end
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn fault(&self, fault: Fault) -> ScanError {
+        let ended = fault == Fault::Unexpected && self.at >= self.bytes.len();
+        ScanError { at: self.at, fault: if ended { Fault::End } else { fault } }
+    }
+
+    /// Passes `:` and the whitespace around it; the next byte begins a value.
+    #[inline(always)]
+    pub(super) fn colon(&mut self) -> Result<(), ScanError> {
+        if self.next_token() != b':' {
+            return Err(self.fault(Fault::Unexpected));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Nothing but whitespace may be left.
+    pub(super) fn finish(&mut self) -> Result<(), ScanError> {
+        self.next_token();
+        if self.at < self.bytes.len() { Err(self.fault(Fault::Trailing)) } else { Ok(()) }
+    }
+
+    /// Passes a string whose opening quote is at hand. Tells whether it has escapes.
+    #[inline(always)]
+    pub(super) fn string(&mut self) -> Result<bool, ScanError> {
+        let start = self.at + 1;
+        self.at = start;
+        let mut escaped = false;
+        let mut high = 0;
+        loop {
+            let stop = self.plain(&mut high);
+            match stop {
+                b'"' => break,
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ if self.at >= self.bytes.len() => return Err(self.fault(Fault::End)),
+                _ => return Err(self.fault(Fault::Escape)),
+            }
+        }
+        if high != 0 {
+            self.utf8(start)?;
+        }
+        self.at += 1;
+        Ok(escaped)
+    }
+
+    /// Passes plain string content; the byte at hand is then a quote, backslash or control character, or the end (0).
+    /// `high` becomes non-zero if some of it is not ASCII.
+    #[inline(always)]
+    fn plain(&mut self, high: &mut u64) -> u8 {
+        while let Some(chunk) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<8>) {
+            let word = u64::from_le_bytes(*chunk);
+            let stops = string_stops(word);
+            if stops == 0 {
+                *high |= word & HIGH;
+                self.at += 8;
+                continue;
+            }
+            let before_first = (stops & stops.wrapping_neg()) - 1;
+            *high |= word & HIGH & before_first;
+            self.at += (stops.trailing_zeros() / 8) as usize;
+            return self.peek();
+        }
+        while let Some(&byte) = self.bytes.get(self.at) {
+            if byte == b'"' || byte == b'\\' || byte < 0x20 {
+                return byte;
+            }
+            *high |= u64::from(byte & 0x80);
+            self.at += 1;
+        }
+        0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn utf8(&self, start: usize) -> Result<(), ScanError> {
+        match std::str::from_utf8(&self.bytes[start..self.at]) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ScanError { at: start + error.valid_up_to(), fault: Fault::Utf8 }),
+        }
+    }
+
+    /// Passes an escape whose backslash is at hand.
+    #[inline(never)]
+    fn escape(&mut self) -> Result<(), ScanError> {
+        self.at += 1;
+        match self.peek() {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
+                self.at += 1;
+                Ok(())
+            }
+            b'u' => {
+                self.at += 1;
+                match self.hex4()? {
+                    0xDC00..=0xDFFF => Err(self.fault(Fault::Escape)),
+                    0xD800..=0xDBFF => self.trailing_surrogate(),
+                    _ => Ok(()),
+                }
+            }
+            _ => Err(self.fault(if self.at >= self.bytes.len() { Fault::End } else { Fault::Escape })),
+        }
+    }
+
+    fn trailing_surrogate(&mut self) -> Result<(), ScanError> {
+        if !self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(b"\\u")) {
+            return Err(self.fault(Fault::Escape));
+        }
+        self.at += 2;
+        match self.hex4()? {
+            0xDC00..=0xDFFF => Ok(()),
+            _ => Err(self.fault(Fault::Escape)),
+        }
+    }
+
+    fn hex4(&mut self) -> Result<u32, ScanError> {
+        let Some(digits) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<4>) else {
+            return Err(self.fault(Fault::End));
+        };
+        let value = hex4(*digits).ok_or_else(|| self.fault(Fault::Escape))?;
+        self.at += 4;
+        Ok(value)
+    }
+
+    #[inline(always)]
+    fn digits(&mut self) {
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+    }
+
+    /// Passes a number whose first byte is at hand.
+    #[inline(always)]
+    pub(super) fn number(&mut self) -> Result<(), ScanError> {
+        let start = self.at;
+        if self.peek() == b'-' {
+            self.at += 1;
+        }
+        match self.peek() {
+            b'0' => self.at += 1,
+            b'1'..=b'9' => self.digits(),
+            _ => return Err(self.fault(Fault::Unexpected)),
+        }
+        match self.peek() {
+            b'.' | b'e' | b'E' => self.fraction(start),
+            b'0'..=b'9' => Err(self.fault(Fault::Unexpected)),
+            _ if self.at - start >= SURELY_FINITE => self.finite(start),
+            _ => Ok(()),
+        }
+    }
+
+    fn fraction(&mut self, start: usize) -> Result<(), ScanError> {
+        if self.peek() == b'.' {
+            self.at += 1;
+            self.some_digits()?;
+        }
+        let mut exponent = 0;
+        if matches!(self.peek(), b'e' | b'E') {
+            self.at += 1;
+            if matches!(self.peek(), b'+' | b'-') {
+                self.at += 1;
+            }
+            let first = self.at;
+            self.some_digits()?;
+            exponent = self.at - first;
+        }
+        if exponent > 2 || self.at - start >= SURELY_FINITE { self.finite(start) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn some_digits(&mut self) -> Result<(), ScanError> {
+        if !self.peek().is_ascii_digit() {
+            return Err(self.fault(Fault::Unexpected));
+        }
+        self.digits();
+        Ok(())
+    }
+
+    /// The rare number that may be too large: whoever reads it later with serde_json must get the same verdict, so
+    /// serde_json itself decides.
+    #[cold]
+    #[inline(never)]
+    fn finite(&self, start: usize) -> Result<(), ScanError> {
+        match serde_json::from_slice::<f64>(&self.bytes[start..self.at]) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ScanError { at: start, fault: Fault::Number }),
+        }
+    }
+
+    #[inline(always)]
+    fn literal(&mut self, word: &[u8], kind: Kind) -> Result<Kind, ScanError> {
+        if !self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
+            return Err(self.fault(Fault::Unexpected));
+        }
+        self.at += word.len();
+        Ok(kind)
+    }
+
+    /// Passes `null`, a bool, a number or a string that begins with `first`, the byte at hand.
+    #[inline(always)]
+    fn scalar(&mut self, first: u8) -> Result<Kind, ScanError> {
+        match first {
+            b'"' => self.string().map(|_| Kind::String),
+            b'-' | b'0'..=b'9' => self.number().map(|()| Kind::Number),
+            b't' => self.literal(b"true", Kind::Bool),
+            b'f' => self.literal(b"false", Kind::Bool),
+            b'n' => self.literal(b"null", Kind::Null),
+            _ => Err(self.fault(Fault::Unexpected)),
+        }
+    }
+
+    /// Passes one value of any kind after whitespace. `room`: how many containers it may have within each other.
+    #[inline(always)]
+    pub(super) fn value(&mut self, room: u32) -> Result<Kind, ScanError> {
+        match self.next_token() {
+            b'{' => self.container(room).map(|()| Kind::Object),
+            b'[' => self.container(room).map(|()| Kind::Array),
+            first => self.scalar(first),
+        }
+    }
+
+    /// Passes the container whose opening bracket is at hand, without recursion: one bit a level tells what is open.
+    #[inline(never)]
+    fn container(&mut self, room: u32) -> Result<(), ScanError> {
+        let mut open: u128 = 0;
+        let mut depth = 0;
+        let mut first = self.peek();
+        loop {
+            // A value begins with `first`.
+            if first == b'{' || first == b'[' {
+                if depth == room {
+                    return Err(self.fault(Fault::Depth));
+                }
+                depth += 1;
+                open = open << 1 | u128::from(first == b'{');
+                self.at += 1;
+                let inner = self.next_token();
+                if inner == closer(open) {
+                    depth -= 1;
+                    open >>= 1;
+                    self.at += 1;
+                } else {
+                    first = if open & 1 == 1 { self.member(inner)? } else { inner };
+                    continue;
+                }
+            } else {
+                self.scalar(first)?;
+            }
+            // A value has ended: close what closes, then go on to the next value.
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let after = self.next_token();
+                if after == b',' {
+                    self.at += 1;
+                    let next = self.next_token();
+                    first = if open & 1 == 1 { self.member(next)? } else { next };
+                    break;
+                }
+                if after != closer(open) {
+                    return Err(self.fault(Fault::Unexpected));
+                }
+                depth -= 1;
+                open >>= 1;
+                self.at += 1;
+            }
+        }
+    }
+
+    /// Passes a member's key and colon; the first byte of its value.
+    #[inline(always)]
+    fn member(&mut self, first: u8) -> Result<u8, ScanError> {
+        if first != b'"' {
+            return Err(self.fault(Fault::Unexpected));
+        }
+        self.string()?;
+        self.colon()?;
+        Ok(self.next_token())
+    }
+}
+
+/// What closes the innermost container.
+#[inline(always)]
+fn closer(open: u128) -> u8 {
+    if open & 1 == 1 { b'}' } else { b']' }
+}
+
+/// Four hexadecimal digits as a number.
+pub(super) fn hex4(digits: [u8; 4]) -> Option<u32> {
+    digits.iter().try_fold(0, |sum, &digit| Some(sum << 4 | (digit as char).to_digit(16)?))
+}
