@@ -1,1 +1,167 @@
-//! Token buckets.
+//! A token bucket: what leaves for upstream, and what a session may ask, in a span of time.
+//!
+//! Kept as one moment, the one at which the bucket would be full again (the virtual scheduling of ITU-T I.371's generic cell
+//! rate algorithm): no timer refills anything and no rounding adds up.
+//! Invariant: in any window `w`, what [`Bucket::take`] granted weighs at most `burst + w * rate`.
+//! Deliberately not here: what waits for tokens, and in which order.
+
+use std::time::Duration;
+
+use super::time::Mono;
+
+/// So many tokens in so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens; 0 counts as 1.
+    pub tokens: u32,
+    /// In this time.
+    pub per: Duration,
+}
+
+/// A token bucket. It starts full.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    /// Nanoseconds in which one token comes back.
+    interval: u64,
+    /// Tokens it holds.
+    burst: u32,
+    /// When it is full again.
+    full_at: Mono,
+}
+
+impl Bucket {
+    /// A bucket that refills at `rate` and holds `burst` tokens. With `burst` 1 what leaves is evenly spaced: what to do where
+    /// a service names a rate alone, because some count in windows of their own and a burst at the seam trips them.
+    pub fn new(rate: Rate, burst: u32) -> Self {
+        let per = u64::try_from(rate.per.as_nanos()).unwrap_or(u64::MAX);
+        // Rounded up: never faster than the rate.
+        Bucket { interval: per.div_ceil(u64::from(rate.tokens.max(1))), burst: burst.max(1), full_at: Mono(0) }
+    }
+
+    /// Takes `weight` tokens if they are there now. More than `burst` counts as `burst`, else it could never be granted.
+    pub fn take(&mut self, now: Mono, weight: u32) -> bool {
+        if self.next(now, weight) > now {
+            return false;
+        }
+        self.spend(now, self.capped(weight));
+        true
+    }
+
+    /// Takes `weight` tokens whether or not they are there: for what leaves without asking (pongs). At most one `burst` of
+    /// debt is kept, so that a flood of pings cannot silence us for longer than that.
+    pub fn spend(&mut self, now: Mono, weight: u32) {
+        let bound = now + self.span(self.burst).saturating_mul(2);
+        self.full_at = (self.full_at.max(now) + self.span(weight)).min(bound);
+    }
+
+    /// Gives back what was taken and not used.
+    pub fn refund(&mut self, weight: u32) {
+        self.full_at = self.full_at - self.span(self.capped(weight));
+    }
+
+    /// When `weight` tokens are there at the earliest; `now` if they are there already.
+    pub fn next(&self, now: Mono, weight: u32) -> Mono {
+        let held = self.span(self.burst - self.capped(weight));
+        (self.full_at - held).max(now)
+    }
+
+    fn capped(&self, weight: u32) -> u32 {
+        weight.min(self.burst)
+    }
+
+    /// How long so many tokens take to come back.
+    fn span(&self, tokens: u32) -> Duration {
+        Duration::from_nanos(self.interval.saturating_mul(u64::from(tokens)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(ms: u64) -> Mono {
+        Mono(ms * 1_000_000 + 1_000_000_000)
+    }
+
+    #[test]
+    fn without_a_burst_what_leaves_is_evenly_spaced() {
+        let mut bucket = Bucket::new(Rate { tokens: 4, per: SECOND }, 1);
+        assert!(bucket.take(at(0), 1));
+        assert!(!bucket.take(at(249), 1));
+        assert_eq!(bucket.next(at(0), 1), at(250));
+        assert!(bucket.take(at(250), 1));
+        assert!(bucket.take(at(900), 1), "unused time does not add up to a burst");
+        assert!(!bucket.take(at(901), 1));
+    }
+
+    #[test]
+    fn a_burst_is_there_once() {
+        let mut bucket = Bucket::new(Rate { tokens: 8, per: SECOND }, 20);
+        assert!((0..20).all(|_| bucket.take(at(0), 1)));
+        assert_eq!(bucket.next(at(0), 1), at(125));
+        assert_eq!(bucket.next(at(0), 3), at(375));
+        assert!(bucket.take(at(375), 3));
+    }
+
+    #[test]
+    fn refund_and_weights() {
+        let mut bucket = Bucket::new(Rate { tokens: 1, per: SECOND }, 3);
+        assert!(bucket.take(at(0), 9), "more than it ever holds counts as all of it");
+        assert!(!bucket.take(at(0), 1));
+        bucket.refund(2);
+        assert!(bucket.take(at(0), 2));
+        assert_eq!(bucket.next(at(0), 1), at(1000));
+    }
+
+    #[test]
+    fn a_flood_of_unasked_spending_is_a_bounded_debt() {
+        let mut bucket = Bucket::new(Rate { tokens: 2, per: SECOND }, 2);
+        for _ in 0..1000 {
+            bucket.spend(at(0), 1);
+        }
+        assert_eq!(bucket.next(at(0), 1), at(1500));
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_gets_more_than_the_rate(
+            tokens in 1u32..50, burst in 1u32..20, steps in prop::collection::vec((0u64..400, 1u32..4), 1..200)
+        ) {
+            let mut bucket = Bucket::new(Rate { tokens, per: SECOND }, burst);
+            let mut now = 0;
+            let mut granted: Vec<(u64, u32)> = Vec::new();
+            for (step, weight) in steps {
+                now += step;
+                if bucket.take(at(now), weight) {
+                    granted.push((now, weight.min(burst)));
+                }
+            }
+            for first in 0..granted.len() {
+                let mut sum = 0u64;
+                for (time, weight) in &granted[first..] {
+                    sum += u64::from(*weight);
+                    // All in thousandths of a token, so that the comparison is exact.
+                    prop_assert!(sum * 1000 <= u64::from(burst) * 1000 + (time - granted[first].0) * u64::from(tokens));
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_promised_is_granted(tokens in 1u32..50, burst in 1u32..20, weights in prop::collection::vec(1u32..25, 1..50)) {
+            let mut bucket = Bucket::new(Rate { tokens, per: SECOND }, burst);
+            let mut now = at(0);
+            for weight in weights {
+                let next = bucket.next(now, weight);
+                if next > now {
+                    prop_assert!(!bucket.clone().take(Mono(next.0 - 1), weight));
+                }
+                now = next;
+                prop_assert!(bucket.take(now, weight));
+            }
+        }
+    }
+}
