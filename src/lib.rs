@@ -8,3 +8,4 @@ pub mod downstream;
 pub mod inbox;
 pub mod protocol;
 pub mod relay;
+pub mod upstream;

@@ -1,0 +1,87 @@
+//! TLS: who is believed, and what a failed handshake is called.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+
+/// A TLS server for `localhost` that says one thing, and the file with its CA.
+async fn serve_tls(dir: &tempfile::TempDir) -> (SocketAddr, PathBuf) {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, ca.pem()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (address, _play) = serve(move |stream| async move {
+        // The handshake fails on this side too where the client refuses.
+        let Ok(mut stream) = acceptor.accept(stream).await else { return };
+        accept(&mut stream).await;
+        stream.write_all(&short(0x81, b"in private")).await.unwrap();
+        stream.write_all(&short(0x88, &1000u16.to_be_bytes())).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    (address, ca_file)
+}
+
+#[tokio::test]
+async fn certificates_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let (address, ca_file) = serve_tls(&dir).await;
+        let url = format!("wss://localhost:{}/", address.port());
+        let trusting = UpstreamConfig { ca_file: Some(ca_file), ..config(&url) };
+        let (frames, reason) = Client::connect(&trusting).end().await;
+        assert_eq!(reason, Disconnect::Closed { code: 1000, reason: String::new() });
+        assert_eq!(frames, [WireFrame::Text(Bytes::from_static(b"in private"))]);
+
+        let (address, ca_file) = serve_tls(&dir).await;
+        let wrong_host = UpstreamConfig { ca_file: Some(ca_file.clone()), ..config(&format!("wss://{address}/")) };
+        let reason = Client::connect(&wrong_host).end().await.1;
+        assert!(matches!(&reason, Disconnect::TlsCertificate(why) if why.contains("127.0.0.1")), "{reason:?}");
+
+        let (address, _) = serve_tls(&dir).await;
+        let other_ca = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).unwrap();
+        std::fs::write(&ca_file, other_ca.cert.pem()).unwrap();
+        let unknown_ca = config(&format!("wss://localhost:{}/", address.port()));
+        let unknown_ca = UpstreamConfig { ca_file: Some(ca_file), ..unknown_ca };
+        let reason = Client::connect(&unknown_ca).end().await.1;
+        assert!(matches!(&reason, Disconnect::TlsCertificate(_)), "{reason:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_faults_of_tls_are_not_the_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let (address, _play) = serve(|mut stream| async move {
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            linger(stream).await;
+        })
+        .await;
+        let any_root = rcgen::generate_simple_self_signed(vec!["any".to_owned()]).unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        std::fs::write(&ca_file, any_root.cert.pem()).unwrap();
+        let plain = config(&format!("wss://localhost:{}/", address.port()));
+        let plain = UpstreamConfig { ca_file: Some(ca_file), ..plain };
+        let reason = Client::connect(&plain).end().await.1;
+        assert!(matches!(reason, Disconnect::Tls(_)), "{reason:?}");
+
+        let (address, _play) = serve(linger).await;
+        let missing = config(&format!("wss://localhost:{}/", address.port()));
+        let missing = UpstreamConfig { ca_file: Some(dir.path().join("none.pem")), ..missing };
+        let reason = Client::connect(&missing).end().await.1;
+        assert!(matches!(&reason, Disconnect::Tls(why) if why.contains("upstream.ca_file")), "{reason:?}");
+    })
+    .await;
+}

@@ -1,0 +1,72 @@
+//! TLS to upstream: the system's roots and `upstream.ca_file`, and what a failed handshake means.
+//!
+//! Deliberately not here: any way to skip the check of a certificate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::relay::pairs::Disconnect;
+
+/// Whom to believe. Roots are read at the first use and then kept for the life of the process.
+#[derive(Clone)]
+pub struct Trust {
+    ca_file: Option<PathBuf>,
+    config: Arc<OnceCell<Arc<ClientConfig>>>,
+}
+
+impl Trust {
+    /// The system's roots and those in `ca_file`.
+    pub fn new(ca_file: Option<PathBuf>) -> Self {
+        Trust { ca_file, config: Arc::default() }
+    }
+
+    /// Speaks TLS over a fresh connection and checks that the other side is `host`.
+    pub async fn handshake(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Disconnect> {
+        let config = self.config.get_or_try_init(|| load(self.ca_file.clone())).await?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|e| Disconnect::Tls(format!("{host} cannot stand in a certificate: {e}")))?;
+        TlsConnector::from(config.clone()).connect(name, stream).await.map_err(classify)
+    }
+}
+
+/// Reading some hundred files would hold up the feed, so a thread of its own does it.
+async fn load(ca_file: Option<PathBuf>) -> Result<Arc<ClientConfig>, Disconnect> {
+    let loaded = tokio::task::spawn_blocking(move || client_config(ca_file.as_deref())).await;
+    loaded.unwrap_or_else(|e| Err(e.to_string())).map(Arc::new).map_err(Disconnect::Tls)
+}
+
+fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let wrong = |e: &dyn std::fmt::Display| format!("upstream.ca_file {}: {e}", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|e| wrong(&e))? {
+            roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err("no trusted roots: install the system's CA certificates, or set upstream.ca_file".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A bad certificate is a class of its own: trying again soon will not mend it.
+fn classify(error: std::io::Error) -> Disconnect {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => Disconnect::TlsCertificate(why.to_string()),
+        Some(other) => Disconnect::Tls(other.to_string()),
+        None => Disconnect::Tls(format!("the connection ended in the handshake: {error}")),
+    }
+}
