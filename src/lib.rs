@@ -8,4 +8,5 @@ pub mod downstream;
 pub mod inbox;
 pub mod protocol;
 pub mod relay;
+pub mod store;
 pub mod upstream;

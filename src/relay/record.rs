@@ -111,4 +111,8 @@ pub struct Restored {
     pub outcomes: Vec<Arc<StoredOutcome>>,
     /// The sequence that the next accepted message gets.
     pub next_sequence: u64,
+    /// Messages and outcomes that were durable once and are not there any more.
+    pub lost: u64,
+    /// What was found damaged or missing, in words for people; empty when all is whole.
+    pub losses: Vec<String>,
 }

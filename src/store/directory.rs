@@ -1,0 +1,284 @@
+//! The state directory: made, checked, locked, and its entries made durable.
+//!
+//! Invariant: whoever holds a [`Directory`] is the only process that does, and the directory is its own, of a format that it
+//! knows. Nothing here knows sled.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
+
+use super::OpenError;
+
+/// The version of everything below the state directory.
+pub(super) const FORMAT: u32 = 1;
+
+/// The state directory, ours alone while this lives.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Holds the lock; the kernel takes it back when the process ends, however it ends.
+    _lock: File,
+}
+
+impl Directory {
+    /// Creates (mode 0700) or checks the directory, locks it and checks its format.
+    pub(super) fn open(path: &Path) -> Result<Directory, OpenError> {
+        // A trailing slash would follow a symbolic link before it is seen.
+        let path: PathBuf = path.components().collect();
+        create(&path)?;
+        check(&path)?;
+        let lock = lock(&path)?;
+        let directory = Directory { path, _lock: lock };
+        directory.check_format()?;
+        Ok(directory)
+    }
+
+    /// Something in it.
+    pub(super) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Free bytes of its file system for this user.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let numbers = rustix::fs::statvfs(&self.path)?;
+        Ok(numbers.f_bavail.saturating_mul(numbers.f_frsize))
+    }
+
+    /// Bytes that everything in it occupies on disk.
+    pub(super) fn disk_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        walk(&self.path, &mut |_, metadata| {
+            // The unit of `blocks` is 512 bytes whatever the file system's (stat(2)).
+            bytes += metadata.blocks().saturating_mul(512);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Syncs every file below `part`, every directory, the state directory and its parent.
+    pub(super) fn sync_all(&self, part: &Path) -> io::Result<()> {
+        walk(part, &mut |path, _| File::open(path)?.sync_all())?;
+        File::open(part)?.sync_all()?;
+        File::open(&self.path)?.sync_all()?;
+        match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")) {
+            parent if parent == self.path => Ok(()),
+            parent => match File::open(parent) {
+                Ok(parent) => parent.sync_all(),
+                // A parent that we may pass but not read: sync the whole file system, that holds its entries too.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    Ok(rustix::fs::syncfs(File::open(&self.path)?)?)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn check_format(&self) -> Result<(), OpenError> {
+        let path = self.join("format");
+        let text = match read_start(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.write_format(&path),
+            Err(error) => return Err(OpenError::io(&path, "reading the format's version", error)),
+        };
+        match text.trim().parse() {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) if found > FORMAT => Err(OpenError::NewerFormat { directory: self.path.clone(), found }),
+            _ => Err(OpenError::io(
+                &path,
+                "reading the format's version",
+                format!("found {text:?} instead of {FORMAT}; if nothing else is damaged, write {FORMAT} there"),
+            )),
+        }
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), OpenError> {
+        let new = self.join("format.new");
+        let written = write_file(&new, format!("{FORMAT}\n").as_bytes()).and_then(|()| fs::rename(&new, path));
+        written.map_err(|error| OpenError::io(path, "writing the format's version", error))
+    }
+}
+
+/// Creates the directory and what is missing above it, each made durable in its parent by [`Directory::sync_all`] or here.
+fn create(path: &Path) -> Result<(), OpenError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| OpenError::Create { path, error }
+    };
+    // A dangling link exists, too: `check` says what it is.
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        create(parent)?;
+        let above = parent.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above).and_then(|above| above.sync_all()).map_err(failed(parent))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn check(path: &Path) -> Result<(), OpenError> {
+    let unfit = |problem| Err(OpenError::Unfit { directory: path.to_owned(), problem });
+    let metadata = fs::symlink_metadata(path).map_err(|error| OpenError::io(path, "looking at it", error))?;
+    if metadata.is_symlink() {
+        let target =
+            fs::canonicalize(path).map_or_else(|_| "a place that is not there".to_owned(), |p| p.display().to_string());
+        return unfit(format!("is a symbolic link (to {target}); set outbox.path to the directory itself"));
+    }
+    if !metadata.is_dir() {
+        return unfit("is not a directory; name another place".to_owned());
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if metadata.uid() != user {
+        return unfit(format!(
+            "belongs to user {}, this process runs as {user}; chown it to {user}, run as {}, or name a directory below it, \
+             which tidegate creates",
+            metadata.uid(),
+            metadata.uid()
+        ));
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&path)
+        .map_err(|error| OpenError::Create { path: path.clone(), error })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let pid = read_start(&path).ok().and_then(|text| text.trim().parse().ok());
+            return Err(OpenError::Locked { directory: directory.to_owned(), pid });
+        }
+        Err(error) => return Err(OpenError::io(&path, "locking it", error)),
+    }
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    // For people only: a full disk must not keep the relay from starting.
+    if let Err(error) = written {
+        tracing::warn!(path = %path.display(), %error, "cannot write the pid into the lock");
+    }
+    Ok(file)
+}
+
+/// The first bytes of a file that somebody may have put there.
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(64).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Visits every file below `directory`; syncs nothing by itself, but visits the directories too.
+fn walk(directory: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // sled removes an old snapshot behind our back.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if metadata.is_dir() {
+            walk(&entry.path(), visit)?;
+        } else if !metadata.is_file() {
+            continue;
+        }
+        match visit(&entry.path(), &metadata) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_new_directory_is_private_and_deep() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("a/b/state");
+        let directory = Directory::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_to_string(directory.join("format")).unwrap(), "1\n");
+        directory.sync_all(&path).unwrap();
+        assert!(directory.free_bytes().unwrap() > 0);
+        assert!(directory.disk_bytes().unwrap() > 0);
+    }
+
+    #[test]
+    fn the_second_is_refused_and_told_the_first_ones_pid() {
+        let base = tempfile::tempdir().unwrap();
+        let first = Directory::open(base.path()).unwrap();
+        let error = Directory::open(base.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+        assert_eq!(error.exit_code(), 73);
+        drop(first);
+        Directory::open(base.path()).unwrap();
+    }
+
+    #[test]
+    fn a_link_a_file_and_a_place_that_cannot_be_made_are_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let (real, link, file) = (base.path().join("real"), base.path().join("link"), base.path().join("file"));
+        fs::create_dir(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        fs::write(&file, "x").unwrap();
+        for path in [link.clone(), link.join("")] {
+            let error = Directory::open(&path).unwrap_err();
+            assert!(error.to_string().contains("symbolic link"), "{error}");
+            assert_eq!(error.exit_code(), 74);
+        }
+        let error = Directory::open(&file).unwrap_err();
+        assert!(error.to_string().contains("not a directory"), "{error}");
+        let error = Directory::open(&file.join("below")).unwrap_err();
+        assert!(matches!(error, OpenError::Create { .. }), "{error}");
+        assert_eq!(error.exit_code(), 73);
+        assert_eq!(fs::read_dir(&real).unwrap().count(), 0, "nothing was written through the link");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_alone() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("format"), "2\n").unwrap();
+        let error = Directory::open(base.path()).unwrap_err();
+        assert!(matches!(error, OpenError::NewerFormat { found: 2, .. }), "{error}");
+        assert_eq!(fs::read_to_string(base.path().join("format")).unwrap(), "2\n");
+        fs::write(base.path().join("format"), "what").unwrap();
+        assert!(matches!(Directory::open(base.path()).unwrap_err(), OpenError::Io { .. }));
+    }
+
+    #[test]
+    fn somebody_elses_directory_is_refused() {
+        // Only a superuser can give a directory away or find one that is not its own and yet may be opened.
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIP somebody_elses_directory_is_refused: needs a superuser");
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(base.path(), Some(12_345), None).unwrap();
+        let error = Directory::open(base.path()).unwrap_err();
+        assert!(error.to_string().contains("belongs to user 12345"), "{error}");
+        assert!(!base.path().join("lock").exists());
+    }
+}

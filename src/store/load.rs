@@ -1,0 +1,235 @@
+//! Reads everything at start and says what is missing.
+//!
+//! Invariant: a record that cannot be read, and one that the counts know but the data does not have, is counted and told;
+//! none is passed over. Counts come from two witnesses: one in sled, written with each batch, and the mark outside of it.
+//!
+//! Deliberately no repair here: what sled cannot read at all is `recover`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sled::{Db, IVec};
+
+use super::commit::Index;
+use super::mark::{Census, Found};
+use super::record::{self, Damage, Key, Place, Record};
+use crate::relay::record::{Restored, StoredMessage, StoredOutcome};
+
+/// At most so many damages are told one by one.
+const TOLD: usize = 20;
+
+/// Everything that sled gave.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    messages: Vec<(Arc<StoredMessage>, u32)>,
+    outcomes: Vec<Arc<StoredOutcome>>,
+    /// The counts of the last batch that sled has.
+    census: Option<Census>,
+    /// What is needed to remove records again.
+    pub(super) index: Index,
+    /// Entries that are no records of ours.
+    pub(super) damaged: Vec<(IVec, IVec)>,
+    /// Messages that were left beside their outcome.
+    pub(super) settled: Vec<u64>,
+    damaged_records: u64,
+    told: Vec<String>,
+}
+
+/// Why a scan has no result.
+#[derive(Debug)]
+pub(super) enum ScanError {
+    /// A record of a newer version.
+    Newer(u8),
+    /// sled cannot read part of its file.
+    Unreadable(String),
+    /// The disk does not answer as it should.
+    Io(std::io::Error),
+}
+
+/// Reads all of it.
+pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
+    let mut scan = Scan::default();
+    let mut attempts = BTreeMap::new();
+    let mut group: Vec<(IVec, IVec)> = Vec::new();
+    for entry in db.iter() {
+        let (key, value) = entry.map_err(|error| match error {
+            sled::Error::Io(error) if !super::recover::is_damage(&error) => ScanError::Io(error),
+            other => ScanError::Unreadable(other.to_string()),
+        })?;
+        let same = group.last().is_some_and(|(last, _)| whose(last) == whose(&key));
+        if !same {
+            scan.take(&mut group, &mut attempts)?;
+        }
+        group.push((key, value));
+    }
+    scan.take(&mut group, &mut attempts)?;
+    scan.index.attempted = attempts.keys().copied().collect();
+    scan.drop_settled();
+    scan.outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
+    Ok(scan)
+}
+
+/// The key without the number of the piece.
+fn whose(key: &[u8]) -> Option<Place> {
+    Key::read(key).map(|place| match place {
+        Place::Message(sequence, _) => Place::Message(sequence, 0),
+        Place::Outcome(id, _) => Place::Outcome(id, 0),
+        other => other,
+    })
+}
+
+impl Scan {
+    /// Takes the pieces of one record, in the order of their keys.
+    fn take(&mut self, group: &mut Vec<(IVec, IVec)>, attempts: &mut BTreeMap<u64, u32>) -> Result<(), ScanError> {
+        let Some((first, value)) = group.first() else { return Ok(()) };
+        let place = whose(first);
+        if place == Some(Place::Damaged) {
+            group.clear();
+            return Ok(());
+        }
+        let in_order = (0..).zip(group.iter()).all(|(number, (key, _))| match Key::read(key) {
+            Some(Place::Message(_, piece) | Place::Outcome(_, piece)) => piece == number,
+            other => other.is_some() && number == 0,
+        });
+        let decoded = match group.len() {
+            _ if !in_order => Err(Damage::Length),
+            1 => record::decode(value),
+            _ => record::decode(&group.iter().flat_map(|(_, value)| value.iter().copied()).collect::<Vec<_>>()),
+        };
+        // In range: a record is shorter than 2^32 bytes.
+        let pieces = u32::try_from(group.len()).unwrap_or(u32::MAX);
+        match (place, decoded) {
+            (Some(Place::Attempts(sequence)), Ok(Record::Attempts(of, count))) if of == sequence => {
+                attempts.insert(sequence, count);
+            }
+            (Some(Place::Census), Ok(Record::Census(census))) => self.census = Some(census),
+            (Some(Place::Message(sequence, _)), Ok(Record::Message(message))) if message.sequence == sequence => {
+                if pieces > 1 {
+                    self.index.message_pieces.insert(sequence, pieces);
+                }
+                self.messages.push((Arc::new(message), attempts.get(&sequence).copied().unwrap_or(0)));
+            }
+            (Some(Place::Outcome(id, _)), Ok(Record::Outcome(outcome))) if outcome.id.0 == id => {
+                if pieces > 1 {
+                    self.index.outcome_pieces.insert(id, pieces);
+                }
+                self.outcomes.push(Arc::new(outcome));
+            }
+            (_, Err(Damage::Newer(version))) => return Err(ScanError::Newer(version)),
+            (place, decoded) => {
+                if let Some(Place::Attempts(sequence)) = place {
+                    // An attempt was made; how many is gone. One is enough for "at most once".
+                    attempts.insert(sequence, 1);
+                }
+                self.damage(place, decoded.err().unwrap_or(Damage::Body), group);
+            }
+        }
+        group.clear();
+        Ok(())
+    }
+
+    fn damage(&mut self, place: Option<Place>, damage: Damage, group: &mut Vec<(IVec, IVec)>) {
+        if matches!(place, Some(Place::Message(..) | Place::Outcome(..))) {
+            self.damaged_records += 1;
+        }
+        if self.told.len() < TOLD {
+            self.told.push(match place {
+                Some(Place::Message(sequence, _)) => format!("message number {sequence}: {damage}"),
+                Some(Place::Outcome(id, _)) => format!("outcome of {}: {damage}", crate::relay::record::MessageId(id)),
+                Some(Place::Attempts(sequence)) => {
+                    format!("attempts of message number {sequence}: {damage}; taken as one")
+                }
+                Some(Place::Census | Place::Damaged) => format!("counts: {damage}"),
+                None => format!("an unknown record: {damage}"),
+            });
+        }
+        self.damaged.append(group);
+    }
+
+    /// A message beside its own outcome: damage took the removal. The outcome was told perhaps, so it stands.
+    fn drop_settled(&mut self) {
+        // Still in the order of ids, as scanned.
+        let (outcomes, settled) = (&self.outcomes, &mut self.settled);
+        self.messages.retain(|(message, _)| {
+            let ended = outcomes.binary_search_by_key(&message.id, |outcome| outcome.id).is_ok();
+            if ended {
+                settled.push(message.sequence);
+            }
+            !ended
+        });
+    }
+
+    /// Compares what is there with what both witnesses say should be; gives the relay's part and the counts to go on with.
+    pub(super) fn judge(mut self, mark: Found) -> Judged {
+        let messages = self.messages.len() as u64;
+        let outcomes = self.outcomes.len() as u64;
+        let mut lost = self.damaged_records;
+        let missing =
+            |expected: Census| expected.messages.saturating_sub(messages) + expected.outcomes.saturating_sub(outcomes);
+        if let Some(census) = self.census {
+            lost = lost.max(missing(census));
+            if lost > self.damaged_records {
+                self.told.push(format!("{} records are missing without a trace", lost - self.damaged_records));
+            }
+        } else if messages + outcomes > 0 {
+            self.told.push("the counts kept with the data are missing".to_owned());
+        }
+        let ever_used = self.census.is_some_and(|census| census.next_sequence > 0) || messages + outcomes > 0;
+        match (mark, self.census) {
+            (Found::Counts(mark), Some(census)) if mark.commit > census.commit => {
+                let accepted = mark.next_sequence.saturating_sub(census.next_sequence);
+                let settled = mark.settled.saturating_sub(census.settled);
+                lost += accepted + settled;
+                self.told.push(format!(
+                    "the newest {} commits are missing, with {accepted} accepted messages and {settled} outcomes; messages \
+                     whose outcome is missing are sent again",
+                    mark.commit - census.commit
+                ));
+            }
+            (Found::Counts(mark), None) if missing(mark) > 0 => {
+                lost = lost.max(missing(mark));
+                self.told
+                    .push(format!("of {} messages and {} outcomes {lost} are missing", mark.messages, mark.outcomes));
+            }
+            (Found::Nothing | Found::Damaged, _) if ever_used => {
+                self.told.push(
+                    "the file mark is missing or unreadable: whether newest records are missing is unknown".to_owned(),
+                );
+            }
+            _ => {}
+        }
+        let mark = if let Found::Counts(mark) = mark { mark } else { Census::default() };
+        let known = self.census.unwrap_or_default();
+        let after_last = self.messages.last().map_or(0, |(message, _)| message.sequence.saturating_add(1));
+        let census = Census {
+            commit: known.commit.max(mark.commit),
+            next_sequence: known.next_sequence.max(mark.next_sequence).max(after_last),
+            settled: known.settled.max(mark.settled),
+            messages,
+            outcomes,
+        };
+        let restored = Restored {
+            messages: self.messages,
+            outcomes: self.outcomes,
+            next_sequence: census.next_sequence,
+            lost,
+            losses: self.told,
+        };
+        Judged { restored, census, index: self.index, damaged: self.damaged, settled: self.settled }
+    }
+}
+
+/// A scan with its verdict.
+#[derive(Debug)]
+pub(super) struct Judged {
+    /// What the relay gets.
+    pub(super) restored: Restored,
+    /// The counts to go on with.
+    pub(super) census: Census,
+    /// What is needed to remove records again.
+    pub(super) index: Index,
+    /// Entries to move aside.
+    pub(super) damaged: Vec<(IVec, IVec)>,
+    /// Messages to remove.
+    pub(super) settled: Vec<u64>,
+}

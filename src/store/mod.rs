@@ -1,0 +1,223 @@
+//! What survives: one thread that owns sled and makes the outbox durable.
+//!
+//! Invariant: [`StoreAnswer::Committed`] is given only after every operation of the batch is on stable storage, data and
+//! directory entries, all or none; after any error of the disk nothing is ever committed again by this process.
+//! sled 0.34.7 alone does not keep that: its `flush` never calls fsync, a kill during its start can make every later
+//! start fail, and damage can remove records without a word. Each answer to that stands where it is needed:
+//!
+//! | what sled does | what we do | where |
+//! |---|---|---|
+//! | `flush` without fsync | `fdatasync` on an own descriptor of its file | `commit` |
+//! | directory entries never synced | all synced at start | `directory` |
+//! | leftover `snap.*.generating` stops each later start | removed before | `recover` |
+//! | torn `snap.*` does the same | moved aside, one more try | `recover` |
+//! | damaged file panics | panic caught, directory set aside, what is readable carried over | `recover` |
+//! | damage drops records silently | own checksums and counts, a mark kept apart | `record`, `mark`, `load` |
+//! | values over 128 KiB go to files that are never synced | values in pieces of 16 KiB | `record` |
+//!
+//! What is on disk below `outbox.path`: `lock` (the running process), `format` (the version), `mark` (the counts kept
+//! apart), `sled/` (the data), `sled.corrupt-TIME/` (damaged data, for people).
+//!
+//! Deliberately not here: what to accept, how much, when to forget. The relay decides; this carries out.
+
+mod commit;
+mod directory;
+mod load;
+mod mark;
+mod record;
+mod recover;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::relay::record::{Operation, Restored};
+
+pub use recover::panic_is_guarded;
+pub use stats::{COMMIT_SECONDS, StoreStats};
+
+use stats::Counters;
+use thread::Task;
+
+/// What the store may use.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreConfig {
+    /// Bytes of memory for sled's cache of pages.
+    pub cache: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig { cache: 32 << 20 }
+    }
+}
+
+/// The answer to one [`Store::commit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAnswer {
+    /// All of it is on stable storage.
+    Committed,
+    /// The store is dead from now on. Whether this batch survives a restart is unknown.
+    CommitFailed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Why the store does not open. The text names the place and the cure.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it.
+    Locked {
+        /// The state directory.
+        directory: PathBuf,
+        /// The other process, as it wrote itself down; `None` if it did not get that far.
+        pid: Option<u32>,
+    },
+    /// The state directory or something in it cannot be created.
+    Create {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The state directory is not one that we may use: a symbolic link, a file, somebody else's.
+    Unfit {
+        /// The state directory.
+        directory: PathBuf,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// A newer Tidegate wrote it.
+    NewerFormat {
+        /// The state directory.
+        directory: PathBuf,
+        /// The version found.
+        found: u32,
+    },
+    /// Reading or writing failed.
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What was tried and what came of it.
+        problem: String,
+    },
+}
+
+impl OpenError {
+    /// The exit code of a process that ends for this: 73 (`EX_CANTCREAT`) or 74 (`EX_IOERR`) of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            OpenError::Locked { .. } | OpenError::Create { .. } => 73,
+            OpenError::Unfit { .. } | OpenError::NewerFormat { .. } | OpenError::Io { .. } => 74,
+        }
+    }
+
+    fn io(path: &Path, doing: &str, error: impl std::fmt::Display) -> Self {
+        OpenError::Io { path: path.to_owned(), problem: format!("{doing}: {error}") }
+    }
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::Locked { directory, pid } => {
+                write!(f, "outbox.path {}: in use by another tidegate", directory.display())?;
+                match pid {
+                    Some(pid) => write!(f, " (pid {pid}); stop it, or give this one another outbox.path"),
+                    None => write!(f, "; stop it, or give this one another outbox.path"),
+                }
+            }
+            OpenError::Create { path, error } => write!(
+                f,
+                "outbox.path: cannot create {}: {error}; create it for this user, or name a place this user may write to",
+                path.display()
+            ),
+            OpenError::Unfit { directory, problem } => write!(f, "outbox.path {}: {problem}", directory.display()),
+            OpenError::NewerFormat { directory, found } => write!(
+                f,
+                "outbox.path {}: written by a newer tidegate (format {found}, this one knows {}); run that version, or \
+                 name another outbox.path",
+                directory.display(),
+                directory::FORMAT
+            ),
+            OpenError::Io { path, problem } => {
+                write!(f, "outbox.path: {}: {problem}; see to the disk, then start again", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// The handle of the store's thread.
+///
+/// One batch at a time: the next [`Store::commit`] comes after the answer to the one before.
+#[derive(Debug)]
+pub struct Store {
+    tasks: SyncSender<Task>,
+    thread: JoinHandle<()>,
+    counters: Arc<Counters>,
+}
+
+impl Store {
+    /// Opens the store below `path` (created if need be) and reads all that it holds. Returns when both are done and
+    /// everything, directory entries included, is on stable storage. `answer` is called on the store's thread, once for
+    /// each commit; it must not block.
+    pub fn open(
+        path: &Path,
+        config: StoreConfig,
+        answer: impl FnMut(StoreAnswer) + Send + 'static,
+    ) -> Result<(Store, Restored), OpenError> {
+        // Room for the one batch that may be out and for the word to stop.
+        let (tasks, inbox) = sync_channel(2);
+        let counters = Arc::new(Counters::default());
+        let (thread, restored) = thread::start(path, config, inbox, Arc::clone(&counters), Box::new(answer))?;
+        Ok((Store { tasks, thread, counters }, restored))
+    }
+
+    /// Hands over a batch: durable all or none. The answer comes through the callback given at [`Store::open`]; if the
+    /// batch could not even be handed over, it comes at once as the error.
+    pub fn commit(&self, operations: Vec<Operation>) -> Result<(), StoreAnswer> {
+        self.tasks.try_send(Task::Commit(operations)).map_err(|error| StoreAnswer::CommitFailed {
+            reason: match error {
+                TrySendError::Full(_) => "a batch was handed over before the one before it was answered".to_owned(),
+                TrySendError::Disconnected(_) => "the store's thread has ended".to_owned(),
+            },
+        })
+    }
+
+    /// The numbers of the store, read without waiting for it.
+    pub fn stats(&self) -> StoreStats {
+        self.counters.read()
+    }
+
+    /// Free bytes of the file system under the store for this user, at most a second old.
+    pub fn free_bytes(&self) -> u64 {
+        self.counters.free_bytes()
+    }
+
+    /// Rises at least once a second while the store's thread is well; stands still while the disk does not answer.
+    pub fn progress(&self) -> u64 {
+        self.counters.progress()
+    }
+
+    /// Waits for a batch that is out, closes the files and ends the thread. `Err` says why something may be missing.
+    pub fn shutdown(self) -> Result<(), String> {
+        let Store { tasks, thread, counters } = self;
+        // A thread that has ended already needs no word.
+        let _ = tasks.send(Task::Stop);
+        if thread.join().is_err() {
+            return Err("the store's thread panicked".to_owned());
+        }
+        match counters.failure() {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+}

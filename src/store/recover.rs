@@ -1,0 +1,254 @@
+//! Opens sled whatever state it is in.
+//!
+//! Invariant: damage never keeps the relay from starting and never removes anything: what cannot be used is set aside under
+//! another name, what can be read is carried over, and what is missing is counted by `load`. Errors of the disk itself, and
+//! data of a newer version, do end the start: waiting for a person is better than starting empty beside good data.
+
+use std::cell::Cell;
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sled::{Batch, Db, Mode};
+
+use super::commit::Committer;
+use super::directory::{Directory, FORMAT};
+use super::load::{self, ScanError};
+use super::mark::Mark;
+use super::{OpenError, StoreConfig};
+use crate::relay::record::Restored;
+
+/// Where sled lives.
+const DATA: &str = "sled";
+/// Where its replacement grows while the damaged one is still in its place.
+const REBUILT: &str = "sled.rebuilt";
+/// Part of the format: sled refuses a file made with another one.
+const SEGMENT: usize = 2 << 20;
+/// Entries copied at once.
+const COPY: usize = 1_000;
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread, now, is sled's and is caught. For the panic hook, which ends the process otherwise.
+pub fn panic_is_guarded() -> bool {
+    // sled's own threads catch what their work throws; the store then fails by itself.
+    GUARDED.get() || std::thread::current().name().is_some_and(|name| name.starts_with("sled-io-"))
+}
+
+/// Runs something of sled's; a panic becomes an error.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T + UnwindSafe) -> Result<T, String> {
+    let before = GUARDED.replace(true);
+    let result = catch_unwind(work);
+    GUARDED.set(before);
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("sled panicked: {}", text.unwrap_or("without words"))
+    })
+}
+
+/// Whether an error of reading means a damaged file, not a failing disk.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
+}
+
+/// Opens or makes sled below the directory, reads it, and makes everything durable.
+pub(super) fn open(directory: &Directory, config: StoreConfig) -> Result<(Committer, Restored), OpenError> {
+    let mark_path = directory.join("mark");
+    let (mark, found) = Mark::open(&mark_path).map_err(|error| OpenError::io(&mark_path, "reading", error))?;
+    let mut told = Vec::new();
+    finish_swap(directory)?;
+    let db = open_data(directory, config, &mut told)?;
+    let (db, scan) = match read(directory, &db)? {
+        Ok(scan) => (db, scan),
+        Err(problem) => {
+            let db = rebuild(directory, config, db, &problem, &mut told)?;
+            let again = read(directory, &db)?;
+            let scan =
+                again.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
+            (db, scan)
+        }
+    };
+    let mut judged = scan.judge(found);
+    told.append(&mut judged.restored.losses);
+    judged.restored.losses = told;
+    let data = directory.join(DATA);
+    let io = |doing: &'static str| {
+        let data = data.clone();
+        move |error: io::Error| OpenError::io(&data, doing, error)
+    };
+    let mut committer =
+        Committer::new(db, data.join("db"), mark, judged.index, judged.census).map_err(io("opening its file"))?;
+    directory.sync_all(&data).map_err(io("syncing the directory"))?;
+    let begun = guarded(AssertUnwindSafe(|| committer.begin(&judged.damaged, &judged.settled))).unwrap_or_else(Err);
+    begun.map_err(|problem| OpenError::io(&data, "writing", problem))?;
+    for loss in &judged.restored.losses {
+        tracing::error!(lost = judged.restored.lost, "the store is not whole: {loss}");
+    }
+    Ok((committer, judged.restored))
+}
+
+/// Reads all entries; the inner error is damage that a rebuild may mend.
+fn read(directory: &Directory, db: &Db) -> Result<Result<load::Scan, String>, OpenError> {
+    match guarded(AssertUnwindSafe(|| load::scan(db))) {
+        Ok(Ok(scan)) => Ok(Ok(scan)),
+        Ok(Err(ScanError::Unreadable(problem))) | Err(problem) => Ok(Err(problem)),
+        Ok(Err(ScanError::Io(error))) => Err(OpenError::io(&directory.join(DATA), "reading", error)),
+        Ok(Err(ScanError::Newer(version))) => {
+            Err(OpenError::NewerFormat { directory: directory.join(""), found: FORMAT.max(version.into()) })
+        }
+    }
+}
+
+/// Opens the data; what cannot be opened is set aside and an empty one takes its place.
+fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>) -> Result<Db, OpenError> {
+    let data = directory.join(DATA);
+    let problem = match try_open(&data, config)? {
+        Ok(db) => return Ok(db),
+        Err(problem) => problem,
+    };
+    // The snapshot and the parameters are only shortcuts: sled makes them anew from its log and our constants.
+    let aside = unused(directory, "sled.aside");
+    set_shortcuts_aside(&data, &aside).map_err(|error| OpenError::io(&data, "setting damaged parts aside", error))?;
+    if let Ok(db) = try_open(&data, config)? {
+        told.push(format!("sled did not open ({problem}) until its snapshot was moved to {}", aside.display()));
+        return Ok(db);
+    }
+    let corrupt = unused(directory, "sled.corrupt");
+    fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
+    told.push(format!("sled does not open ({problem}); its data was moved to {}", corrupt.display()));
+    try_open(&data, config)?.map_err(|problem| OpenError::io(&data, "making a new store", problem))
+}
+
+/// One attempt; the inner error is damage.
+fn try_open(data: &Path, config: StoreConfig) -> Result<Result<Db, String>, OpenError> {
+    let io = |error: io::Error| OpenError::io(data, "opening", error);
+    match DirBuilder::new().mode(0o700).create(data) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(OpenError::Create { path: data.to_owned(), error });
+        }
+        _ => {}
+    }
+    remove_unfinished(data).map_err(io)?;
+    let settings = sled::Config::new()
+        .path(data)
+        .mode(Mode::HighThroughput)
+        .cache_capacity(config.cache)
+        .segment_size(SEGMENT)
+        .flush_every_ms(None)
+        .use_compression(false);
+    match guarded(AssertUnwindSafe(|| settings.open())) {
+        Ok(Ok(db)) => Ok(Ok(db)),
+        Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => Err(io(error)),
+        Ok(Err(error)) => Ok(Err(error.to_string())),
+        Err(panic) => Ok(Err(panic)),
+    }
+}
+
+/// Snapshots that a killed process left half written; sled refuses to start beside one.
+fn remove_unfinished(data: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b"snap.") && name.ends_with(b".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_shortcuts_aside(data: &Path, aside: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(aside)?;
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "conf" || name.as_encoded_bytes().starts_with(b"snap.") {
+            fs::rename(entry.path(), aside.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Carries every entry that can be read over to a new sled, which then takes the old one's place.
+fn rebuild(
+    directory: &Directory,
+    config: StoreConfig,
+    old: Db,
+    problem: &str,
+    told: &mut Vec<String>,
+) -> Result<Db, OpenError> {
+    let (data, rebuilt) = (directory.join(DATA), directory.join(REBUILT));
+    let failed = |doing: &'static str| {
+        let rebuilt = rebuilt.clone();
+        move |problem: String| OpenError::io(&rebuilt, doing, problem)
+    };
+    let new = try_open(&rebuilt, config)?.map_err(failed("making a new store"))?;
+    // From both ends: the damage lies between.
+    let forward = copy(old.iter(), &new).map_err(failed("copying"))?;
+    let backward = copy(old.iter().rev(), &new).map_err(failed("copying"))?;
+    let flushed = guarded(AssertUnwindSafe(|| new.flush().map(drop).map_err(|error| error.to_string())));
+    flushed.unwrap_or_else(Err).map_err(failed("flushing"))?;
+    directory.sync_all(&rebuilt).map_err(|error| failed("syncing")(error.to_string()))?;
+    for db in [old, new] {
+        // Closing the damaged one may well panic again; nothing of it is needed.
+        let _ = guarded(AssertUnwindSafe(|| drop(db)));
+    }
+    let corrupt = unused(directory, "sled.corrupt");
+    fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
+    finish_swap(directory)?;
+    told.push(format!(
+        "part of the data cannot be read ({problem}); {} entries were carried over, the old data was moved to {}",
+        forward + backward,
+        corrupt.display()
+    ));
+    open_data(directory, config, told)
+}
+
+/// Copies until the end or the damage; says how many. An error is the new store's.
+fn copy(entries: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>, to: &Db) -> Result<usize, String> {
+    let mut entries = AssertUnwindSafe(entries);
+    let mut copied = 0;
+    loop {
+        let mut batch = Batch::default();
+        let mut count = 0;
+        while count < COPY {
+            // Where sled cannot read on, it errs or panics: both are the end of this way.
+            let Ok(Some(Ok((key, value)))) = guarded(AssertUnwindSafe(|| entries.next())) else { break };
+            batch.insert(key, value);
+            count += 1;
+        }
+        guarded(AssertUnwindSafe(|| to.apply_batch(batch).map_err(|error| error.to_string()))).unwrap_or_else(Err)?;
+        copied += count;
+        if count < COPY {
+            return Ok(copied);
+        }
+    }
+}
+
+/// Ends a rebuild that was interrupted: one that is not yet in place is complete only if the old data is gone.
+fn finish_swap(directory: &Directory) -> Result<(), OpenError> {
+    let (data, rebuilt) = (directory.join(DATA), directory.join(REBUILT));
+    if !rebuilt.exists() {
+        return Ok(());
+    }
+    let done = if data.exists() { fs::remove_dir_all(&rebuilt) } else { fs::rename(&rebuilt, &data) };
+    done.map_err(|error| OpenError::io(&rebuilt, "ending an interrupted rebuild", error))
+}
+
+/// A name with the time in it that nothing has yet.
+fn unused(directory: &Directory, name: &str) -> PathBuf {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut path = directory.join(&format!("{name}-{seconds}"));
+    let mut number = 1;
+    while path.exists() {
+        path = directory.join(&format!("{name}-{seconds}.{number}"));
+        number += 1;
+    }
+    path
+}

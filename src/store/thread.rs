@@ -1,0 +1,166 @@
+//! The store's thread: takes one task after the other, answers each, keeps the numbers fresh in between.
+//!
+//! Invariant: every batch is answered exactly once; after the first failure every answer is that failure.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::commit::Committer;
+use super::directory::Directory;
+use super::recover;
+use super::stats::Counters;
+use super::{OpenError, StoreAnswer, StoreConfig};
+use crate::relay::record::{Operation, Restored};
+
+/// What the thread is asked.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Make this durable and answer.
+    Commit(Vec<Operation>),
+    /// Close everything and end.
+    Stop,
+}
+
+type Answer = Box<dyn FnMut(StoreAnswer) + Send>;
+
+/// How often the numbers about the disk are taken, and the longest time without a sign of progress.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// Starts the thread, which opens the store; returns when it is open or cannot be.
+pub(super) fn start(
+    path: &Path,
+    config: StoreConfig,
+    inbox: Receiver<Task>,
+    counters: Arc<Counters>,
+    answer: Answer,
+) -> Result<(JoinHandle<()>, Restored), OpenError> {
+    let (opened, opening) = sync_channel(1);
+    let to_open = path.to_owned();
+    let thread = std::thread::Builder::new()
+        .name("store".to_owned())
+        .spawn(move || {
+            let opened_store = Directory::open(&to_open).and_then(|directory| {
+                recover::open(&directory, config).map(|(committer, restored)| (directory, committer, restored))
+            });
+            match opened_store {
+                Ok((directory, committer, restored)) => {
+                    counters.lost(restored.lost);
+                    let mut keeper = Keeper::new(directory, committer, counters, answer);
+                    keeper.measure();
+                    // Nobody waits any more: then nobody commits either, and the loop ends at once.
+                    let _ = opened.send(Ok(restored));
+                    keeper.run(&inbox);
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            }
+        })
+        .map_err(|error| OpenError::io(path, "starting the store's thread", error))?;
+    match opening.recv() {
+        Ok(Ok(restored)) => Ok((thread, restored)),
+        Ok(Err(error)) => {
+            // The lock is free again when this returns.
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => Err(OpenError::io(path, "opening the store", "its thread panicked")),
+    }
+}
+
+/// The thread's state.
+struct Keeper {
+    /// Dropped last: the lock outlives the files.
+    committer: Option<Committer>,
+    counters: Arc<Counters>,
+    answer: Answer,
+    measured: Instant,
+    directory: Directory,
+}
+
+impl Keeper {
+    fn new(directory: Directory, committer: Committer, counters: Arc<Counters>, answer: Answer) -> Self {
+        Keeper { committer: Some(committer), counters, answer, measured: Instant::now(), directory }
+    }
+
+    fn run(&mut self, inbox: &Receiver<Task>) {
+        loop {
+            self.counters.progressed();
+            match inbox.recv_timeout(self.idle_for()) {
+                Ok(Task::Commit(operations)) => self.commit(&operations),
+                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.tend();
+        }
+        if let Some(committer) = self.committer.take() {
+            let closed = recover::guarded(AssertUnwindSafe(|| committer.close()));
+            if let Err(reason) = closed.unwrap_or_else(Err) {
+                self.counters.failed(&reason);
+            }
+        }
+    }
+
+    fn commit(&mut self, operations: &[Operation]) {
+        let began = Instant::now();
+        let result = self.with_committer(|committer| committer.commit(operations));
+        (self.answer)(match result {
+            Ok(()) => {
+                self.counters.committed(operations.len(), began.elapsed());
+                StoreAnswer::Committed
+            }
+            Err(reason) => StoreAnswer::CommitFailed { reason },
+        });
+    }
+
+    /// What has to be done now and then, batches or not.
+    fn tend(&mut self) {
+        let now = Instant::now();
+        let due = self.committer.as_ref().and_then(Committer::mark_due).is_some_and(|due| due <= now);
+        if due {
+            // A failure is kept and answers the next batch.
+            let _ = self.with_committer(Committer::sync_mark);
+        }
+        if now.duration_since(self.measured) >= MEASURE {
+            self.measure();
+        }
+    }
+
+    fn idle_for(&self) -> Duration {
+        let now = Instant::now();
+        let measure = self.measured + MEASURE;
+        let mark = self.committer.as_ref().and_then(Committer::mark_due);
+        mark.map_or(measure, |mark| mark.min(measure)).saturating_duration_since(now)
+    }
+
+    fn measure(&mut self) {
+        self.measured = Instant::now();
+        match (self.directory.disk_bytes(), self.directory.free_bytes()) {
+            (Ok(disk), Ok(free)) => self.counters.measured(disk, free),
+            // A directory that cannot be read any more is not one to accept into.
+            (Err(error), _) | (_, Err(error)) => {
+                self.counters.measured(0, 0);
+                tracing::warn!(%error, "cannot measure the store's disk");
+            }
+        }
+    }
+
+    /// Runs `work`; the first failure, or panic of sled, ends the store.
+    fn with_committer(&mut self, work: impl FnOnce(&mut Committer) -> Result<(), String>) -> Result<(), String> {
+        let Some(committer) = self.committer.as_mut() else {
+            return Err(self.counters.failure().unwrap_or_default());
+        };
+        let result = recover::guarded(AssertUnwindSafe(|| work(committer))).unwrap_or_else(Err);
+        if let Err(reason) = &result {
+            tracing::error!(%reason, "the store failed; nothing more is accepted until a restart");
+            self.counters.failed(reason);
+            // Closing would write again to a disk that just failed. The process keeps the memory until it ends.
+            std::mem::forget(self.committer.take());
+        }
+        result
+    }
+}
