@@ -4,12 +4,15 @@
 //! - [`frame`]: every frame that goes to a client, and its JSON text. An event's text is made once, when it enters its ring.
 //! - [`control`], [`entry`]: the texts of control frames and of ring entries.
 //! - [`request`]: every request a client may make, parsed under limits.
+//! - [`canonical`] and [`duration`]: the text forms of params and of times.
 //! - [`codes`]: the closed tables of error and close codes.
 //!
 //! Invariant: upstream's payload bytes are copied, never parsed and written again.
 
+pub mod canonical;
 pub mod codes;
 pub mod control;
+pub mod duration;
 pub mod entry;
 pub mod frame;
 pub mod position;

@@ -1,5 +1,9 @@
 //! What a client may ask, as data. Parsing happens under limits: depth, size and counts are checked before anything is kept.
 
+pub(in crate::protocol) mod fields;
+pub mod parse;
+pub mod query;
+
 use std::time::Duration;
 
 use crate::relay::outbox::{Lane, OnUnknown};
