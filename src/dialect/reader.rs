@@ -355,10 +355,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes the container whose opening bracket is at hand, without recursion: one bit a level tells what is open.
+    /// Passes the container whose opening bracket is at hand, without recursion: of every container that is open, one bit
+    /// tells whether it is an object.
     #[inline(never)]
     fn container(&mut self, room: u32) -> Result<(), ScanError> {
-        let mut open: u128 = 0;
+        let mut outer: u128 = 0; // The innermost but one is in the lowest bit.
+        let mut in_object = false;
         let mut depth = 0;
         let mut first = self.peek();
         loop {
@@ -368,40 +370,47 @@ impl<'a> Reader<'a> {
                     return Err(self.fault(Fault::Depth));
                 }
                 depth += 1;
-                open = open << 1 | u128::from(first == b'{');
+                outer = outer << 1 | u128::from(in_object);
+                in_object = first == b'{';
                 self.at += 1;
                 let inner = self.next_token();
-                if inner == closer(open) {
-                    depth -= 1;
-                    open >>= 1;
-                    self.at += 1;
-                } else {
-                    first = if open & 1 == 1 { self.member(inner)? } else { inner };
+                if inner != closer(in_object) {
+                    first = if in_object { self.member(inner)? } else { inner };
                     continue;
                 }
             } else {
                 self.scalar(first)?;
+                if self.next_token() == b',' {
+                    first = self.next(in_object)?;
+                    continue;
+                }
             }
-            // A value has ended: close what closes, then go on to the next value.
+            // What is at hand closes a container, and perhaps further ones, until another value follows.
             loop {
+                if self.next_token() != closer(in_object) {
+                    return Err(self.fault(Fault::Unexpected));
+                }
+                self.at += 1;
+                depth -= 1;
                 if depth == 0 {
                     return Ok(());
                 }
-                let after = self.next_token();
-                if after == b',' {
-                    self.at += 1;
-                    let next = self.next_token();
-                    first = if open & 1 == 1 { self.member(next)? } else { next };
+                in_object = outer & 1 == 1;
+                outer >>= 1;
+                if self.next_token() == b',' {
+                    first = self.next(in_object)?;
                     break;
                 }
-                if after != closer(open) {
-                    return Err(self.fault(Fault::Unexpected));
-                }
-                depth -= 1;
-                open >>= 1;
-                self.at += 1;
             }
         }
+    }
+
+    /// Passes a comma, and the key and colon that an object has after it; the first byte of the next value.
+    #[inline(always)]
+    fn next(&mut self, in_object: bool) -> Result<u8, ScanError> {
+        self.at += 1;
+        let next = self.next_token();
+        if in_object { self.member(next) } else { Ok(next) }
     }
 
     /// Passes a member's key and colon; the first byte of its value.
@@ -416,10 +425,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What closes the innermost container.
+/// What closes a container.
 #[inline(always)]
-fn closer(open: u128) -> u8 {
-    if open & 1 == 1 { b'}' } else { b']' }
+fn closer(object: bool) -> u8 {
+    if object { b'}' } else { b']' }
 }
 
 /// Four hexadecimal digits as a number.

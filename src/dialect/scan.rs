@@ -11,6 +11,7 @@
 //!
 //! Invariants: the verdict on validity equals `serde_json::from_slice::<serde_json::Value>`'s for every input, and the
 //! value of every pointer equals that of `Value::pointer` (the last of several equal keys wins). Both are property tests.
+//! The one exception: a key that serde_json keeps for itself (`$serde_json::private::RawValue`) is a key like any other here.
 //! There is no early exit: some services put the id after the payload.
 //! Deliberately not here: conditions and what values mean (`rule`), and where messages begin and end (`framing`).
 

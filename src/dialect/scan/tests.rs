@@ -231,8 +231,13 @@ fn mutate(message: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
+/// 1,000, or PROPTEST_CASES.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn documents_have_the_verdict_and_the_values_of_serde_json(text in document()) {
