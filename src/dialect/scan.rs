@@ -120,6 +120,7 @@ impl PointerSet {
         let node = &mut self.nodes[at];
         self.pointers += usize::from(!node.named);
         node.named = true;
+        // A node that exists has a number.
         PointerId(u32::try_from(at).expect("child_or_new keeps node numbers within u32"))
     }
 
@@ -128,6 +129,7 @@ impl PointerSet {
             return child.node as usize;
         }
         let at = self.nodes.len();
+        // Each node takes more than a byte, so 2^32 of them do not come from a dialect's file.
         let node = u32::try_from(at).expect("fewer than 4 G pointers fit in memory");
         self.nodes.push(Node::default());
         let index = array_index(token);

@@ -231,13 +231,14 @@ fn mutate(message: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
-/// 1,000, or PROPTEST_CASES.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000)
+/// Four times proptest's own number (which PROPTEST_CASES sets): the grammar has many corners.
+fn thorough() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: 4 * usual.cases, failure_persistence: None, ..usual }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(thorough())]
 
     #[test]
     fn documents_have_the_verdict_and_the_values_of_serde_json(text in document()) {
