@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dialect;
 pub mod downstream;
 pub mod inbox;

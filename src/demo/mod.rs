@@ -1,0 +1,5 @@
+//! `tidegate demo`: an upstream service made for showing, and a relay in front of it.
+
+mod stage;
+mod upstream;
+mod world;
