@@ -385,6 +385,24 @@ impl OutboxStats {
     }
 }
 
+/// What the carriers count, written into the copy that `CallRequest::Stats` asks for by the driver; the relay itself
+/// leaves it empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CarrierStats {
+    /// Turns of the event loop.
+    pub turns: u64,
+    /// How long they took.
+    pub turn: Histogram,
+    /// How late the event loop woke for a timer.
+    pub lag: Histogram,
+    /// Bytes that the store's files occupy.
+    pub store_disk_bytes: u64,
+    /// Free bytes of the file system under the store.
+    pub store_free_bytes: u64,
+    /// Records that were committed once and not found at start.
+    pub store_lost: u64,
+}
+
 /// All counters and gauges of the relay, one struct per part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -402,6 +420,8 @@ pub struct Stats {
     pub outbox: OutboxStats,
     /// What limits held back.
     pub throttled: Counts<ThrottlePlace>,
+    /// Beside the relay.
+    pub carriers: CarrierStats,
 }
 
 #[cfg(test)]
