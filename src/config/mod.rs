@@ -1,6 +1,18 @@
 //! The configuration, parsed: one struct per owner, every limit of the program. `load` reads it (figment: file, environment,
 //! `--set`); here are only the values. Invariant: a [`Config`] is valid; nothing else checks it again.
 
+pub mod default;
+pub mod duration;
+pub mod load;
+pub mod places;
+pub mod reader;
+pub mod reload;
+mod sections;
+pub mod show;
+pub mod size;
+pub mod suggest;
+mod validate;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +21,7 @@ use crate::protocol::request::Secret;
 use crate::relay::outbox::{Lane, OnUnknown};
 
 /// The whole configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[upstream]`
     pub upstream: UpstreamConfig,
@@ -56,7 +68,7 @@ pub enum TokenSource {
 }
 
 /// `[upstream]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamConfig {
     /// `ws://` or `wss://` address.
     pub url: String,
@@ -89,7 +101,7 @@ pub struct UpstreamConfig {
 }
 
 /// `[interest]`
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InterestConfig {
     /// Keep a channel subscribed upstream this long without interest.
     pub linger: Duration,
@@ -122,7 +134,7 @@ pub enum Listen {
 }
 
 /// `[feed]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FeedConfig {
     /// Addresses of the feed listener.
     pub listen: Vec<Listen>,
@@ -155,7 +167,7 @@ pub struct FeedConfig {
 }
 
 /// `[[channels]]`: a policy for the channels that match.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ChannelPolicy {
     /// Local channel name, or prefix followed by `*`.
     pub pattern: String,
@@ -174,7 +186,7 @@ pub struct ChannelPolicy {
 }
 
 /// `[outbox]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OutboxConfig {
     /// The state directory.
     pub path: PathBuf,
@@ -203,7 +215,7 @@ pub struct OutboxConfig {
 }
 
 /// A static token and what it may do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TokenGrant {
     /// The principal's name.
     pub name: String,
@@ -225,7 +237,7 @@ pub enum AccessMode {
 }
 
 /// `[access]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AccessConfig {
     /// Which control.
     pub mode: AccessMode,
@@ -242,7 +254,7 @@ pub struct AccessConfig {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdminConfig {
     /// Addresses of the admin listener.
     pub listen: Vec<SocketAddr>,
@@ -273,7 +285,7 @@ pub enum LogFormat {
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug`, `trace`.
     pub level: tracing::Level,

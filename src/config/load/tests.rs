@@ -1,0 +1,270 @@
+//! Tests of loading: precedence, all errors at once with places and cures, unknown keys, what is refused.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{AccessMode, Listen, TokenSource, show};
+use crate::relay::outbox::Lane;
+
+const URL: &str = "[upstream]\nurl = \"ws://127.0.0.1:9/\"\n";
+
+/// Reads a text as the file `t.toml`, with variables and `--set`s.
+fn read_with(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<(Config, Found), ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    read(&Sources {
+        file: Some(path),
+        environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+    })
+}
+
+/// Complaints without the temporary directory's name.
+fn said(complaints: &[ConfigError]) -> Vec<String> {
+    let short = |text: String| match text.find("t.toml") {
+        Some(at) => text[at..].to_owned(),
+        None => text,
+    };
+    complaints.iter().map(|complaint| short(complaint.to_string())).collect()
+}
+
+fn errors(text: &str) -> Vec<String> {
+    match read_with(text, &[], &[]) {
+        Ok((_, found)) => said(&found.errors),
+        Err(error) => said(&[error]),
+    }
+}
+
+fn good(text: &str) -> Config {
+    let (config, found) = read_with(text, &[], &[]).unwrap();
+    assert_eq!(said(&found.errors), [""; 0]);
+    config
+}
+
+#[test]
+fn the_documented_file_is_the_defaults() {
+    let text = include_str!("../../../config/tidegate.toml");
+    let (config, found) = read_with(text, &[], &[]).unwrap();
+    assert_eq!((said(&found.errors), said(&found.unknown_keys)), (vec![], vec![]));
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_documented_file_names_every_key() {
+    let text = include_str!("../../../config/tidegate.toml");
+    // Every key that the loader asks for, where every table exists.
+    let full =
+        format!("{URL}[[channels]]\nmatch = \"x\"\nring = {{}}\n[[access.tokens]]\nname = \"a\"\ntoken = \"b\"\n");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    std::fs::write(&path, &full).unwrap();
+    let mut reader = reader_of(&Sources { file: Some(path), ..Sources::default() }).unwrap();
+    sections::read(&mut reader);
+    let asked: Vec<&String> =
+        reader.known.iter().filter(|key| !key.contains("ring.") && !key.contains("backoff.")).collect();
+    assert!(asked.len() > 60, "the loader asks for {} keys", asked.len());
+    for key in asked {
+        let last = key.rsplit('.').next().unwrap();
+        let named = text.lines().any(|line| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with(&format!("{last} =")) || line == format!("[{last}]") || line == format!("[[{key}]]")
+        });
+        assert!(named, "config/tidegate.toml does not name {key}");
+    }
+}
+
+#[test]
+fn environment_beats_the_file_and_set_beats_both() {
+    let text = format!("{URL}[feed]\nmax_sessions = 1\nmax_channels = 1\nsession_channels = 1\n");
+    let environment = [("TIDEGATE_FEED__MAX_SESSIONS", "2"), ("TIDEGATE_FEED__MAX_CHANNELS", "2")];
+    let (config, found) = read_with(&text, &environment, &["feed.max_sessions=3"]).unwrap();
+    assert_eq!(said(&found.errors), [""; 0]);
+    assert_eq!((config.feed.max_sessions, config.feed.max_channels, config.feed.session_channels), (3, 2, 1));
+}
+
+#[test]
+fn overrides_reach_into_tables_and_lists_and_keep_the_digits_of_texts() {
+    let sets = ["feed.ring.events=7", "feed.listen=127.0.0.1:0", "upstream.token=1e3", "access.hosts=[\"a\",\"b\"]"];
+    let (config, found) = read_with(URL, &[("TIDEGATE_UPSTREAM__BACKOFF__MAX", "7s")], &sets).unwrap();
+    assert_eq!(said(&found.errors), [""; 0]);
+    assert_eq!(config.feed.ring.events, 7);
+    assert_eq!(config.feed.ring.bytes, Config::default().feed.ring.bytes);
+    assert_eq!(config.feed.listen, [Listen::Tcp("127.0.0.1:0".parse().unwrap())]);
+    assert_eq!(config.upstream.backoff.max, Duration::from_secs(7));
+    assert_eq!(config.access.hosts, ["a", "b"]);
+    let TokenSource::Literal(token) = config.upstream.token else { panic!("{:?}", config.upstream.token) };
+    assert_eq!(token.expose(), "1e3");
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let environment = [("TIDEGATE_SERVICE_HOST", "10.0.0.1"), ("TIDEGATE_PORT", "tcp://x"), ("OTHER__KEY", "1")];
+    let (_, found) = read_with(URL, &environment, &[]).unwrap();
+    assert_eq!((found.errors, found.unknown_keys), (vec![], vec![]));
+}
+
+#[test]
+fn all_errors_come_at_once_each_with_place_and_cure() {
+    let text = "[upstream]\nurl = \"http://x\"\nconnect_timeout = 10\nbackoff = { min = \"9s\", max = \"3s\" }\n\
+                ca_file = \"/no/such.pem\"\n[feed]\n  ring = { events = 0 }\nlisten = [\"localhost\"]\n\
+                [outbox]\nwindow = 0\nmax_bytes = \"1TB\"\n[log]\nlevel = \"loud\"\n[ready]\nupstream = \"maybe\"\n";
+    assert_eq!(
+        errors(text),
+        [
+            "t.toml:2:1: upstream.url: \"http\" is not a WebSocket scheme; write ws://… or wss://…",
+            "t.toml:3:1: upstream.connect_timeout: 10 is not a duration; write a whole number and its unit (us, ms, s, m, h, d), from \"10ms\" to \"10m\"",
+            "t.toml:4:1: upstream.backoff: min 9s is above max 3s; raise max or lower min",
+            "t.toml:5:1: upstream.ca_file: /no/such.pem: no such file; name a readable PEM file, or leave it empty",
+            "t.toml:7:12: feed.ring.events: 0 is out of range; write a whole number from 1 to 100000000",
+            "t.toml:8:1: feed.listen: \"localhost\" is not an address; write a numeric address and a port, such as 127.0.0.1:7440 or [::1]:7440",
+            "t.toml:10:1: outbox.window: 0 is out of range; write a whole number from 1 to 1000000",
+            "t.toml:11:1: outbox.max_bytes: \"1TB\" is not a size; write bytes, or a whole number and its unit (KiB, MiB, GiB), from \"1MiB\" to \"1048576GiB\"",
+            "t.toml:13:1: log.level: \"loud\" is none of its words; write one of error, warn, info, debug, trace",
+            "t.toml:15:1: ready.upstream: \"maybe\" is none of its words; write ignore, required or grace(30s)",
+        ]
+    );
+}
+
+#[test]
+fn errors_in_overrides_name_the_variable_or_argument() {
+    let environment = [("TIDEGATE_FEED__MAX_SESSIONS", "none")];
+    let (_, found) = read_with(URL, &environment, &["outbox.window=0"]).unwrap();
+    let said = said(&found.errors);
+    assert!(
+        said[0].starts_with("environment TIDEGATE_FEED__MAX_SESSIONS: feed.max_sessions: must be a number"),
+        "{said:?}"
+    );
+    assert!(said[1].starts_with("--set outbox.window: outbox.window: 0 is out of range"), "{said:?}");
+}
+
+#[test]
+fn a_syntax_error_has_its_place() {
+    let said = errors("[upstream]\nurl = \n");
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("t.toml:2:7: "), "{said:?}");
+    assert!(errors("[feed]\nmax_sessions = 1\nmax_sessions = 2\n")[0].starts_with("t.toml:3:1: duplicate key"));
+    assert!(
+        matches!(read_with(URL, &[], &["loglevel"]), Err(error) if error.place == Place::Set("loglevel".to_owned()))
+    );
+}
+
+#[test]
+fn a_missing_address_and_a_missing_file_are_told() {
+    assert_eq!(
+        errors("[feed]\n"),
+        ["t.toml:1:1: upstream.url: is missing; write the service's address: url = \"wss://…\""]
+    );
+    let missing = load(&Sources { file: Some("/no/such/file.toml".into()), ..Sources::default() }).unwrap_err();
+    assert!(missing[0].to_string().starts_with("/no/such/file.toml:1:1: No such file"), "{}", missing[0]);
+}
+
+#[test]
+fn unknown_keys_are_told_with_the_nearest_known_one() {
+    let text =
+        format!("{URL}ulr = 1\nmax_age = \"1h\"\n[outbux]\nx = 1\n[[channels]]\nmatch = \"a\"\npriorty = \"low\"\n");
+    let (_, found) = read_with(&text, &[("TIDEGATE_LOG__LEVLE", "info")], &[]).unwrap();
+    assert_eq!(said(&found.errors), [""; 0]);
+    assert_eq!(
+        said(&found.unknown_keys),
+        [
+            "t.toml:3:1: upstream.ulr: there is no such key; did you mean upstream.url?",
+            "t.toml:4:1: upstream.max_age: is not supported by this version; leave it out",
+            "t.toml:5:2: outbux: there is no such key; did you mean outbox?",
+            "t.toml:9:1: channels[0].priorty: there is no such key; did you mean channels[].priority?",
+            "environment TIDEGATE_LOG__LEVLE: log.levle: there is no such key; did you mean log.level?",
+        ]
+    );
+}
+
+#[test]
+fn free_tables_have_no_unknown_keys() {
+    let text = format!("{URL}params = {{ any = {{ deep = [1, true] }} }}\nheaders = {{ \"X-Key\" = \"v\" }}\n");
+    let (config, found) = read_with(&text, &[], &[]).unwrap();
+    assert_eq!((said(&found.errors), said(&found.unknown_keys)), (vec![], vec![]));
+    assert_eq!(serde_json::to_string(&config.upstream.params).unwrap(), r#"{"any":{"deep":[1,true]}}"#);
+    assert_eq!(config.upstream.headers[0].0, "X-Key");
+    assert_eq!(errors(&format!("{URL}headers = {{ \"X Key\" = \"v\", b = \"é\" }}\n")).len(), 2);
+}
+
+#[test]
+fn token_sources_exclude_each_other() {
+    let said = errors(&format!("{URL}token = \"a\"\ntoken_env = \"B\"\n"));
+    assert_eq!(said, ["t.toml:4:1: upstream.token_env: token is given, too; keep one of token, token_file, token_env"]);
+    assert_eq!(good(&format!("{URL}token_file = \"/run/x\"\n")).upstream.token, TokenSource::File("/run/x".into()));
+}
+
+#[test]
+fn a_listener_beyond_loopback_needs_access_control() {
+    let open = format!("{URL}[feed]\nlisten = [\"0.0.0.0:7440\"]\n");
+    assert!(errors(&open)[0].contains("reachable from outside without access control; set access.mode"));
+    let (_, found) = read_with(&format!("{open}[access]\ninsecure = true\n"), &[], &[]).unwrap();
+    assert_eq!(found.errors, []);
+    assert!(said(&found.warnings)[0].contains("without TLS"));
+    let tokens = "[access]\nmode = \"tokens\"\n[[access.tokens]]\nname = \"a\"\ntoken = \"t\"\nread = [\"*\"]\n";
+    assert_eq!(good(&format!("{open}{tokens}")).access.mode, AccessMode::Tokens);
+    let admin = format!("{URL}[admin]\nlisten = [\"0.0.0.0:7441\"]\nprobes = \"0.0.0.0:7442\"\n{tokens}");
+    assert_eq!(errors(&admin).len(), 1, "tokens do not guard the admin listener; probes may be open");
+}
+
+#[test]
+fn listeners_do_not_share_a_port() {
+    let text = format!("{URL}[admin]\nlisten = [\"127.0.0.1:7440\"]\n");
+    assert!(errors(&text)[0].contains("127.0.0.1:7440 is listened on twice"));
+    good(&format!("{URL}[admin]\nlisten = [\"127.0.0.1:0\"]\n[feed]\nlisten = [\"127.0.0.1:0\"]\n"));
+}
+
+#[test]
+fn tokens_must_be_usable() {
+    let mode = format!("{URL}[access]\nmode = \"tokens\"\n");
+    assert!(errors(&mode)[0].contains("access.tokens: is empty: nobody could connect"));
+    assert!(errors(&format!("{mode}tokens = [{{ name = \"a\" }}]\n"))[0].contains("has no token"));
+    assert!(errors(&format!("{mode}tokens = [{{ token = \"a\" }}]\n"))[0].contains("has no name"));
+    let twice = "tokens = [{ name = \"a\", token = \"x\" }, { name = \"a\", token = \"x\" }]\n";
+    assert_eq!(errors(&format!("{mode}{twice}")).len(), 2, "same name and same token");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "from-file\n").unwrap();
+    let file = format!("{mode}tokens = [{{ name = \"a\", token_file = \"{}\", read = [\"p:*\"] }}]\n", path.display());
+    assert_eq!(good(&file).access.tokens[0].token.expose(), "from-file");
+}
+
+#[test]
+fn origins_and_patterns_are_exact() {
+    for wrong in ["*", "null", "https://a/", "app.example.com", "https://*.example.com"] {
+        let text = format!("{URL}[access]\norigins = [\"{wrong}\"]\n");
+        assert!(errors(&text)[0].contains("is not an origin"), "{wrong}");
+    }
+    good(&format!("{URL}[access]\norigins = [\"http://localhost:3000\"]\n"));
+    for wrong in ["", "a*b", "**"] {
+        assert_eq!(errors(&format!("{URL}[[channels]]\nmatch = \"{wrong}\"\n")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn channel_policies_end_with_one_for_all() {
+    let text = format!("{URL}[[channels]]\nmatch = \"a:*\"\npriority = \"high\"\nlinger = \"1m\"\n");
+    let config = good(&text);
+    assert_eq!(config.channels.len(), 2);
+    assert_eq!((config.channels[0].priority, config.channels[0].linger), (Lane::High, Some(Duration::from_secs(60))));
+    assert_eq!(config.channels[1].pattern, "*");
+    let (_, found) =
+        read_with(&format!("{URL}[[channels]]\nmatch = \"*\"\n[[channels]]\nmatch = \"a\"\n"), &[], &[]).unwrap();
+    assert!(said(&found.warnings)[0].starts_with("t.toml:6:1: channels[1].match: \"a\" is never reached"));
+}
+
+#[test]
+fn what_is_shown_loads_again_and_hides_secrets() {
+    let text = format!(
+        "{URL}headers = {{ \"X-Key\" = \"s3cret\" }}\ntoken = \"s3cret\"\nparams = {{ key = \"s3cret\", market = \"eu\" }}\n\
+         [[channels]]\nmatch = \"a\"\nring = {{ events = 5 }}\nparams = {{ account = \"9\", key = \"s3cret\" }}\n\
+         [access]\nmode = \"tokens\"\n[[access.tokens]]\nname = \"a\"\ntoken = \"s3cret\"\nread = [\"*\"]\n"
+    );
+    let config = good(&text);
+    let shown = show::toml(&config, &["key".to_owned()]);
+    assert!(!shown.contains("s3cret") && shown.contains("***") && shown.contains("market = \"eu\""), "{shown}");
+
+    let default = Config::default();
+    assert_eq!(good(&show::toml(&default, &[])), default);
+}

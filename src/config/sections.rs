@@ -1,0 +1,331 @@
+//! Every key of the file, read once, section by section. What stands here is the whole language of the configuration.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::value::Value;
+
+use super::reader::Reader;
+use super::{
+    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogConfig,
+    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, TokenGrant, TokenSource, UpstreamConfig, duration,
+};
+use crate::protocol::request::Secret;
+use crate::relay::outbox::{Lane, OnUnknown};
+
+const LANES: [(&str, Lane); 4] =
+    [("critical", Lane::Critical), ("high", Lane::High), ("medium", Lane::Medium), ("low", Lane::Low)];
+const ON_UNKNOWN: [(&str, OnUnknown); 2] = [("retry", OnUnknown::Retry), ("dead_letter", OnUnknown::DeadLetter)];
+const LEVELS: [(&str, tracing::Level); 5] = [
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
+
+/// Most of anything that is counted.
+const MANY: u64 = 100_000_000;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+fn from_millis(low: u64, high_secs: u64) -> RangeInclusive<Duration> {
+    Duration::from_millis(low)..=Duration::from_secs(high_secs)
+}
+
+/// The whole configuration. What is wrong stands in the reader afterwards.
+pub(super) fn read(r: &mut Reader) -> Config {
+    let d = Config::default();
+    Config {
+        upstream: upstream(r, d.upstream),
+        interest: interest(r, d.interest),
+        feed: feed(r, d.feed),
+        channels: channels(r),
+        outbox: outbox(r, d.outbox),
+        access: access(r, d.access),
+        admin: admin(r, d.admin),
+        ready: ready(r),
+        drain_timeout: r.duration("drain.timeout", d.drain_timeout, from_millis(0, 3_600)),
+        log: log(r, d.log),
+    }
+}
+
+fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
+    if !r.has("upstream.url") {
+        r.complain("upstream.url", "is missing", "write the service's address: url = \"wss://…\"");
+    }
+    UpstreamConfig {
+        url: r.text("upstream.url").unwrap_or(d.url),
+        dialect: r.text("upstream.dialect").unwrap_or(d.dialect),
+        params: params(r, "upstream.params").unwrap_or_default(),
+        headers: headers(r),
+        token: token_source(r, "upstream"),
+        ca_file: r.optional_path("upstream.ca_file"),
+        connect_timeout: r.duration("upstream.connect_timeout", d.connect_timeout, from_millis(10, 600)),
+        handshake_timeout: r.duration("upstream.handshake_timeout", d.handshake_timeout, from_millis(10, 600)),
+        backoff: r.backoff("upstream.backoff", d.backoff),
+        stable_for: r.duration("upstream.stable_for", d.stable_for, from_millis(0, 86_400)),
+        max_attempts: r.count("upstream.max_attempts", d.max_attempts, 0..=MANY),
+        ping_interval: r.duration("upstream.ping_interval", d.ping_interval, from_millis(10, 86_400)),
+        ping_misses: r.count("upstream.ping_misses", d.ping_misses, 1..=1_000),
+        max_frame: r.size("upstream.max_frame", d.max_frame, 1_024..=GIB),
+    }
+}
+
+/// A table of any JSON values.
+fn params(r: &mut Reader, key: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match r.value(key)? {
+        // A TOML table always becomes a JSON object.
+        Value::Dict(_, members) => match serde_json::to_value(members) {
+            Ok(serde_json::Value::Object(members)) => Some(members),
+            _ => None,
+        },
+        _ => {
+            r.complain(key, "must be a table", "write { name = \"value\" }");
+            None
+        }
+    }
+}
+
+fn headers(r: &mut Reader) -> Vec<(String, Secret)> {
+    let key = "upstream.headers";
+    let Some(Value::Dict(_, members)) = r.value(key) else {
+        if r.has(key) {
+            r.complain(key, "must be a table", "write { name = \"value\" }");
+        }
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for name in members.keys() {
+        let inner = format!("{key}.{name}");
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            r.complain(&inner, "is no header's name", "use letters, digits and -");
+        }
+        // A dot is legal in a header's name, so the value is taken from the table and not looked up by path.
+        match members.get(name).and_then(Value::as_str) {
+            Some(value) if value.bytes().all(|b| b == b'\t' || (0x20..0x7f).contains(&b)) => {
+                out.push((name.clone(), Secret::new(value)));
+            }
+            Some(_) => r.complain(&inner, "has characters that no header can carry", "use printable ASCII"),
+            None => r.complain(&inner, "must be a text", "put it into double quotes"),
+        }
+    }
+    out
+}
+
+/// `token`, `token_file` or `token_env` of a table; at most one.
+fn token_source(r: &mut Reader, table: &str) -> TokenSource {
+    let names = ["token", "token_file", "token_env"].map(|name| format!("{table}.{name}"));
+    let given: Vec<usize> = (0..names.len()).filter(|i| r.has(&names[*i])).collect();
+    if let [first, second, ..] = given[..] {
+        let other = names[first].rsplit('.').next().unwrap_or_default();
+        r.complain(&names[second], format!("{other} is given, too"), "keep one of token, token_file, token_env");
+    }
+    let Some(text) = given.first().and_then(|i| r.optional_text(&names[*i])) else { return TokenSource::None };
+    match given.first() {
+        Some(0) => TokenSource::Literal(Secret::new(text)),
+        Some(1) => TokenSource::File(PathBuf::from(text)),
+        _ => TokenSource::Env(text),
+    }
+}
+
+fn interest(r: &mut Reader, d: InterestConfig) -> InterestConfig {
+    InterestConfig {
+        linger: r.duration("interest.linger", d.linger, from_millis(0, 86_400)),
+        ack_timeout: r.duration("interest.ack_timeout", d.ack_timeout, from_millis(10, 3_600)),
+        ack_attempts: r.count("interest.ack_attempts", d.ack_attempts, 1..=1_000),
+        refused_for: r.duration("interest.refused_for", d.refused_for, from_millis(0, 86_400)),
+        max_channels: r.count("interest.max_channels", d.max_channels, 0..=MANY),
+    }
+}
+
+fn feed(r: &mut Reader, d: FeedConfig) -> FeedConfig {
+    FeedConfig {
+        listen: listen(r, d.listen),
+        max_sessions: r.count("feed.max_sessions", d.max_sessions, 1..=1_000_000),
+        max_channels: r.count("feed.max_channels", d.max_channels, 1..=10_000_000),
+        session_channels: r.count("feed.session_channels", d.session_channels, 1..=MANY),
+        session_requests: r.count("feed.session_requests", d.session_requests, 1..=1_000_000),
+        session_errors: r.count("feed.session_errors", d.session_errors, 1..=1_000_000),
+        ring: ring(r, "feed.ring", d.ring),
+        ring_bytes_total: r.size("feed.ring_bytes_total", d.ring_bytes_total, 1_024..=TIB),
+        session_lag: r.size("feed.session_lag", d.session_lag, 1_024..=TIB),
+        write_timeout: r.duration("feed.write_timeout", d.write_timeout, from_millis(10, 3_600)),
+        request_max: r.size("feed.request_max", d.request_max, 1_024..=GIB),
+        header_timeout: r.duration("feed.header_timeout", d.header_timeout, from_millis(10, 3_600)),
+        ping_interval: r.duration("feed.ping_interval", d.ping_interval, from_millis(10, 86_400)),
+        sse_ping_interval: r.duration("feed.sse_ping_interval", d.sse_ping_interval, from_millis(10, 86_400)),
+    }
+}
+
+fn ring(r: &mut Reader, key: &str, d: RingConfig) -> RingConfig {
+    r.known.insert(super::reader::without_indices(key));
+    RingConfig {
+        events: r.count(&format!("{key}.events"), d.events, 1..=MANY),
+        bytes: r.size(&format!("{key}.bytes"), d.bytes, 1_024..=TIB),
+        age: r.duration(&format!("{key}.age"), d.age, from_millis(1, 30 * 86_400)),
+    }
+}
+
+fn listen(r: &mut Reader, default: Vec<Listen>) -> Vec<Listen> {
+    let key = "feed.listen";
+    if !r.has(key) {
+        return default;
+    }
+    let mut out = Vec::new();
+    for text in r.list(key, &[]) {
+        if text == "systemd" || text.starts_with("unix:") {
+            r.complain(
+                key,
+                format!("\"{text}\" is not supported by this version"),
+                "write an address such as 127.0.0.1:7440",
+            );
+        } else {
+            out.extend(address(r, key, &text).map(Listen::Tcp));
+        }
+    }
+    if out.is_empty() && r.errors.is_empty() {
+        r.complain(key, "is empty: no app could connect", "write an address such as 127.0.0.1:7440");
+    }
+    out
+}
+
+fn address(r: &mut Reader, key: &str, text: &str) -> Option<SocketAddr> {
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let cure = "write a numeric address and a port, such as 127.0.0.1:7440 or [::1]:7440";
+        r.complain(key, format!("\"{text}\" is not an address"), cure);
+    }
+    parsed
+}
+
+fn channels(r: &mut Reader) -> Vec<ChannelPolicy> {
+    let mut out: Vec<ChannelPolicy> =
+        (0..r.tables("channels")).map(|i| channel(r, &format!("channels[{i}]"))).collect();
+    if out.iter().all(|policy| policy.pattern != "*") {
+        out.push(ChannelPolicy::default());
+    }
+    out
+}
+
+fn channel(r: &mut Reader, table: &str) -> ChannelPolicy {
+    let key = |name: &str| format!("{table}.{name}");
+    let d = ChannelPolicy::default();
+    let pattern = r.text(&key("match"));
+    if pattern.is_none() {
+        r.complain(&key("match"), "is missing", "write match = \"name\" or match = \"prefix*\"");
+    }
+    let ring_default = super::FeedConfig::default().ring;
+    ChannelPolicy {
+        pattern: pattern.unwrap_or(d.pattern),
+        priority: r.word(&key("priority"), d.priority, &LANES),
+        on_unknown: r.word(&key("on_unknown"), d.on_unknown, &ON_UNKNOWN),
+        params: params(r, &key("params")).map(|members| serde_json::Value::Object(members).to_string().into()),
+        upstream: r.optional_text(&key("upstream")),
+        ring: r.has(&key("ring")).then(|| ring(r, &key("ring"), ring_default)),
+        linger: r.optional_duration(&key("linger"), from_millis(0, 86_400)),
+    }
+}
+
+fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
+    OutboxConfig {
+        path: r.optional_path("outbox.path").unwrap_or(d.path),
+        window: r.count("outbox.window", d.window, 1..=1_000_000),
+        ack_timeout: r.duration("outbox.ack_timeout", d.ack_timeout, from_millis(10, 86_400)),
+        max_attempts: r.count("outbox.max_attempts", d.max_attempts, 1..=MANY),
+        backoff: r.backoff("outbox.backoff", d.backoff),
+        ttl: r.optional_duration("outbox.ttl", from_millis(1, 366 * 86_400)),
+        message_max: r.size("outbox.message_max", d.message_max, 1..=GIB),
+        max_messages: r.count("outbox.max_messages", d.max_messages, 1..=MANY),
+        max_bytes: r.size("outbox.max_bytes", d.max_bytes, 1 << 20..=1 << 50),
+        min_free: r.size("outbox.min_free", d.min_free, 0..=1 << 50),
+        keep_outcomes: r.duration("outbox.keep_outcomes", d.keep_outcomes, from_millis(0, 366 * 86_400)),
+        keep_outcomes_max: r.count("outbox.keep_outcomes_max", d.keep_outcomes_max, 1..=MANY),
+    }
+}
+
+fn access(r: &mut Reader, d: AccessConfig) -> AccessConfig {
+    let mode = match r.text("access.mode").as_deref() {
+        None | Some("loopback") => AccessMode::Loopback,
+        Some("tokens") => AccessMode::Tokens,
+        Some("jwt") => {
+            r.complain("access.mode", "\"jwt\" is not supported by this version", "write loopback or tokens");
+            d.mode
+        }
+        Some(other) => {
+            r.complain("access.mode", format!("\"{other}\" is no access control"), "write loopback or tokens");
+            d.mode
+        }
+    };
+    AccessConfig {
+        mode,
+        origins: r.list("access.origins", &d.origins),
+        hosts: r.list("access.hosts", &d.hosts),
+        tokens: (0..r.tables("access.tokens")).filter_map(|i| grant(r, &format!("access.tokens[{i}]"))).collect(),
+        allow_query_token: r.flag("access.allow_query_token", d.allow_query_token),
+        insecure: r.flag("access.insecure", d.insecure),
+    }
+}
+
+/// A static token. Its secret is read now: a change of the file or variable takes effect with the next reload.
+fn grant(r: &mut Reader, table: &str) -> Option<TokenGrant> {
+    let name = r.optional_text(&format!("{table}.name"));
+    let read = r.list(&format!("{table}.read"), &[]);
+    let write = r.list(&format!("{table}.write"), &[]);
+    let source = token_source(r, table);
+    let token = match &source {
+        TokenSource::None => Err("has no token".to_owned()),
+        TokenSource::Literal(secret) => Ok(secret.clone()),
+        TokenSource::File(path) => std::fs::read_to_string(path)
+            .map(|text| Secret::new(text.trim_end()))
+            .map_err(|error| format!("token_file {}: {error}", path.display())),
+        TokenSource::Env(name) => {
+            std::env::var(name).map(Secret::new).map_err(|_| format!("token_env {name}: no such environment variable"))
+        }
+    };
+    let token = token
+        .and_then(|token| if token.expose().is_empty() { Err("its token is empty".to_owned()) } else { Ok(token) });
+    if name.is_none() {
+        r.complain(table, "has no name", "write name = \"who holds this token\"");
+    }
+    match token {
+        Ok(token) => Some(TokenGrant { name: name?, token, read, write }),
+        Err(message) => {
+            r.complain(table, message, "write one of token, token_file, token_env, and see that it holds a token");
+            None
+        }
+    }
+}
+
+fn admin(r: &mut Reader, d: AdminConfig) -> AdminConfig {
+    let key = "admin.listen";
+    let listen = match r.has(key) {
+        false => d.listen,
+        true => r.list(key, &[]).iter().filter_map(|text| address(r, key, text)).collect(),
+    };
+    let probes = r.optional_text("admin.probes").and_then(|text| address(r, "admin.probes", &text));
+    AdminConfig { listen, probes }
+}
+
+fn ready(r: &mut Reader) -> ReadyUpstream {
+    let key = "ready.upstream";
+    let Some(text) = r.text(key) else { return ReadyUpstream::Ignore };
+    let grace = text.strip_prefix("grace(").and_then(|rest| rest.strip_suffix(')')).and_then(duration::parse);
+    match (text.as_str(), grace) {
+        ("ignore", _) => ReadyUpstream::Ignore,
+        ("required", _) => ReadyUpstream::Required,
+        (_, Some(grace)) => ReadyUpstream::Grace(grace),
+        _ => {
+            r.complain(key, format!("\"{text}\" is none of its words"), "write ignore, required or grace(30s)");
+            ReadyUpstream::Ignore
+        }
+    }
+}
+
+fn log(r: &mut Reader, d: LogConfig) -> LogConfig {
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    LogConfig { level: r.word("log.level", d.level, &LEVELS), format: r.word("log.format", d.format, &formats) }
+}

@@ -1,0 +1,198 @@
+//! What must fit together beyond each key's own range, and what is dangerous.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::reader::Reader;
+use super::{AccessMode, Config, Listen};
+
+/// Longest channel name, in bytes; as for clients' requests.
+const CHANNEL_NAME_MAX: usize = 256;
+
+/// Adds to the reader's complaints and warnings.
+pub(super) fn check(r: &mut Reader, config: &Config) {
+    upstream_address(r, config);
+    files(r, config);
+    rings(r, config);
+    patterns(r, config);
+    browser_names(r, config);
+    tokens(r, config);
+    listeners(r, config);
+}
+
+fn upstream_address(r: &mut Reader, config: &Config) {
+    let key = "upstream.url";
+    let url = &config.upstream.url;
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return r.complain(key, "is not an address", "write ws://host/path or wss://host/path");
+    };
+    if !["ws", "wss"].contains(&scheme) {
+        return r.complain(key, format!("\"{scheme}\" is not a WebSocket scheme"), "write ws://… or wss://…");
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host_name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
+    if host_name.is_empty() {
+        r.complain(key, "names no host", "write wss://host/path");
+    } else if url.contains(char::is_whitespace) || url.contains('#') || authority.contains('@') {
+        let cure = "leave out white space, # and user@; a password belongs into upstream.headers or upstream.token";
+        r.complain(key, "has parts that a WebSocket address must not have", cure);
+    }
+}
+
+fn files(r: &mut Reader, config: &Config) {
+    if let Some(path) = config.upstream.ca_file.as_ref().filter(|path| !path.is_file()) {
+        let message = format!("{}: no such file", path.display());
+        r.complain("upstream.ca_file", message, "name a readable PEM file, or leave it empty");
+    }
+}
+
+fn rings(r: &mut Reader, config: &Config) {
+    if config.feed.ring.bytes > config.feed.ring_bytes_total {
+        let cure = "raise feed.ring_bytes_total or lower feed.ring.bytes";
+        r.complain("feed.ring_bytes_total", "is below feed.ring.bytes: not one ring could fill", cure);
+    }
+    if config.outbox.message_max > config.feed.request_max {
+        let cure = "raise feed.request_max or lower outbox.message_max";
+        r.warn("outbox.message_max", "is above feed.request_max, which limits it", cure);
+    }
+}
+
+fn patterns(r: &mut Reader, config: &Config) {
+    let mut seen = BTreeSet::new();
+    let mut all_matched = false;
+    for (index, policy) in config.channels.iter().enumerate() {
+        let key = format!("channels[{index}].match");
+        if let Err(message) = pattern(&policy.pattern) {
+            r.complain(&key, message, "write a channel's name, or the start of names followed by one *");
+        }
+        if all_matched || !seen.insert(policy.pattern.as_str()) {
+            r.warn(&key, format!("\"{}\" is never reached", policy.pattern), "the first match wins: move it up");
+        }
+        all_matched |= policy.pattern == "*";
+        if policy.upstream.is_some() && policy.params.is_some() {
+            let cure = "keep one of them: params belong to the policy of the channel named by upstream";
+            r.complain(&format!("channels[{index}].upstream"), "stands beside params", cure);
+        }
+    }
+    for (index, grant) in config.access.tokens.iter().enumerate() {
+        for (name, patterns) in [("read", &grant.read), ("write", &grant.write)] {
+            for text in patterns {
+                if let Err(message) = pattern(text) {
+                    let cure = "write a channel's name, or the start of names followed by one *";
+                    r.complain(&format!("access.tokens[{index}].{name}"), message, cure);
+                }
+            }
+        }
+    }
+}
+
+/// A name, or a prefix followed by `*`.
+fn pattern(text: &str) -> Result<(), String> {
+    let name = text.strip_suffix('*').unwrap_or(text);
+    if text.is_empty() {
+        Err("is empty".to_owned())
+    } else if text.len() > CHANNEL_NAME_MAX {
+        Err(format!("\"{text}\" is longer than {CHANNEL_NAME_MAX} bytes"))
+    } else if name.contains('*') {
+        Err(format!("\"{text}\" has a * that is not at its end"))
+    } else if name.chars().any(char::is_control) {
+        Err("has control characters".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn browser_names(r: &mut Reader, config: &Config) {
+    for origin in &config.access.origins {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let exact = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', '?', '#', '@', ' ']));
+        if !exact {
+            let cure = "write scheme, host and port exactly as the browser sends them: https://app.example.com";
+            r.complain("access.origins", format!("\"{origin}\" is not an origin"), cure);
+        }
+    }
+    for host in &config.access.hosts {
+        if host.is_empty() || host.contains(['/', '*', ' ', '@']) {
+            let cure = "write a host's name without scheme and path: feed.example.com";
+            r.complain("access.hosts", format!("\"{host}\" is not a host's name"), cure);
+        }
+    }
+}
+
+fn tokens(r: &mut Reader, config: &Config) {
+    let access = &config.access;
+    match access.mode {
+        AccessMode::Tokens if access.tokens.is_empty() && r.tables("access.tokens") == 0 => {
+            r.complain(
+                "access.tokens",
+                "is empty: nobody could connect",
+                "write [[access.tokens]] with name, token, read, write",
+            );
+        }
+        AccessMode::Loopback if !access.tokens.is_empty() => {
+            r.warn("access.tokens", "are not used in mode loopback", "write access.mode = \"tokens\"");
+        }
+        _ => {}
+    }
+    let mut names = BTreeSet::new();
+    let mut secrets = BTreeSet::new();
+    for (index, grant) in access.tokens.iter().enumerate() {
+        let key = format!("access.tokens[{index}]");
+        if !names.insert(grant.name.as_str()) {
+            r.complain(
+                &key,
+                format!("the name \"{}\" is given twice", grant.name),
+                "give each token a name of its own",
+            );
+        }
+        if !secrets.insert(grant.token.expose()) {
+            r.complain(&key, "another one has the same token", "give each principal a token of its own");
+        }
+        if grant.read.is_empty() && grant.write.is_empty() {
+            r.warn(
+                &key,
+                format!("\"{}\" may neither read nor write", grant.name),
+                "write read = [\"*\"] or write = [\"*\"]",
+            );
+        }
+    }
+}
+
+fn listeners(r: &mut Reader, config: &Config) {
+    let open = config.access.mode == AccessMode::Loopback && !config.access.insecure;
+    let mut bound: BTreeSet<SocketAddr> = BTreeSet::new();
+    for Listen::Tcp(address) in &config.feed.listen {
+        twice(r, &mut bound, "feed.listen", *address);
+        if address.ip().is_loopback() {
+            continue;
+        }
+        if open {
+            let cure = "set access.mode = \"tokens\", or access.insecure = true if the network is trusted";
+            r.complain("feed.listen", format!("{address} is reachable from outside without access control"), cure);
+        } else {
+            r.warn(
+                "feed.listen",
+                format!("{address} is reachable from outside without TLS"),
+                "put a TLS proxy in front",
+            );
+        }
+    }
+    for address in &config.admin.listen {
+        twice(r, &mut bound, "admin.listen", *address);
+        if !address.ip().is_loopback() && !config.access.insecure {
+            let cure =
+                "use admin.probes for probes and metrics, or set access.insecure = true if the network is trusted";
+            r.complain("admin.listen", format!("{address} would let everybody steer this relay"), cure);
+        }
+    }
+    if let Some(address) = config.admin.probes {
+        twice(r, &mut bound, "admin.probes", address);
+    }
+}
+
+fn twice(r: &mut Reader, bound: &mut BTreeSet<SocketAddr>, key: &str, address: SocketAddr) {
+    if address.port() != 0 && !bound.insert(address) {
+        r.complain(key, format!("{address} is listened on twice"), "give each listener a port of its own");
+    }
+}
