@@ -142,6 +142,8 @@ pub struct FeedConfig {
     pub max_sessions: usize,
     /// Channels carried at once.
     pub max_channels: usize,
+    /// Last values (keys) kept per channel; beyond it the oldest value goes.
+    pub channel_keys: usize,
     /// Channels one session may subscribe.
     pub session_channels: usize,
     /// Requests a session may make per second, sustained; bursts up to twice that.

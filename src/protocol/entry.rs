@@ -4,45 +4,14 @@ use std::sync::Arc;
 
 use super::frame::{Entry, EntryKind, push_json_string};
 use super::position::Epoch;
+use crate::relay::stats::GapReason;
 use crate::relay::time::{Time, Wall};
 
-/// Why something is missing on a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GapReason {
-    /// Upstream's own sequence numbers jumped.
-    UpstreamSeq,
-    /// The connection was lost; nobody knows whether something was missed.
-    Reconnect,
-    /// A message was larger than `upstream.max_frame`.
-    Oversize,
-    /// Upstream said itself that it lost events of this channel.
-    Upstream,
-    /// This session was too slow.
-    Slow,
-}
-
-impl GapReason {
-    /// Every reason, for metrics.
-    pub const ALL: [GapReason; 5] =
-        [GapReason::UpstreamSeq, GapReason::Reconnect, GapReason::Oversize, GapReason::Upstream, GapReason::Slow];
-
-    /// The word on the wire and in metrics.
-    pub fn text(self) -> &'static str {
-        match self {
-            GapReason::UpstreamSeq => "upstream_seq",
-            GapReason::Reconnect => "reconnect",
-            GapReason::Oversize => "oversize",
-            GapReason::Upstream => "upstream",
-            GapReason::Slow => "slow",
-        }
-    }
-
-    /// Whether something is known to be missing (`lost`), or only that nobody can tell (`unknown`).
-    pub fn continuity(self) -> &'static str {
-        match self {
-            GapReason::Reconnect => "unknown",
-            _ => "lost",
-        }
+/// Whether something is known to be missing (`lost`), or only that nobody can tell (`unknown`).
+fn continuity(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Reconnect | GapReason::TransportSwitch => "unknown",
+        GapReason::UpstreamSeq | GapReason::Slow | GapReason::Oversize | GapReason::Silence => "lost",
     }
 }
 
@@ -133,7 +102,7 @@ pub fn gap(place: Place<'_>, from: u64, to: Option<u64>, reason: GapReason) -> E
         None => out.extend_from_slice(b",\"to\":null"),
     }
     push_word(&mut out, "reason", reason.text());
-    push_word(&mut out, "continuity", reason.continuity());
+    push_word(&mut out, "continuity", continuity(reason));
     push_prev(&mut out, place.prev);
     out.push(b'}');
     finish(place, EntryKind::Gap, None, out, 0..0, 0..0)

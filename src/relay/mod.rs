@@ -3,6 +3,7 @@
 pub mod access;
 pub mod attempt;
 pub mod backoff;
+pub mod feed;
 pub mod interest;
 pub mod limiter;
 pub mod link;
@@ -10,5 +11,7 @@ pub mod outbox;
 pub mod pairs;
 pub mod record;
 pub mod rng;
+pub mod sequence;
+pub mod session;
 pub mod stats;
 pub mod time;

@@ -194,6 +194,8 @@ words! {
         Unwanted = "unwanted";
         /// `feed.max_channels` are carried already.
         ChannelLimit = "channel_limit";
+        /// A last value went because its channel has more keys than `feed.channel_keys`.
+        KeyLimit = "key_limit";
         /// Larger than a ring.
         Oversize = "oversize";
         /// A session fell behind the ring; told by `gap`.

@@ -1,0 +1,340 @@
+//! The feed: local channels as rings under one order of offsets.
+//!
+//! Invariants: an (epoch, offset) pair names one entry for ever; offsets are given once, over all channels; every ring, the
+//! number of rings and their bytes together are bounded. What upstream loses is an entry like any other.
+//! Deliberately not here: who may read, what upstream was asked for, and what a session has seen.
+
+pub mod ring;
+pub mod values;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::config::{Config, RingConfig};
+use crate::dialect::{ChannelId, Event, Role};
+use crate::protocol::entry::{self, EventText, Place};
+use crate::protocol::frame::{Entry, EntryKind};
+use crate::protocol::position::{Epoch, Position};
+
+use super::stats::{FeedStats, GapReason};
+use super::time::{Mono, Time};
+use ring::Ring;
+
+/// The number of a local channel; its slot is reused after the ring is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingId(pub u32);
+
+/// All local channels.
+#[derive(Debug)]
+pub struct Feed {
+    epoch: Epoch,
+    head: u64,
+    rings: Vec<Option<Ring>>,
+    free: Vec<u32>,
+    names: HashMap<Arc<str>, RingId>,
+    by_upstream: BTreeMap<ChannelId, Vec<RingId>>,
+    dirty: Vec<RingId>,
+    /// Rings without a reader, by when the last one left: evicted first, longest without interest first.
+    idle: BTreeSet<(Mono, RingId)>,
+    idle_since: BTreeMap<RingId, Mono>,
+    bytes: usize,
+    entries: usize,
+    max_rings: usize,
+    max_bytes: usize,
+    max_keys: usize,
+}
+
+impl Feed {
+    /// An empty feed at offset 0 of a new history.
+    pub fn new(epoch: Epoch, config: &Config) -> Self {
+        Feed {
+            epoch,
+            head: 0,
+            rings: Vec::new(),
+            free: Vec::new(),
+            names: HashMap::new(),
+            by_upstream: BTreeMap::new(),
+            dirty: Vec::new(),
+            idle: BTreeSet::new(),
+            idle_since: BTreeMap::new(),
+            bytes: 0,
+            entries: 0,
+            max_rings: config.feed.max_channels,
+            max_bytes: config.feed.ring_bytes_total,
+            max_keys: config.feed.channel_keys,
+        }
+    }
+
+    /// New limits; what is over them goes at the next append.
+    pub fn reload(&mut self, config: &Config) {
+        self.max_rings = config.feed.max_channels;
+        self.max_bytes = config.feed.ring_bytes_total;
+        self.max_keys = config.feed.channel_keys;
+    }
+
+    /// The history's id.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The newest offset given.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The newest position.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.head }
+    }
+
+    /// The ring of that name.
+    pub fn find(&self, name: &str) -> Option<RingId> {
+        self.names.get(name).copied()
+    }
+
+    /// The ring with that number.
+    pub fn ring(&self, id: RingId) -> Option<&Ring> {
+        self.rings.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The ring with that number, to be changed.
+    pub fn ring_mut(&mut self, id: RingId) -> Option<&mut Ring> {
+        self.rings.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// All rings in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (RingId, &Ring)> {
+        (0u32..).zip(&self.rings).filter_map(|(number, ring)| Some((RingId(number), ring.as_ref()?)))
+    }
+
+    /// Begins to carry a channel, or finds it. `None`: `feed.max_channels` are carried and none of them is without interest.
+    /// A channel that begins to be carried burns an offset, so that no cursor from before can claim to have missed nothing.
+    pub fn carry(&mut self, name: &str, limits: RingConfig, now: Time) -> Option<RingId> {
+        if let Some(id) = self.find(name) {
+            return Some(id);
+        }
+        if self.names.len() >= self.max_rings {
+            let (_, oldest) = *self.idle.first()?;
+            self.remove(oldest);
+        }
+        self.head += 1;
+        let name: Arc<str> = name.into();
+        let ring = Ring::new(Arc::clone(&name), self.head, limits, now.wall);
+        let id = match self.free.pop() {
+            Some(slot) => RingId(slot),
+            None => {
+                self.rings.push(None);
+                RingId(u32::try_from(self.rings.len() - 1).ok()?)
+            }
+        };
+        self.rings[id.0 as usize] = Some(ring);
+        self.names.insert(name, id);
+        self.no_interest(id, now.mono);
+        Some(id)
+    }
+
+    /// Says which upstream channel carries a ring.
+    pub fn bind(&mut self, id: RingId, upstream: ChannelId, direct: bool) {
+        let Some(ring) = self.ring_mut(id) else { return };
+        if ring.upstream == Some(upstream) {
+            return;
+        }
+        let before = ring.upstream.replace(upstream);
+        ring.direct = direct;
+        if let Some(before) = before {
+            self.unbind(before, id);
+        }
+        self.by_upstream.entry(upstream).or_default().push(id);
+    }
+
+    fn unbind(&mut self, upstream: ChannelId, id: RingId) {
+        if let Some(rings) = self.by_upstream.get_mut(&upstream) {
+            rings.retain(|other| *other != id);
+            if rings.is_empty() {
+                self.by_upstream.remove(&upstream);
+            }
+        }
+    }
+
+    /// The rings that an upstream channel carries.
+    pub fn rings_of(&self, upstream: ChannelId) -> &[RingId] {
+        self.by_upstream.get(&upstream).map_or(&[], Vec::as_slice)
+    }
+
+    /// The upstream channel is not subscribed any more: whoever resumes on its rings later starts again.
+    pub fn dropped(&mut self, upstream: ChannelId) {
+        for id in self.by_upstream.remove(&upstream).unwrap_or_default() {
+            if self.ring(id).is_some_and(|ring| ring.readers.is_empty()) {
+                self.remove(id);
+            } else {
+                self.head += 1;
+                let head = self.head;
+                let Some(ring) = self.rings.get_mut(id.0 as usize).and_then(Option::as_mut) else { continue };
+                self.bytes -= ring.bytes;
+                self.entries -= ring.len();
+                ring.upstream = None;
+                ring.carried_from(head);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: RingId) {
+        let Some(ring) = self.rings.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        self.names.remove(&ring.name);
+        self.bytes -= ring.bytes;
+        self.entries -= ring.len();
+        self.interest_again(id);
+        if let Some(upstream) = ring.upstream {
+            self.unbind(upstream, id);
+        }
+        self.free.push(id.0);
+    }
+
+    /// A reader came.
+    pub fn interest_again(&mut self, id: RingId) {
+        if let Some(since) = self.idle_since.remove(&id) {
+            self.idle.remove(&(since, id));
+        }
+    }
+
+    /// The last reader left.
+    pub fn no_interest(&mut self, id: RingId, now: Mono) {
+        self.interest_again(id);
+        self.idle_since.insert(id, now);
+        self.idle.insert((now, id));
+    }
+
+    /// Admits an event into a ring. Returns how many keys were evicted from the state for `feed.channel_keys`.
+    pub fn admit(&mut self, id: RingId, at: Time, event: &Event<'_>, stats: &mut FeedStats) -> usize {
+        let key: Option<Arc<str>> = event.key.as_deref().map(Arc::from);
+        let kind = match event.role {
+            Role::Event | Role::SnapshotPart => EntryKind::Event,
+            Role::Snapshot => EntryKind::Snapshot,
+        };
+        let of = EventText {
+            kind,
+            key: key.as_ref(),
+            event_type: event.kind.as_deref(),
+            source_time: event.source_time,
+            sequence: event.sequence,
+            source_id: event.id.as_deref(),
+            data: &event.data,
+        };
+        let Some(entry) = self.append(id, at, |place| entry::event(place, of), stats) else { return 0 };
+        let max_keys = self.max_keys;
+        let Some(ring) = self.ring_mut(id) else { return 0 };
+        ring.events += 1;
+        ring.last_event = Some((at.mono, at.wall));
+        ring.values.fold(&entry, event.role, event.fold, max_keys)
+    }
+
+    /// Tells a hole that upstream caused. `span`: upstream's missing sequence numbers, where they are known.
+    pub fn admit_gap(
+        &mut self,
+        id: RingId,
+        at: Time,
+        span: Option<(u64, u64)>,
+        reason: GapReason,
+        stats: &mut FeedStats,
+    ) {
+        let next = self.head + 1;
+        let (from, to) = span.map_or((next, None), |(from, to)| (from, Some(to)));
+        if self.append(id, at, |place| entry::gap(place, from, to, reason), stats).is_some() {
+            stats.gaps.bump(reason);
+            if let Some(ring) = self.ring_mut(id) {
+                ring.gaps += 1;
+                ring.values.broken_by_hole();
+            }
+        }
+    }
+
+    /// Tells that upstream started again: what stood before does not count.
+    pub fn admit_reset(&mut self, id: RingId, at: Time, reason: super::stats::ResetReason, stats: &mut FeedStats) {
+        if self.append(id, at, |place| entry::reset(place, reason.text()), stats).is_some() {
+            stats.resets.bump(reason);
+            if let Some(ring) = self.ring_mut(id) {
+                ring.values.forget();
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        id: RingId,
+        at: Time,
+        make: impl FnOnce(Place<'_>) -> Entry,
+        stats: &mut FeedStats,
+    ) -> Option<Arc<Entry>> {
+        let (epoch, offset) = (self.epoch, self.head + 1);
+        let ring = self.rings.get_mut(id.0 as usize)?.as_mut()?;
+        let place = Place { epoch, offset, prev: ring.last, channel_json: &ring.name_json, at };
+        let entry = Arc::new(make(place));
+        self.head = offset;
+        let (bytes, len) = (ring.bytes, ring.len());
+        let evicted = ring.push(Arc::clone(&entry), at.mono);
+        self.bytes = self.bytes + ring.bytes - bytes;
+        self.entries = self.entries + ring.len() - len;
+        stats.admitted += 1;
+        stats.evicted += evicted as u64;
+        if !ring.dirty {
+            ring.dirty = true;
+            self.dirty.push(id);
+        }
+        if self.bytes > self.max_bytes {
+            self.shrink(id, stats);
+        }
+        Some(entry)
+    }
+
+    /// Over `ring_bytes_total`: history goes, of the channels longest without interest first, then of the one that grew.
+    fn shrink(&mut self, grown: RingId, stats: &mut FeedStats) {
+        let order: Vec<RingId> = self.idle.iter().map(|(_, id)| *id).chain([grown]).collect();
+        for id in order {
+            while self.bytes > self.max_bytes {
+                let Some(ring) = self.rings.get_mut(id.0 as usize).and_then(Option::as_mut) else { break };
+                let before = ring.bytes;
+                if ring.len() <= 1 || !ring.evict_oldest() {
+                    break;
+                }
+                self.bytes -= before - ring.bytes;
+                self.entries -= 1;
+                stats.evicted += 1;
+            }
+        }
+    }
+
+    /// Evicts by age in every ring; returns bytes freed. Call it now and then: appends enforce the bounds of busy rings.
+    pub fn sweep(&mut self, now: Mono, stats: &mut FeedStats) {
+        for ring in self.rings.iter_mut().flatten() {
+            let before = ring.bytes;
+            let evicted = ring.enforce(now);
+            self.bytes -= before - ring.bytes;
+            self.entries -= evicted;
+            stats.evicted += evicted as u64;
+        }
+    }
+
+    /// Writes what is true now.
+    pub fn gauges(&self, stats: &mut FeedStats) {
+        stats.channels = self.names.len() as u64;
+        stats.entries = self.entries as u64;
+        stats.bytes = self.bytes as u64;
+        stats.values = self.rings.iter().flatten().map(|ring| ring.values.len() as u64).sum();
+    }
+
+    /// Takes the list of rings with news since the last call.
+    pub fn take_dirty(&mut self, into: &mut Vec<RingId>) {
+        std::mem::swap(&mut self.dirty, into);
+        self.dirty.clear();
+        for id in into.iter() {
+            if let Some(ring) = self.rings[id.0 as usize].as_mut() {
+                ring.dirty = false;
+            }
+        }
+    }
+
+    /// Whether any ring has news.
+    pub fn has_news(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+}

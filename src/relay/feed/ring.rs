@@ -1,0 +1,243 @@
+//! One local channel: a bounded history with positions, the state it adds up to, and who reads it.
+//!
+//! Invariants: offsets rise; every admitted entry after `complete_from` is held; `prev` chains them.
+//! A reader that stands at or after `complete_from` has missed nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::values::Values;
+use crate::config::RingConfig;
+use crate::dialect::ChannelId;
+use crate::protocol::frame::{Batch, Entry};
+use crate::relay::stats::ResetReason;
+use crate::relay::time::{Mono, Wall};
+
+/// A subscription as the ring sees it: which session, and which of its subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// The session's slot.
+    pub session: u32,
+    /// The subscription's place in the session.
+    pub subscription: u32,
+}
+
+/// The last cut of a ring: every session that stands at `from` gets the same batch.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    /// Entries after this offset,
+    pub from: u64,
+    /// up to and with this one.
+    pub to: u64,
+    /// Encoded once.
+    pub batch: Arc<Batch>,
+}
+
+/// One local channel.
+#[derive(Debug)]
+pub struct Ring {
+    /// Its name (with params).
+    pub name: Arc<str>,
+    /// The name as a JSON string.
+    pub name_json: Box<[u8]>,
+    /// The upstream channel that carries it; `None` for the relay's own and where everything arrives unasked.
+    pub upstream: Option<ChannelId>,
+    /// Whether events of the upstream channel that name nothing else are this ring's.
+    pub direct: bool,
+    /// Entries in the order of offsets.
+    entries: VecDeque<Arc<Entry>>,
+    /// Bytes of their text.
+    pub bytes: usize,
+    /// A cursor at or after this has missed nothing of this channel.
+    pub complete_from: u64,
+    /// What raised `complete_from` last.
+    raised_by: ResetReason,
+    /// The newest entry's offset, as long as it is after `complete_from`.
+    pub last: Option<u64>,
+    /// The state.
+    pub values: Values,
+    /// Sessions that read it.
+    pub readers: Vec<Reader>,
+    /// Whether it stands in the feed's list of channels with news.
+    pub dirty: bool,
+    /// The last cut.
+    pub cut: Option<Cut>,
+    /// Bounds.
+    limits: RingConfig,
+    /// Events admitted.
+    pub events: u64,
+    /// Duplicates dropped.
+    pub duplicates: u64,
+    /// Gaps told.
+    pub gaps: u64,
+    /// When the last event came.
+    pub last_event: Option<(Mono, Wall)>,
+    /// When it was carried first.
+    pub since: Wall,
+}
+
+/// What a cursor gets on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every entry after it.
+    Resumed,
+    /// A new start, for this reason.
+    Reset(ResetReason),
+}
+
+impl Ring {
+    /// An empty ring; nothing before `complete_from` is known.
+    pub fn new(name: Arc<str>, complete_from: u64, limits: RingConfig, since: Wall) -> Self {
+        let mut name_json = Vec::with_capacity(name.len() + 2);
+        crate::protocol::frame::push_json_string(&mut name_json, &name);
+        Ring {
+            name,
+            name_json: name_json.into_boxed_slice(),
+            upstream: None,
+            direct: true,
+            entries: VecDeque::new(),
+            bytes: 0,
+            complete_from,
+            raised_by: ResetReason::NotCarried,
+            last: None,
+            values: Values::Unknown,
+            readers: Vec::new(),
+            dirty: false,
+            cut: None,
+            limits,
+            events: 0,
+            duplicates: 0,
+            gaps: 0,
+            last_event: None,
+            since,
+        }
+    }
+
+    /// Other bounds from now on.
+    pub fn set_limits(&mut self, limits: RingConfig) {
+        self.limits = limits;
+    }
+
+    /// Appends an entry whose `prev` is [`Ring::last`]. Returns how many entries were evicted for the ring's bounds.
+    pub fn push(&mut self, entry: Arc<Entry>, now: Mono) -> usize {
+        self.last = Some(entry.offset);
+        self.bytes += entry.text.len();
+        self.entries.push_back(entry);
+        self.enforce(now)
+    }
+
+    /// Evicts what is over the bounds. The newest entry always stays.
+    pub fn enforce(&mut self, now: Mono) -> usize {
+        let mut evicted = 0;
+        while self.entries.len() > 1 && self.over(now) && self.evict_oldest() {
+            evicted += 1;
+        }
+        evicted
+    }
+
+    fn over(&self, now: Mono) -> bool {
+        let aged = |entry: &Arc<Entry>| now.since(entry.received) > self.limits.age;
+        self.entries.len() > self.limits.events
+            || self.bytes > self.limits.bytes
+            || self.entries.front().is_some_and(aged)
+    }
+
+    /// Evicts the oldest entry; `false` if there is none.
+    pub fn evict_oldest(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else { return false };
+        self.bytes -= entry.text.len();
+        self.raise(entry.offset, ResetReason::Evicted);
+        self.values.evicted_up_to(entry.offset);
+        true
+    }
+
+    /// Nothing up to `offset` can be vouched for any more.
+    fn raise(&mut self, offset: u64, reason: ResetReason) {
+        if offset > self.complete_from {
+            self.complete_from = offset;
+            self.raised_by = reason;
+        }
+    }
+
+    /// The channel was not carried up to `offset`: history and chain begin anew; the state stays, as the last known one.
+    pub fn carried_from(&mut self, offset: u64) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.last = None;
+        self.cut = None;
+        self.values.broken_by_hole();
+        self.raise(offset, ResetReason::NotCarried);
+    }
+
+    /// What a cursor of this epoch gets; `head` is the newest offset of the feed.
+    pub fn verdict(&self, since: u64, head: u64) -> Verdict {
+        if since > head {
+            Verdict::Reset(ResetReason::Future)
+        } else if since < self.complete_from {
+            Verdict::Reset(self.raised_by)
+        } else {
+            Verdict::Resumed
+        }
+    }
+
+    /// The place of the first entry after `offset`.
+    pub fn index_after(&self, offset: u64) -> usize {
+        // Readers are nearly always at the end or one step before it.
+        match self.entries.back() {
+            Some(last) if last.offset <= offset => self.entries.len(),
+            _ => self.entries.partition_point(|entry| entry.offset <= offset),
+        }
+    }
+
+    /// The entry at a place.
+    pub fn get(&self, index: usize) -> Option<&Arc<Entry>> {
+        self.entries.get(index)
+    }
+
+    /// Entries held.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether everything after `offset` is at most `limit` bytes.
+    pub fn fits(&self, offset: u64, limit: usize) -> bool {
+        let mut bytes = 0;
+        let mut newest_first = self.entries.iter().rev().take_while(|entry| entry.offset > offset);
+        self.bytes <= limit
+            || newest_first.all(|entry| {
+                bytes += entry.text.len();
+                bytes <= limit
+            })
+    }
+
+    /// The offset after which a reader that lags more than `bytes` goes on, so that at most half of that is left to send;
+    /// `None` if it does not lag that much.
+    pub fn skip_target(&self, after: u64, lag_limit: usize) -> Option<u64> {
+        let mut left = 0;
+        let begin = self.index_after(after);
+        let mut over = false;
+        for index in (begin..self.entries.len()).rev() {
+            left += self.entries[index].text.len();
+            if left > lag_limit {
+                over = true;
+                break;
+            }
+        }
+        if !over {
+            return None;
+        }
+        let mut kept = 0;
+        for index in (begin..self.entries.len()).rev() {
+            kept += self.entries[index].text.len();
+            if kept > lag_limit / 2 {
+                return Some(self.entries[index].offset);
+            }
+        }
+        None
+    }
+}
