@@ -78,6 +78,7 @@ impl Default for FeedConfig {
             listen: vec![Listen::Tcp(loopback(FEED_PORT))],
             max_sessions: 10_000,
             max_channels: 100_000,
+            channel_keys: 10_000,
             session_channels: 1_000,
             session_requests: 100,
             session_errors: 100,

@@ -147,6 +147,7 @@ fn feed(r: &mut Reader, d: FeedConfig) -> FeedConfig {
         listen: listen(r, d.listen),
         max_sessions: r.count("feed.max_sessions", d.max_sessions, 1..=1_000_000),
         max_channels: r.count("feed.max_channels", d.max_channels, 1..=10_000_000),
+        channel_keys: r.count("feed.channel_keys", d.channel_keys, 1..=MANY),
         session_channels: r.count("feed.session_channels", d.session_channels, 1..=MANY),
         session_requests: r.count("feed.session_requests", d.session_requests, 1..=1_000_000),
         session_errors: r.count("feed.session_errors", d.session_errors, 1..=1_000_000),

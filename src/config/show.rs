@@ -116,6 +116,7 @@ fn feed(config: &FeedConfig) -> Value {
         "listen": config.listen.iter().map(|Listen::Tcp(address)| address.to_string()).collect::<Vec<_>>(),
         "max_sessions": config.max_sessions,
         "max_channels": config.max_channels,
+        "channel_keys": config.channel_keys,
         "session_channels": config.session_channels,
         "session_requests": config.session_requests,
         "session_errors": config.session_errors,

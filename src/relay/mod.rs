@@ -7,6 +7,7 @@ pub mod feed;
 pub mod interest;
 pub mod limiter;
 pub mod link;
+pub mod naming;
 pub mod outbox;
 pub mod pairs;
 pub mod record;
