@@ -2,7 +2,6 @@
 //! `--set`); here are only the values. Invariant: a [`Config`] is valid; nothing else checks it again.
 
 pub mod default;
-pub mod duration;
 pub mod load;
 pub mod places;
 pub mod reader;

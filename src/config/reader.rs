@@ -12,7 +12,8 @@ use std::time::Duration;
 use figment::value::{Dict, Num, Value};
 
 use super::places::{Place, Places};
-use super::{BackoffConfig, duration, size};
+use super::{BackoffConfig, size};
+use crate::protocol::duration;
 
 /// What is wrong with the configuration, where, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +172,7 @@ impl Reader {
     /// A duration within `range`.
     pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
         let (low, high) = (duration::write(*range.start()), duration::write(*range.end()));
-        let cure = format!("write a whole number and its unit (us, ms, s, m, h, d), from \"{low}\" to \"{high}\"");
+        let cure = format!("write a whole number and its unit (ms, s, m, h, d), from \"{low}\" to \"{high}\"");
         let Some(value) = self.value(key) else { return default };
         let read = value.as_str().and_then(duration::parse);
         match read {

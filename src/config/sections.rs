@@ -10,9 +10,10 @@ use figment::value::Value;
 use super::reader::Reader;
 use super::{
     AccessConfig, AccessMode, AdminConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogConfig,
-    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, TokenGrant, TokenSource, UpstreamConfig, duration,
+    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, TokenGrant, TokenSource, UpstreamConfig,
 };
 use crate::protocol::request::Secret;
+use crate::protocol::{canonical, duration};
 use crate::relay::outbox::{Lane, OnUnknown};
 
 const LANES: [(&str, Lane); 4] =
@@ -84,6 +85,18 @@ fn params(r: &mut Reader, key: &str) -> Option<serde_json::Map<String, serde_jso
         },
         _ => {
             r.complain(key, "must be a table", "write { name = \"value\" }");
+            None
+        }
+    }
+}
+
+/// A table of any JSON values in its canonical text.
+fn canonical_params(r: &mut Reader, key: &str) -> Option<Box<str>> {
+    let text = serde_json::Value::Object(params(r, key)?).to_string();
+    match canonical::object(&text) {
+        Ok(text) => Some(text.into()),
+        Err(message) => {
+            r.complain(key, message, "write simpler params");
             None
         }
     }
@@ -224,7 +237,7 @@ fn channel(r: &mut Reader, table: &str) -> ChannelPolicy {
         pattern: pattern.unwrap_or(d.pattern),
         priority: r.word(&key("priority"), d.priority, &LANES),
         on_unknown: r.word(&key("on_unknown"), d.on_unknown, &ON_UNKNOWN),
-        params: params(r, &key("params")).map(|members| serde_json::Value::Object(members).to_string().into()),
+        params: canonical_params(r, &key("params")),
         upstream: r.optional_text(&key("upstream")),
         ring: r.has(&key("ring")).then(|| ring(r, &key("ring"), ring_default)),
         linger: r.optional_duration(&key("linger"), from_millis(0, 86_400)),

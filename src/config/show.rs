@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AccessConfig, AccessMode, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogFormat,
-    OutboxConfig, ReadyUpstream, RingConfig, TokenSource, UpstreamConfig, duration, size,
+    OutboxConfig, ReadyUpstream, RingConfig, TokenSource, UpstreamConfig, size,
 };
+use crate::protocol::duration;
 use crate::relay::outbox::{Lane, OnUnknown};
 
 /// What stands in place of a secret.

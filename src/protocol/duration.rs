@@ -20,9 +20,29 @@ pub fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(millis)?)).filter(|d| *d <= LONGEST)
 }
 
+/// Writes a duration in the largest unit that needs no fraction; what is below a millisecond is cut.
+pub fn write(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let exact = UNITS.iter().find(|(_, unit)| millis.is_multiple_of(*unit));
+    exact.map(|(name, unit)| format!("{}{name}", millis / unit)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_survive_a_round_trip() {
+        for text in ["0s", "1ms", "1500ms", "90s", "5m", "25h", "10d"] {
+            assert_eq!(write(parse(text).unwrap()), text);
+        }
+        assert_eq!(write(Duration::from_secs(86_400)), "1d");
+        assert_eq!(write(Duration::from_micros(1_999)), "1ms");
+    }
 
     #[test]
     fn durations_are_a_number_and_a_unit() {

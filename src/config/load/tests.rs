@@ -114,7 +114,7 @@ fn all_errors_come_at_once_each_with_place_and_cure() {
         errors(text),
         [
             "t.toml:2:1: upstream.url: \"http\" is not a WebSocket scheme; write ws://… or wss://…",
-            "t.toml:3:1: upstream.connect_timeout: 10 is not a duration; write a whole number and its unit (us, ms, s, m, h, d), from \"10ms\" to \"10m\"",
+            "t.toml:3:1: upstream.connect_timeout: 10 is not a duration; write a whole number and its unit (ms, s, m, h, d), from \"10ms\" to \"10m\"",
             "t.toml:4:1: upstream.backoff: min 9s is above max 3s; raise max or lower min",
             "t.toml:5:1: upstream.ca_file: /no/such.pem: no such file; name a readable PEM file, or leave it empty",
             "t.toml:7:12: feed.ring.events: 0 is out of range; write a whole number from 1 to 100000000",
