@@ -5,6 +5,8 @@
 //! Deliberately not here: who may read, what upstream was asked for, and what a session has seen.
 
 pub mod ring;
+#[cfg(test)]
+mod tests;
 pub mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
