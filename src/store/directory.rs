@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -157,7 +158,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&path)
         .map_err(|error| OpenError::Create { path: path.clone(), error })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match try_lock(&file) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let pid = read_start(&path).ok().and_then(|text| text.trim().parse().ok());
@@ -171,6 +172,17 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         tracing::warn!(path = %path.display(), %error, "cannot write the pid into the lock");
     }
     Ok(file)
+}
+
+/// Tries for a moment: a process that just ended, or forked, may still hold it.
+fn try_lock(file: &File) -> Result<(), Errno> {
+    for _ in 0..20 {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 /// The first bytes of a file that somebody may have put there.

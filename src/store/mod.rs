@@ -27,8 +27,6 @@ mod mark;
 mod record;
 mod recover;
 mod stats;
-#[cfg(test)]
-mod tests;
 mod thread;
 
 use std::path::{Path, PathBuf};

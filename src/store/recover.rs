@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sled::{Batch, Db, Mode};
 
@@ -142,11 +142,20 @@ fn try_open(data: &Path, config: StoreConfig) -> Result<Result<Db, String>, Open
         .segment_size(SEGMENT)
         .flush_every_ms(None)
         .use_compression(false);
-    match guarded(AssertUnwindSafe(|| settings.open())) {
-        Ok(Ok(db)) => Ok(Ok(db)),
-        Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => Err(io(error)),
-        Ok(Err(error)) => Ok(Err(error.to_string())),
-        Err(panic) => Ok(Err(panic)),
+    let mut tries = 0;
+    loop {
+        return match guarded(AssertUnwindSafe(|| settings.open())) {
+            Ok(Ok(db)) => Ok(Ok(db)),
+            // Nobody else can have it: the directory is locked. sled's threads may hold a file a moment after its end.
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") && tries < 500 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => Err(io(error)),
+            Ok(Err(error)) => Ok(Err(error.to_string())),
+            Err(panic) => Ok(Err(panic)),
+        };
     }
 }
 

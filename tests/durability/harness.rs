@@ -1,0 +1,127 @@
+//! Messages, outcomes, and a store with its answers.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use tidegate::protocol::request::ChannelRequest;
+use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
+use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::time::Wall;
+use tidegate::store::{OpenError, Store, StoreAnswer, StoreConfig};
+
+/// A store and the answers it gave.
+pub struct Opened {
+    pub store: Store,
+    pub answers: Receiver<StoreAnswer>,
+}
+
+pub fn try_open(path: &Path) -> Result<(Opened, Restored), OpenError> {
+    let (answer, answers) = channel();
+    // Nobody listens any more when a test has failed.
+    let opened = Store::open(path, StoreConfig::default(), move |said| drop(answer.send(said)));
+    opened.map(|(store, restored)| (Opened { store, answers }, restored))
+}
+
+pub fn open(path: &Path) -> (Opened, Restored) {
+    try_open(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Opens, reads, closes.
+pub fn read(path: &Path) -> Restored {
+    let (opened, restored) = open(path);
+    opened.store.shutdown().unwrap();
+    restored
+}
+
+impl Opened {
+    pub fn try_commit(&self, operations: Vec<Operation>) -> StoreAnswer {
+        match self.store.commit(operations) {
+            Ok(()) => self.answers.recv().unwrap(),
+            Err(answer) => answer,
+        }
+    }
+
+    pub fn commit(&self, operations: Vec<Operation>) {
+        assert_eq!(self.try_commit(operations), StoreAnswer::Committed);
+    }
+
+    pub fn close(self) {
+        self.store.shutdown().unwrap();
+    }
+}
+
+/// Message number `sequence`; everything about it follows from the number and the size of its payload in bytes.
+pub fn message(sequence: u64, bytes: usize) -> Arc<StoredMessage> {
+    Arc::new(StoredMessage {
+        id: MessageId(u128::from(sequence) << 64 | 7),
+        sequence,
+        accepted: Wall(1_000 + sequence),
+        principal: "local".into(),
+        channel: ChannelRequest { name: "orders".into(), params: None },
+        key: None,
+        kind: Some("order".into()),
+        data: payload(sequence, bytes).into(),
+        idempotency_key: Some(format!("key-{sequence}").into()),
+        body_hash: [3; 32],
+        order_key: Some("account".into()),
+        lane: Lane::High,
+        expires: (sequence % 2 == 0).then_some(Wall(9_000)),
+        on_unknown: OnUnknown::DeadLetter,
+    })
+}
+
+/// JSON text of about that size, different for each message in all its parts.
+fn payload(sequence: u64, bytes: usize) -> String {
+    let mut text = String::from("\"");
+    while text.len() < bytes {
+        text.push_str(&format!("{sequence}.{} ", text.len()));
+    }
+    text + "\""
+}
+
+pub fn accept(message: &Arc<StoredMessage>) -> Operation {
+    Operation::Accept(Arc::clone(message))
+}
+
+/// The outcome of a message, ended at `ended`, with an answer of about `bytes`.
+pub fn outcome(of: &StoredMessage, ended: u64, bytes: usize) -> Arc<StoredOutcome> {
+    let outcome = Outcome {
+        state: OutcomeState::Delivered,
+        reason: "".into(),
+        confirmed_by: Some(Confirm::Ack),
+        reply: Some(payload(of.sequence + 1, bytes).into()),
+    };
+    Arc::new(StoredOutcome {
+        id: of.id,
+        ended: Wall(ended),
+        principal: of.principal.clone(),
+        outcome,
+        attempts: 2,
+        idempotency_key: of.idempotency_key.clone(),
+        body_hash: of.body_hash,
+    })
+}
+
+pub fn settle(of: &StoredMessage, outcome: &Arc<StoredOutcome>) -> Operation {
+    Operation::Settle { sequence: of.sequence, outcome: Arc::clone(outcome) }
+}
+
+pub fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Says past the test runner's capture that a test could not run.
+pub fn skip(test: &str, reason: &str) {
+    writeln!(std::io::stderr(), "SKIP {test}: {reason}").unwrap();
+}
