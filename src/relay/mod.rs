@@ -1,4 +1,12 @@
-//! The machine, PURE: all state and every decision. See `pairs` for what goes in and out.
+//! The machine, PURE: all state and every decision. `pairs` says what goes in and out; read it first.
+//!
+//! Each part is a struct with a few verbs and knows no other part: `link` and `attempt` (which connection when, and its life),
+//! `interest` (what we want of upstream), `feed` (channels as rings), `session` (cursors over the feed), `sequence` (what
+//! upstream lost), `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
+//!
+//! Contract (sans-IO): call [`Relay::handle_input`] for everything that happens, then [`Relay::poll_output`] until it gives
+//! `None`, then sleep until [`Relay::poll_timeout`] or the next input. Time and chance are arguments. The relay never waits:
+//! a sink (attempt, store, session) has at most one request out, and its answer is an input.
 
 pub mod access;
 pub mod attempt;
@@ -7,6 +15,7 @@ pub mod feed;
 pub mod interest;
 pub mod limiter;
 pub mod link;
+mod meet;
 pub mod naming;
 pub mod outbox;
 pub mod pairs;
@@ -16,3 +25,151 @@ pub mod sequence;
 pub mod session;
 pub mod stats;
 pub mod time;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::dialect::Dialect;
+
+use access::Access;
+use attempt::Attempt;
+use feed::{Feed, RingId};
+use interest::Interest;
+use link::Link;
+use meet::cutting::Pass;
+use meet::draining::Draining;
+use meet::events::STATUS_CHANNEL;
+use outbox::Outbox;
+use pairs::{Input, Output};
+use record::Restored;
+use rng::Rng;
+use sequence::Sequence;
+use session::Sessions;
+use stats::Stats;
+use time::{Mono, Time};
+
+/// The machine. See the module's documentation for its contract.
+pub struct Relay {
+    config: Arc<Config>,
+    dialect: Arc<Dialect>,
+    rng: Rng,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+    link: Link,
+    /// The connection that serves; at most one more may be on its way to take over.
+    active: Option<Attempt>,
+    interest: Interest,
+    feed: Feed,
+    sequence: Sequence,
+    sessions: Sessions,
+    outbox: Outbox,
+    access: Access,
+    draining: Draining,
+    /// Counts deliveries for the gap rule.
+    pass: Pass,
+    /// When the rings are next looked through for what is too old.
+    next_sweep: Mono,
+    /// Something happened since the pumps last ran.
+    stirred: bool,
+    /// A list that is filled and emptied within one call; kept for its memory.
+    scratch_rings: Vec<RingId>,
+}
+
+impl Relay {
+    /// A relay that begins to connect at its first timeout, with what the store held.
+    pub fn new(config: Arc<Config>, dialect: Arc<Dialect>, restored: Restored, seed: u64, now: Time) -> Self {
+        let mut rng = Rng::new(seed);
+        let epoch = crate::protocol::position::Epoch::new(rng.next_u64());
+        let mut feed = Feed::new(epoch, &config);
+        if let Some(status) = feed.carry(STATUS_CHANNEL, config.feed.ring, now) {
+            feed.interest_again(status); // never evicted for want of readers
+        }
+        let upstream = interest::Upstream {
+            subscribes: dialect.subscribes(),
+            tells_params: false,
+            channels: dialect.limits().channels,
+        };
+        Relay {
+            stats: Stats::default(),
+            link: Link::new(&config.upstream, now.mono),
+            active: None,
+            interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
+            feed,
+            sequence: Sequence::new(dialect.gap()),
+            sessions: Sessions::new(),
+            outbox: Outbox::new(&config.outbox, restored, now),
+            access: Access::new(&config.access),
+            draining: Draining::default(),
+            pass: Pass::default(),
+            next_sweep: now.mono + meet::SWEEP_EVERY,
+            stirred: true,
+            scratch_rings: Vec::new(),
+            outputs: VecDeque::new(),
+            rng,
+            config,
+            dialect,
+        }
+    }
+
+    /// Takes one input. Its consequences wait in [`Relay::poll_output`].
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        if let Input::Delivered { session, at } = input {
+            // By far the most frequent input; it can only make the session's next batch due.
+            self.delivered(session, at);
+            return;
+        }
+        self.stirred = true;
+        match input {
+            Input::Connected { attempt, peer } => self.connected(now, attempt, peer),
+            Input::Disconnected { attempt, reason } => self.disconnected(now, attempt, reason),
+            Input::Transmitted { attempt } => self.transmitted(now, attempt),
+            Input::Received { attempt, at, frames } => self.received(now, attempt, at, &frames),
+            Input::Fetched { call, result } => self.fetched(now, call, result),
+            Input::Committed => self.committed(now),
+            Input::CommitFailed { reason } => self.commit_failed(now, reason),
+            Input::Joined { session, principal, format, subscribe } => {
+                self.joined(now, session, principal, format, subscribe);
+            }
+            Input::Request { session, request } => self.requested(now, session, request),
+            Input::Delivered { .. } => {}
+            Input::Left { session, reason } => self.left(now, session, reason),
+            Input::Call { call, principal, request } => self.called(now, call, &principal, request),
+            Input::Stop { now: at_once } => self.stop(now, at_once),
+            Input::Reload(config) => self.reload(now, config),
+        }
+    }
+
+    /// The next thing to do, or `None` when the turn is over. Drain it after every turn.
+    pub fn poll_output(&mut self, now: Time) -> Option<Output> {
+        if self.stirred && self.outputs.is_empty() {
+            self.stirred = false;
+            self.pump_upstream(now);
+            self.pump_store(now);
+            self.draining_timeout(now);
+        }
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        self.next_delivery(now)
+    }
+
+    /// When [`Relay::handle_timeout`] is due at the latest.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        [self.upstream_due(), self.outbound_due(), self.sessions_due(), self.draining.due()].into_iter().flatten().min()
+    }
+
+    /// Does whatever is due by now; harmless if nothing is.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.stirred = true;
+        self.upstream_timeout(now);
+        self.outbound_timeout(now);
+        self.sessions_timeout(now);
+        self.draining_timeout(now);
+    }
+
+    /// Plain numbers for the metrics and the status.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}

@@ -74,4 +74,14 @@ impl Outbox {
     ) -> Self {
         Outbox {}
     }
+    /// Other limits.
+    pub fn reload(&mut self, _config: &crate::config::OutboxConfig) {}
+    /// Depth and age by lane.
+    pub fn lanes(&self, _now: super::time::Time) -> [super::stats::LaneStats; 4] {
+        Default::default()
+    }
+    /// Messages in flight.
+    pub fn in_flight(&self) -> usize {
+        0
+    }
 }

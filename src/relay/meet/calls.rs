@@ -1,0 +1,242 @@
+//! HTTP requests: what they ask of the parts, as JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::config::ReadyUpstream;
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::request::ChannelRequest;
+use crate::relay::Relay;
+use crate::relay::access::Principal;
+use crate::relay::feed::ring::Ring;
+use crate::relay::naming;
+use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
+use crate::relay::stats::{Histogram, Stats};
+use crate::relay::time::Time;
+
+use super::outbound::Asker;
+
+impl Relay {
+    pub(in crate::relay) fn called(
+        &mut self,
+        now: Time,
+        call: CallId,
+        principal: &Arc<Principal>,
+        request: CallRequest,
+    ) {
+        match request {
+            CallRequest::Publish { messages, atomic } => {
+                self.publish(now, Asker::Call(call), principal, messages, atomic);
+            }
+            CallRequest::Cancel(message) => self.cancel(now, Asker::Call(call), principal, &message),
+            CallRequest::Message(message) => self.message_state(call, principal, &message),
+            CallRequest::Snapshot(channel) => {
+                let reply = self.snapshot(principal, &channel);
+                self.answer(call, reply);
+            }
+            CallRequest::Status => self.answer_json(call, 200, &self.status_json(now)),
+            CallRequest::Subscriptions => self.answer_json(call, 200, &self.subscriptions_json(now)),
+            CallRequest::Sessions => self.answer_json(call, 200, &self.sessions_json(now)),
+            CallRequest::Outbox => self.answer_json(call, 200, &self.outbox_json(now)),
+            CallRequest::Reconnect => {
+                self.reconnect_upstream(now);
+                self.answer_json(call, 202, &json!({"link": self.link_word()}));
+            }
+            CallRequest::Pause => {
+                self.pause_upstream(now);
+                self.answer_json(call, 202, &json!({"link": self.link_word()}));
+            }
+            CallRequest::Resume => {
+                self.resume_upstream(now);
+                self.answer_json(call, 202, &json!({"link": self.link_word()}));
+            }
+            CallRequest::Drain => {
+                self.drain(now, false, false);
+                self.answer_json(call, 202, &json!({"draining": true}));
+            }
+            CallRequest::Ready => {
+                let reply = self.readiness(now);
+                self.answer(call, reply);
+            }
+            CallRequest::Stats => {
+                let stats = Box::new(self.fresh_stats());
+                self.answer(call, Reply::Stats(stats));
+            }
+        }
+    }
+
+    pub(in crate::relay) fn answer(&mut self, call: CallId, reply: Reply) {
+        if let Reply::Problem { code, .. } = &reply {
+            self.stats.sessions.errors.bump(code.text());
+        }
+        self.outputs.push_back(Output::Answer { call, reply });
+    }
+
+    pub(in crate::relay) fn answer_json(&mut self, call: CallId, status: u16, body: &Value) {
+        let body = Bytes::from(body.to_string());
+        self.answer(call, Reply::Json { status, body, location: None });
+    }
+
+    fn snapshot(&mut self, principal: &Principal, channel: &ChannelRequest) -> Reply {
+        if !principal.may_read(&channel.name) {
+            return problem(ErrorCode::Forbidden, "not among the channels that this principal may read");
+        }
+        let named = match naming::resolve(&self.config, self.dialect.secret_params(), channel) {
+            Ok(named) => named,
+            Err(message) => return problem(ErrorCode::Invalid, &message),
+        };
+        let found = self.feed.find(&named.local);
+        let Some((id, ring)) = found.and_then(|id| Some((id, self.feed.ring(id)?))) else {
+            return problem(ErrorCode::NotFound, "not carried now: subscribe it, then its state becomes known");
+        };
+        let stale = self.upstream_word(id) != "live";
+        match super::snapshots::whole(ring, self.feed.position(), stale) {
+            Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
+            None => problem(ErrorCode::NotFound, "no state is known of it yet"),
+        }
+    }
+
+    fn readiness(&self, now: Time) -> Reply {
+        let mut reasons = Vec::new();
+        if self.draining.is_draining() {
+            reasons.push("draining");
+        }
+        if self.stats.outbox.store_failed {
+            reasons.push("store_failed");
+        }
+        let down = self.link_down_for(now);
+        match self.config.ready {
+            ReadyUpstream::Ignore => {}
+            ReadyUpstream::Grace(grace) if down.is_none_or(|down| down < grace) => {}
+            ReadyUpstream::Required if down.is_none() => {}
+            ReadyUpstream::Grace(_) | ReadyUpstream::Required => reasons.push("upstream"),
+        }
+        let status = if reasons.is_empty() { 200 } else { 503 };
+        let body = json!({"ready": reasons.is_empty(), "not_ready_because": reasons}).to_string();
+        Reply::Json { status, body: Bytes::from(body), location: None }
+    }
+
+    /// The statistics with the gauges that are counted only when somebody looks.
+    fn fresh_stats(&mut self) -> Stats {
+        self.feed.gauges(&mut self.stats.feed);
+        self.stats.sessions.open = self.sessions.len() as u64;
+        self.stats.sessions.blocked = self.sessions.iter().filter(|session| session.in_flight.is_some()).count() as u64;
+        self.refresh_upstream_stats();
+        self.refresh_outbox_stats();
+        self.stats.clone()
+    }
+
+    fn status_json(&self, now: Time) -> Value {
+        let link: Value = serde_json::from_slice(&self.link_json(now)).unwrap_or(Value::Null);
+        let lanes = self.outbox.lanes(now);
+        let depth: u64 = lanes.iter().map(|lane| lane.depth).sum();
+        let oldest = lanes.iter().filter_map(|lane| lane.oldest).min();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "upstream": link,
+            "dialect": self.dialect.name(),
+            "feed": {
+                "position": self.feed.position().to_string(),
+                "channels": self.feed.iter().count(),
+                "sessions": self.sessions.len(),
+                "delivery": percentiles(&self.stats.sessions.latency),
+            },
+            "outbox": {
+                "depth": depth,
+                "oldest_age_ms": oldest.map(|oldest| millis(now.wall.since(oldest))),
+                "in_flight": self.outbox.in_flight(),
+                "store_failed": self.stats.outbox.store_failed,
+            },
+            "draining": self.draining.is_draining(),
+        })
+    }
+
+    fn subscriptions_json(&self, now: Time) -> Value {
+        let rings: Vec<Value> = self
+            .feed
+            .iter()
+            .map(|(id, ring)| {
+                let interest = ring.upstream.map(|channel| (self.interest.state(channel), channel));
+                json!({
+                    "channel": &*ring.name,
+                    "upstream": interest.map(|(_, channel)| self.interest.identity(channel).to_owned()),
+                    "state": interest.map_or(self.upstream_word(id), |(state, _)| state.text()),
+                    "subscribers": ring.readers.len(),
+                    "since": ring.since.rfc3339(),
+                    "events": ring.events,
+                    "entries": ring.len(),
+                    "bytes": ring.bytes,
+                    "last_event_age_ms": ring.last_event.map(|(at, _)| millis(now.mono.since(at))),
+                    "duplicates": ring.duplicates,
+                    "gaps": ring.gaps,
+                    "complete_from": self.position_text(ring),
+                })
+            })
+            .collect();
+        let wanted: Vec<Value> = self
+            .interest
+            .entries()
+            .map(|entry| {
+                json!({
+                    "channel": entry.identity,
+                    "state": entry.state.text(),
+                    "references": entry.references,
+                    "wanted_for_ms": millis(now.mono.since(entry.since)),
+                    "last_error": entry.last_error,
+                })
+            })
+            .collect();
+        json!({"channels": rings, "interest": wanted})
+    }
+
+    fn position_text(&self, ring: &Ring) -> String {
+        format!("{}-{}", self.feed.epoch(), ring.complete_from)
+    }
+
+    fn sessions_json(&self, now: Time) -> Value {
+        let list: Vec<Value> = self
+            .sessions
+            .iter()
+            .map(|session| {
+                let patterns: Vec<String> =
+                    session.patterns.iter().map(|pattern| format!("{}*", pattern.prefix)).collect();
+                json!({
+                    "session": format!("{:x}-{:x}", session.id.index, session.id.generation),
+                    "principal": &*session.principal.name,
+                    "format": match session.format {
+                        crate::protocol::frame::Format::WebSocket => "websocket",
+                        crate::protocol::frame::Format::Sse => "sse",
+                    },
+                    "channels": session.channels(),
+                    "patterns": patterns,
+                    "age_ms": millis(now.mono.since(session.joined.mono)),
+                    "blocked": session.in_flight.is_some(),
+                    "errors": session.errors,
+                })
+            })
+            .collect();
+        json!({"sessions": list})
+    }
+}
+
+fn millis(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Upper bounds of the median and the 99th percentile, in milliseconds, as far as the buckets tell.
+fn percentiles(histogram: &Histogram) -> Value {
+    let at = |share: f64| {
+        let wanted = histogram.count() as f64 * share;
+        histogram.cumulative().find(|(_, below)| *below as f64 >= wanted).map(|(bound, _)| bound * 1_000.0)
+    };
+    if histogram.count() == 0 {
+        return Value::Null;
+    }
+    json!({"p50_ms_at_most": at(0.50), "p99_ms_at_most": at(0.99)})
+}
+
+pub(in crate::relay) fn problem(code: ErrorCode, message: &str) -> Reply {
+    Reply::Problem { code, message: message.to_owned(), retry_after: None }
+}

@@ -1,0 +1,252 @@
+//! What upstream said enters the feed: names are resolved, numbers judged, losses told.
+
+use std::borrow::Cow;
+
+use crate::dialect::{ChannelId, Event, GapScope, Target};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::control;
+use crate::relay::Relay;
+use crate::relay::feed::RingId;
+use crate::relay::interest::InterestState;
+use crate::relay::naming;
+use crate::relay::pairs::{AttemptId, SessionId};
+use crate::relay::sequence::Order;
+use crate::relay::stats::{DropReason, GapReason, ResetReason};
+use crate::relay::time::Time;
+
+/// The relay's own channel for changes of the link.
+pub(in crate::relay) const STATUS_CHANNEL: &str = "$status";
+
+impl Relay {
+    /// Admits one event, received at `at`, into the rings it belongs to.
+    pub(in crate::relay) fn admit(&mut self, at: Time, attempt: AttemptId, event: &Event<'_>) {
+        self.stats.dialect.events += 1;
+        let mut rings = std::mem::take(&mut self.scratch_rings);
+        rings.clear();
+        self.rings_for(at, event.target, &mut rings);
+        if rings.is_empty() {
+            self.stats.feed.dropped.bump(DropReason::Unwanted);
+        }
+        for ring in rings.drain(..) {
+            self.admit_to(at, attempt, ring, event);
+        }
+        self.scratch_rings = rings;
+    }
+
+    fn admit_to(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) {
+        match self.sequence.judge(ring, attempt, event.sequence) {
+            Order::Next => {}
+            Order::Duplicate => {
+                self.stats.feed.dropped.bump(DropReason::Duplicate);
+                if let Some(ring) = self.feed.ring_mut(ring) {
+                    ring.duplicates += 1;
+                }
+                return;
+            }
+            Order::Gap { from, to } => self.tell_hole(at, ring, from, to),
+            Order::Restart => self.feed.admit_reset(ring, at, ResetReason::Upstream, &mut self.stats.feed),
+        }
+        let evicted = self.feed.admit(ring, at, event, &mut self.stats.feed);
+        if evicted > 0 {
+            self.stats.feed.dropped.add(DropReason::KeyLimit, evicted as u64);
+        }
+    }
+
+    /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
+    fn tell_hole(&mut self, at: Time, ring: RingId, from: u64, to: u64) {
+        let whole = self.sequence.scope() == Some(GapScope::Connection);
+        let rings = if whole { self.carried_rings() } else { vec![ring] };
+        for ring in rings {
+            self.feed.admit_gap(ring, at, Some((from, to)), GapReason::UpstreamSeq, &mut self.stats.feed);
+        }
+    }
+
+    /// Every ring that upstream feeds.
+    fn carried_rings(&self) -> Vec<RingId> {
+        self.feed.iter().filter(|(_, ring)| !ring.name.starts_with('$')).map(|(id, _)| id).collect()
+    }
+
+    fn rings_for(&mut self, at: Time, target: Target<'_>, into: &mut Vec<RingId>) {
+        match target {
+            Target::Channel(channel) => self.direct_rings(channel, into),
+            Target::Name(name) => {
+                let name = legal(name);
+                if let Some(id) = self.feed.find(&name)
+                    && self.feed.ring(id).is_some_and(|ring| ring.upstream.is_some() || !self.dialect.subscribes())
+                {
+                    into.push(id);
+                } else if let Some(channel) = self.interest.find(&name) {
+                    self.direct_rings(channel, into);
+                    if into.is_empty() {
+                        into.extend(self.carry_mapped(at, &name));
+                    }
+                } else {
+                    into.extend(self.carry_mapped(at, &name));
+                }
+            }
+        }
+    }
+
+    fn direct_rings(&self, channel: ChannelId, into: &mut Vec<RingId>) {
+        let direct = |id: &RingId| self.feed.ring(*id).is_some_and(|ring| ring.direct);
+        into.extend(self.feed.rings_of(channel).iter().copied().filter(direct));
+    }
+
+    /// A channel that nobody named yet but that arrives anyway: on an upstream channel that a policy maps it onto, or because
+    /// the dialect knows no subscribing.
+    fn carry_mapped(&mut self, at: Time, name: &str) -> Option<RingId> {
+        let policy = naming::policy(&self.config, name);
+        let limits = policy.and_then(|policy| policy.ring).unwrap_or(self.config.feed.ring);
+        let mapped = policy.and_then(|policy| policy.upstream.clone()).filter(|upstream| upstream != name);
+        let upstream = match mapped.and_then(|upstream| self.interest.find(&upstream)) {
+            Some(upstream) => Some(upstream),
+            None if self.dialect.subscribes() => return None,
+            None => None,
+        };
+        let Some(ring) = self.carry(at, name, limits) else {
+            self.stats.feed.dropped.bump(DropReason::ChannelLimit);
+            return None;
+        };
+        if let Some(upstream) = upstream {
+            self.feed.bind(ring, upstream, false);
+        }
+        Some(ring)
+    }
+
+    /// Begins to carry a channel, and joins the patterns that match it.
+    pub(in crate::relay) fn carry(
+        &mut self,
+        at: Time,
+        name: &str,
+        limits: crate::config::RingConfig,
+    ) -> Option<RingId> {
+        let known = self.feed.find(name);
+        let ring = self.feed.carry(name, limits, at)?;
+        if known.is_none() {
+            self.sequence.forget(ring);
+            self.join_patterns(at, ring, name);
+        }
+        Some(ring)
+    }
+
+    /// Upstream confirmed a channel: nothing to say, `subscribed` was sent when it was asked for.
+    pub(in crate::relay) fn channel_lost(&mut self, now: Time, channel: ChannelId, reason: GapReason) {
+        for ring in self.feed.rings_of(channel).to_vec() {
+            self.ring_lost(now, ring, reason);
+        }
+    }
+
+    /// The connection is gone and the dialect subscribes nothing: anything may be missing anywhere.
+    pub(in crate::relay) fn everything_lost(&mut self, now: Time, reason: GapReason) {
+        if !self.dialect.subscribes() {
+            for ring in self.carried_rings() {
+                self.ring_lost(now, ring, reason);
+            }
+        }
+    }
+
+    fn ring_lost(&mut self, now: Time, ring: RingId, reason: GapReason) {
+        // Numbers without holes will show after a reconnect what was missed, exactly; a guess now would only cry wolf.
+        if reason != GapReason::Reconnect || !self.sequence.vouches_for(ring) {
+            self.feed.admit_gap(ring, now, None, reason, &mut self.stats.feed);
+        }
+    }
+
+    /// Upstream said that it lost events of a channel.
+    pub(in crate::relay) fn target_lost(&mut self, now: Time, target: Target<'_>) {
+        let mut rings = Vec::new();
+        self.rings_for(now, target, &mut rings);
+        for ring in rings {
+            self.feed.admit_gap(ring, now, None, GapReason::UpstreamSeq, &mut self.stats.feed);
+        }
+    }
+
+    /// Upstream refused a channel, or ended it: the subscriptions concerned end, and only they hear of it.
+    pub(in crate::relay) fn channel_refused(&mut self, now: Time, channel: ChannelId, code: ErrorCode, message: &str) {
+        for ring in self.feed.rings_of(channel).to_vec() {
+            let Some(ring) = self.feed.ring(ring) else { continue };
+            let (name, readers) = (ring.name.clone(), ring.readers.clone());
+            for reader in readers {
+                let Some(session) = self.sessions.at(reader.session).map(|session| session.id) else { continue };
+                if !self.holds_interest(session, reader.subscription) {
+                    continue;
+                }
+                // The refusal ended the want; there is nothing to let go of.
+                self.detach(now, session, reader.subscription);
+                let frame = control::error(None, Some(&name), code, message, None);
+                self.tell(session, frame);
+                self.stats.sessions.errors.bump(code.text());
+            }
+        }
+        self.join_refused(now, channel, code, message);
+    }
+
+    /// A pattern's subscription holds no interest upstream and is not concerned by a refusal.
+    fn holds_interest(&mut self, session: SessionId, slot: u32) -> bool {
+        let subscription = self.sessions.get_mut(session).and_then(|session| session.subscription(slot));
+        subscription.is_some_and(|subscription| subscription.upstream.is_some())
+    }
+
+    /// The channel was unsubscribed upstream.
+    pub(in crate::relay) fn channel_dropped(&mut self, channel: ChannelId) {
+        for ring in self.feed.rings_of(channel).to_vec() {
+            self.sequence.forget(ring);
+        }
+        self.feed.dropped(channel);
+    }
+
+    /// How a local channel stands upstream, in the words of `subscribed`.
+    pub(in crate::relay) fn upstream_word(&self, ring: RingId) -> &'static str {
+        let Some(ring) = self.feed.ring(ring) else { return "pending" };
+        if ring.name.starts_with('$') {
+            return "live";
+        }
+        let state = ring.upstream.map(|channel| self.interest.state(channel));
+        match state {
+            Some(InterestState::Live | InterestState::Lingering) if self.link_is_live() => "live",
+            Some(InterestState::Waiting) => "waiting",
+            None if !self.dialect.subscribes() && self.link_is_live() => "live",
+            _ => "pending",
+        }
+    }
+
+    /// The link's state changed: tell it on `$status`.
+    pub(in crate::relay) fn link_changed(&mut self, now: Time) {
+        let Some(ring) = self.feed.find(STATUS_CHANNEL) else { return };
+        let data = self.link_json(now);
+        let event = Event {
+            target: Target::Name(STATUS_CHANNEL),
+            key: None,
+            kind: Some(Cow::Borrowed("upstream")),
+            id: None,
+            sequence: None,
+            source_time: None,
+            data: Cow::Owned(data),
+            role: crate::dialect::Role::Event,
+            fold: crate::dialect::Fold::Replace,
+        };
+        self.feed.admit(ring, now, &event, &mut self.stats.feed);
+    }
+}
+
+/// Providers' names pass unchanged, but for what has a meaning here: a leading `$` and every `*` are percent-encoded.
+fn legal(name: &str) -> Cow<'_, str> {
+    if !name.starts_with('$') && !name.contains('*') {
+        return Cow::Borrowed(name);
+    }
+    let rest = name.strip_prefix('$');
+    let encoded = rest.unwrap_or(name).replace('*', "%2A");
+    Cow::Owned(if rest.is_some() { format!("%24{encoded}") } else { encoded })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::legal;
+
+    #[test]
+    fn names_of_providers_pass_unless_they_mean_something_here() {
+        assert_eq!(legal("!miniTicker@arr"), "!miniTicker@arr");
+        assert_eq!(legal("$status"), "%24status");
+        assert_eq!(legal("a*b$"), "a%2Ab$");
+    }
+}

@@ -1,0 +1,21 @@
+//! Where two parts of the relay meet: nothing else calls one part with what another said.
+//!
+//! - `upstream`: link, attempt, interest: connecting, what upstream's messages lead to, what leaves and in which order.
+//! - `events`: what upstream said enters the feed.
+//! - `sessions`: what clients ask. `cutting`: what is delivered to them. `snapshots`: state as frames.
+//! - `outbound`: publishing, the store, outcomes.
+//! - `calls`: HTTP requests. `draining`: stop and reload.
+
+pub(super) mod calls;
+pub(super) mod cutting;
+pub(super) mod draining;
+pub(super) mod events;
+pub(super) mod outbound;
+pub(super) mod sessions;
+pub(super) mod snapshots;
+pub(super) mod upstream;
+
+use std::time::Duration;
+
+/// How often the rings are looked through for entries that are too old.
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(5);
