@@ -1,2 +1,13 @@
-//! Carriers to local apps, IO without policy: listeners and handshakes on the side runtime, readers and writers of sessions
-//! on the feed thread. The relay decides who gets what; nothing here does.
+//! Carriers to local apps, IO without policy: the relay decides who gets what; nothing here does.
+//!
+//! | file | thread | carries |
+//! |---|---|---|
+//! | [`writer`] | feed | every byte to sessions: batches, pings, closes |
+//! | `reader`, `websocket` | feed | bytes from sessions: requests, pongs, ends |
+//! | `line`, `backlog` | feed | one session's socket; what its kernel has not taken yet |
+
+mod backlog;
+mod line;
+mod reader;
+mod websocket;
+pub mod writer;
