@@ -16,27 +16,20 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::*;
-use crate::config::BackoffConfig;
 
 const ATTEMPT: AttemptId = AttemptId(7);
 const MAX_FRAME: usize = 1 << 16;
 
 fn config(url: &str) -> UpstreamConfig {
+    // Long enough that no test meets them by chance.
+    let patience = Duration::from_secs(20);
     UpstreamConfig {
         url: url.to_owned(),
-        dialect: "plain".to_owned(),
-        params: serde_json::Map::new(),
-        headers: Vec::new(),
-        token: TokenSource::None,
-        ca_file: None,
-        connect_timeout: Duration::from_secs(20),
-        handshake_timeout: Duration::from_secs(20),
-        backoff: BackoffConfig { min: Duration::from_millis(1), max: Duration::from_millis(1) },
-        stable_for: Duration::from_secs(1),
-        max_attempts: 0,
-        ping_interval: Duration::from_secs(20),
-        ping_misses: 1,
+        connect_timeout: patience,
+        handshake_timeout: patience,
+        ping_interval: patience,
         max_frame: MAX_FRAME,
+        ..UpstreamConfig::default()
     }
 }
 
