@@ -1,3 +1,328 @@
-//! One connection's life.
-/// One connection's life.
-pub struct Attempt {}
+//! One connection's life: dialing, handshake, authenticating, ready, draining. Everything that belongs to a connection is here
+//! and ends with it: its conversation, its heartbeat, what upstream acked on it, what waits to leave on it.
+//!
+//! Invariants: at most one `Transmit` is out; the deadline of the phase is always set until the attempt is ready; nothing leaves
+//! before the connection is open or after it began to drain.
+//! Deliberately not here: when to connect (the link's), what is wanted (interest), and the order in which things leave.
+
+pub mod acked;
+pub mod heartbeat;
+pub mod leaving;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::pairs::{AttemptId, Disconnect};
+use super::time::Mono;
+use crate::config::UpstreamConfig;
+use crate::dialect::{Conversation, Outgoing, Purpose, Then, WireFrame};
+use acked::Acked;
+use heartbeat::{Beat, Heartbeat};
+use leaving::Leaving;
+
+/// How long a connection that we close may take until it is forgotten.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Replies that wait to leave (pongs, receipts, authentication); beyond it upstream asks more than it lets through.
+const REPLIES_MAX: usize = 1024;
+
+/// Where an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// What the connection needs is being fetched.
+    Dialing,
+    /// The carrier resolves, connects, and shakes hands.
+    Handshake,
+    /// The connection is open; the dialect introduces us.
+    Authenticating,
+    /// Channels can be subscribed and messages published.
+    Ready,
+    /// We asked for the end; what still comes in counts.
+    Draining,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The carrier says so.
+    Carrier(Disconnect),
+    /// Pings went unanswered.
+    Heartbeat,
+    /// Upstream was silent for longer than the dialect allows.
+    Idle,
+    /// Upstream refused our credentials.
+    Denied {
+        /// In its words.
+        message: String,
+        /// What the dialect says it means.
+        then: Option<Then>,
+    },
+    /// Upstream, by a message that the dialect understands, or the relay asks for another connection.
+    Told {
+        /// What the dialect says it means.
+        then: Then,
+        /// Not before.
+        retry_after: Option<Duration>,
+        /// In upstream's words.
+        message: String,
+    },
+    /// The token could not be read: why.
+    Token(String),
+    /// The dialect cannot make the request for the connection: what is missing.
+    Unbuildable(String),
+}
+
+impl Ending {
+    /// The reason as one word of a closed set: the metric's label, the log line's field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Ending::Carrier(Disconnect::BadStatus { status: 401 | 403, .. }) | Ending::Denied { .. } => "denied",
+            Ending::Carrier(Disconnect::BadStatus { status: 429 | 503, .. }) => "rate_limited",
+            Ending::Carrier(Disconnect::BadStatus { status: 300..=399, .. }) => "redirect",
+            Ending::Carrier(disconnect) => disconnect.reason(),
+            Ending::Heartbeat => "heartbeat",
+            Ending::Idle => "idle",
+            Ending::Told { .. } => "told",
+            Ending::Token(_) => "token",
+            Ending::Unbuildable(_) => "unbuildable",
+        }
+    }
+
+    /// The circumstances for people; empty where the reason says it all.
+    pub fn detail(&self) -> String {
+        match self {
+            Ending::Carrier(disconnect) => match disconnect {
+                Disconnect::Dns(text)
+                | Disconnect::Unreachable(text)
+                | Disconnect::TlsCertificate(text)
+                | Disconnect::Tls(text)
+                | Disconnect::BadUpgrade(text)
+                | Disconnect::Reset(text)
+                | Disconnect::Protocol(text) => text.clone(),
+                Disconnect::BadStatus { status, detail, .. } => format!("HTTP status {status}: {detail}"),
+                Disconnect::Closed { code, reason } => format!("close code {code}: {reason}"),
+                _ => String::new(),
+            },
+            Ending::Heartbeat | Ending::Idle => String::new(),
+            Ending::Denied { message, .. } | Ending::Told { message, .. } => message.clone(),
+            Ending::Token(text) | Ending::Unbuildable(text) => text.clone(),
+        }
+    }
+}
+
+/// What an attempt wants done because time passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// The dialect's ping is to be rendered and staged.
+    DialectPing,
+    /// The connection is over.
+    Over(Ending),
+}
+
+/// What left in the `Transmit` that is out, and has to be known once it is with the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// What for.
+    pub purpose: Purpose,
+    /// Whether upstream answers it.
+    pub answered: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Attempt {
+    id: AttemptId,
+    phase: Phase,
+    began: Mono,
+    ready_at: Option<Mono>,
+    deadline: Option<Mono>,
+    handshake_timeout: Duration,
+    /// The dialect at work; absent while dialing, and while it tells what a frame meant.
+    pub conversation: Option<Conversation>,
+    /// Signs of life.
+    pub heartbeat: Heartbeat,
+    /// What upstream acked.
+    pub acked: Acked,
+    /// What has to be unsubscribed.
+    pub leaving: Leaving,
+    /// Pongs and dialect's pings that wait to leave.
+    beats: VecDeque<Outgoing>,
+    /// A WebSocket ping waits to leave.
+    ping_waits: bool,
+    /// Authentication and receipts that wait to leave.
+    replies: VecDeque<Outgoing>,
+    in_flight: Option<Vec<Carried>>,
+    /// Decided while frames are handled, carried out after the last of them.
+    ending: Option<Ending>,
+    peer: Option<String>,
+}
+
+impl Attempt {
+    /// A connection that begins by fetching what it needs.
+    pub fn new(id: AttemptId, config: &UpstreamConfig, now: Mono) -> Self {
+        Attempt {
+            id,
+            phase: Phase::Dialing,
+            began: now,
+            ready_at: None,
+            deadline: Some(now + config.connect_timeout),
+            handshake_timeout: config.handshake_timeout,
+            conversation: None,
+            heartbeat: Heartbeat::new(now, config.ping_interval, config.ping_misses),
+            acked: Acked::default(),
+            leaving: Leaving::default(),
+            beats: VecDeque::new(),
+            ping_waits: false,
+            replies: VecDeque::new(),
+            in_flight: None,
+            ending: None,
+            peer: None,
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> AttemptId {
+        self.id
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When it became ready, if it ever did.
+    pub fn ready_at(&self) -> Option<Mono> {
+        self.ready_at
+    }
+
+    /// The address that was reached.
+    pub fn peer(&self) -> Option<&str> {
+        self.peer.as_deref()
+    }
+
+    /// The carrier was asked to connect. Name, TCP, TLS and upgrade have their own deadlines there; this one ends an attempt
+    /// whose carrier does not keep them.
+    pub fn connecting(&mut self, now: Mono, config: &UpstreamConfig) {
+        self.phase = Phase::Handshake;
+        self.deadline = Some(now + config.connect_timeout + config.handshake_timeout);
+    }
+
+    /// The connection is open: the dialect's authentication has what is left of the deadline, at most `handshake_timeout`.
+    pub fn opened(&mut self, now: Mono, config: &UpstreamConfig, peer: String) {
+        self.phase = Phase::Authenticating;
+        let left = now + self.handshake_timeout;
+        self.deadline = Some(self.deadline.map_or(left, |deadline| deadline.min(left)));
+        self.heartbeat = Heartbeat::new(now, config.ping_interval, config.ping_misses);
+        self.peer = Some(peer);
+    }
+
+    /// Authentication is done. Gives the time since the attempt began, or `None` if it is not news.
+    pub fn ready(&mut self, now: Mono) -> Option<Duration> {
+        if self.phase != Phase::Authenticating {
+            return None;
+        }
+        self.phase = Phase::Ready;
+        self.deadline = None;
+        self.ready_at = Some(now);
+        Some(now.since(self.began))
+    }
+
+    /// We asked the carrier to close.
+    pub fn drain(&mut self, now: Mono) {
+        self.phase = Phase::Draining;
+        self.deadline = Some(now + CLOSE_TIMEOUT);
+    }
+
+    /// Ends the attempt after the frames at hand; the first reason counts.
+    pub fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    /// The end that was decided, if any.
+    pub fn take_ending(&mut self) -> Option<Ending> {
+        self.ending.take()
+    }
+
+    /// Whether a `Transmit` may be asked for now.
+    pub fn may_send(&self) -> bool {
+        matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.in_flight.is_none()
+    }
+
+    /// Whether channels and messages may leave.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// Stages what a rule or the heartbeat wants said.
+    pub fn reply(&mut self, outgoing: Outgoing) {
+        let queue = if outgoing.purpose == Purpose::Ping { &mut self.beats } else { &mut self.replies };
+        if queue.len() < REPLIES_MAX {
+            queue.push_back(outgoing);
+        } else {
+            let message = "it asks for more answers than it takes".to_owned();
+            self.end(Ending::Told { then: Then::Retry, retry_after: None, message });
+        }
+    }
+
+    /// The next pong or ping of the dialect.
+    pub fn next_beat(&mut self) -> Option<Outgoing> {
+        self.beats.pop_front()
+    }
+
+    /// The WebSocket ping that waits to leave; it counts as sent.
+    pub fn next_ping(&mut self, now: Mono) -> Option<WireFrame> {
+        if !std::mem::take(&mut self.ping_waits) {
+            return None;
+        }
+        let frame = self.heartbeat.ping_frame();
+        self.heartbeat.ping_sent(now);
+        Some(frame)
+    }
+
+    /// The next authentication or receipt.
+    pub fn next_reply(&mut self) -> Option<Outgoing> {
+        self.replies.pop_front()
+    }
+
+    /// A `Transmit` with these was asked for.
+    pub fn transmit(&mut self, carried: Vec<Carried>) {
+        self.in_flight = Some(carried);
+    }
+
+    /// Its frames are with the kernel: what they were.
+    pub fn transmitted(&mut self) -> Vec<Carried> {
+        self.in_flight.take().unwrap_or_default()
+    }
+
+    /// What is due by now, one thing at a time until there is nothing.
+    pub fn timeout(&mut self, now: Mono) -> Option<Due> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            let over = match self.phase {
+                Phase::Dialing => Ending::Token("it was not there in time".to_owned()),
+                Phase::Draining => Ending::Carrier(Disconnect::Asked),
+                _ => Ending::Carrier(Disconnect::HandshakeTimeout),
+            };
+            return Some(Due::Over(over));
+        }
+        if !matches!(self.phase, Phase::Authenticating | Phase::Ready) {
+            return None;
+        }
+        while let Some(beat) = self.heartbeat.beat(now) {
+            match beat {
+                Beat::Ping => self.ping_waits = true,
+                Beat::DialectPing if self.is_ready() => return Some(Due::DialectPing),
+                Beat::DialectPing => {}
+                Beat::Dead => return Some(Due::Over(Ending::Heartbeat)),
+                Beat::Idle => return Some(Due::Over(Ending::Idle)),
+            }
+        }
+        None
+    }
+
+    /// When something is due: [`Attempt::timeout`], an ack deadline, a delayed subscribe.
+    pub fn due(&self) -> Option<Mono> {
+        let open = matches!(self.phase, Phase::Authenticating | Phase::Ready);
+        let heartbeat = open.then(|| self.heartbeat.due());
+        let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
+        [self.deadline, heartbeat, acked, leaving].into_iter().flatten().min()
+    }
+}

@@ -211,11 +211,6 @@ impl Interest {
         }
     }
 
-    /// Other limits.
-    pub fn reload(&mut self, config: &InterestConfig) {
-        self.refused_for = config.refused_for;
-    }
-
     /// One more holds this channel; it no longer lingers. Balanced by [`Interest::release`], unless upstream refuses it.
     pub fn want(&mut self, now: Mono, want: Want<'_>) -> Result<ChannelId, WantError> {
         self.expire(now);

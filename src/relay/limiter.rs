@@ -9,15 +9,6 @@ use std::time::Duration;
 
 use super::time::Mono;
 
-/// So many tokens in so much time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Tokens; 0 counts as 1.
-    pub tokens: u32,
-    /// In this time.
-    pub per: Duration,
-}
-
 /// A token bucket. It starts full.
 #[derive(Debug, Clone)]
 pub struct Bucket {
@@ -30,12 +21,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A bucket that refills at `rate` and holds `burst` tokens. With `burst` 1 what leaves is evenly spaced: what to do where
-    /// a service names a rate alone, because some count in windows of their own and a burst at the seam trips them.
-    pub fn new(rate: Rate, burst: u32) -> Self {
-        let per = u64::try_from(rate.per.as_nanos()).unwrap_or(u64::MAX);
+    /// A bucket to which `tokens` come back in the time `per`, evenly, and which holds `burst` tokens (0 counts as 1 in both).
+    /// With `burst` 1 what leaves is evenly spaced: what to do where a service names a rate alone, because some count in
+    /// windows of their own and a burst at the seam trips them.
+    pub fn new(tokens: u32, per: Duration, burst: u32) -> Self {
+        let per = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
         // Rounded up: never faster than the rate.
-        Bucket { interval: per.div_ceil(u64::from(rate.tokens.max(1))), burst: burst.max(1), full_at: Mono(0) }
+        Bucket { interval: per.div_ceil(u64::from(tokens.max(1))), burst: burst.max(1), full_at: Mono(0) }
     }
 
     /// Takes `weight` tokens if they are there now. More than `burst` counts as `burst`, else it could never be granted.
@@ -89,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_a_burst_what_leaves_is_evenly_spaced() {
-        let mut bucket = Bucket::new(Rate { tokens: 4, per: SECOND }, 1);
+        let mut bucket = Bucket::new(4, SECOND, 1);
         assert!(bucket.take(at(0), 1));
         assert!(!bucket.take(at(249), 1));
         assert_eq!(bucket.next(at(0), 1), at(250));
@@ -100,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_there_once() {
-        let mut bucket = Bucket::new(Rate { tokens: 8, per: SECOND }, 20);
+        let mut bucket = Bucket::new(8, SECOND, 20);
         assert!((0..20).all(|_| bucket.take(at(0), 1)));
         assert_eq!(bucket.next(at(0), 1), at(125));
         assert_eq!(bucket.next(at(0), 3), at(375));
@@ -109,7 +101,7 @@ mod tests {
 
     #[test]
     fn refund_and_weights() {
-        let mut bucket = Bucket::new(Rate { tokens: 1, per: SECOND }, 3);
+        let mut bucket = Bucket::new(1, SECOND, 3);
         assert!(bucket.take(at(0), 9), "more than it ever holds counts as all of it");
         assert!(!bucket.take(at(0), 1));
         bucket.refund(2);
@@ -119,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_unasked_spending_is_a_bounded_debt() {
-        let mut bucket = Bucket::new(Rate { tokens: 2, per: SECOND }, 2);
+        let mut bucket = Bucket::new(2, SECOND, 2);
         for _ in 0..1000 {
             bucket.spend(at(0), 1);
         }
@@ -131,7 +123,7 @@ mod tests {
         fn no_window_gets_more_than_the_rate(
             tokens in 1u32..50, burst in 1u32..20, steps in prop::collection::vec((0u64..400, 1u32..4), 1..200)
         ) {
-            let mut bucket = Bucket::new(Rate { tokens, per: SECOND }, burst);
+            let mut bucket = Bucket::new(tokens, SECOND, burst);
             let mut now = 0;
             let mut granted: Vec<(u64, u32)> = Vec::new();
             for (step, weight) in steps {
@@ -152,7 +144,7 @@ mod tests {
 
         #[test]
         fn what_is_promised_is_granted(tokens in 1u32..50, burst in 1u32..20, weights in prop::collection::vec(1u32..25, 1..50)) {
-            let mut bucket = Bucket::new(Rate { tokens, per: SECOND }, burst);
+            let mut bucket = Bucket::new(tokens, SECOND, burst);
             let mut now = at(0);
             for weight in weights {
                 let next = bucket.next(now, weight);

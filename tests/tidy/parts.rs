@@ -3,8 +3,8 @@
 use super::mask::mask;
 use super::{Complaints, File};
 
-/// Words that every part may use.
-const SHARED: &[&str] = &["time", "rng", "record", "pairs", "stats"];
+/// Words and plain arithmetic that every part may use.
+const SHARED: &[&str] = &["time", "rng", "record", "pairs", "stats", "backoff", "limiter"];
 /// Plain enums and values of parts that are words, too.
 const SHARED_NAMES: &[&str] = &[
     "outbox::Lane",
@@ -13,6 +13,7 @@ const SHARED_NAMES: &[&str] = &[
     "outbox::OutcomeState",
     "outbox::Confirm",
     "access::Principal",
+    "attempt::Ending",
 ];
 
 /// Uses of another part.
