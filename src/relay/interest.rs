@@ -211,6 +211,11 @@ impl Interest {
         }
     }
 
+    /// Other limits. The cap stays as it is: channels beyond a new one could not be taken back.
+    pub fn reload(&mut self, config: &InterestConfig) {
+        self.refused_for = config.refused_for;
+    }
+
     /// One more holds this channel; it no longer lingers. Balanced by [`Interest::release`], unless upstream refuses it.
     pub fn want(&mut self, now: Mono, want: Want<'_>) -> Result<ChannelId, WantError> {
         self.expire(now);

@@ -92,7 +92,7 @@ impl Relay {
         };
         Relay {
             stats: Stats::default(),
-            link: Link::new(&config.upstream, now.mono),
+            link: Link::new(&config.upstream, dialect.limits(), now.mono),
             active: None,
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,

@@ -14,7 +14,7 @@ use crate::relay::access::Principal;
 use crate::relay::feed::RingId;
 use crate::relay::feed::ring::{Reader, Verdict};
 use crate::relay::interest::{Want, WantError};
-use crate::relay::limiter::{Bucket, Rate};
+use crate::relay::limiter::Bucket;
 use crate::relay::naming::{self, Named};
 use crate::relay::pairs::{BadRequest, LeftReason, SessionId};
 use crate::relay::session::{Pattern, Subscription};
@@ -62,7 +62,7 @@ impl Relay {
         subscribe: Option<Subscribe>,
     ) {
         let rate = self.config.feed.session_requests.max(1);
-        let bucket = Bucket::new(Rate { tokens: rate, per: Duration::from_secs(1) }, rate.saturating_mul(2));
+        let bucket = Bucket::new(rate, Duration::from_secs(1), rate.saturating_mul(2));
         let known = principal.is_authenticated();
         self.sessions.join(id, principal, format, bucket, now);
         self.stats.sessions.joined += 1;
