@@ -50,8 +50,8 @@ pub struct Ring {
     pub bytes: usize,
     /// A cursor at or after this has missed nothing of this channel.
     pub complete_from: u64,
-    /// What raised `complete_from` last.
-    raised_by: ResetReason,
+    /// Before this the channel was not carried; what `complete_from` is beyond it was evicted.
+    carried_from: u64,
     /// The newest entry's offset, as long as it is after `complete_from`.
     pub last: Option<u64>,
     /// The state.
@@ -98,7 +98,7 @@ impl Ring {
             entries: VecDeque::new(),
             bytes: 0,
             complete_from,
-            raised_by: ResetReason::NotCarried,
+            carried_from: complete_from,
             last: None,
             values: Values::Unknown,
             readers: Vec::new(),
@@ -146,17 +146,9 @@ impl Ring {
     pub fn evict_oldest(&mut self) -> bool {
         let Some(entry) = self.entries.pop_front() else { return false };
         self.bytes -= entry.text.len();
-        self.raise(entry.offset, ResetReason::Evicted);
+        self.complete_from = self.complete_from.max(entry.offset);
         self.values.evicted_up_to(entry.offset);
         true
-    }
-
-    /// Nothing up to `offset` can be vouched for any more.
-    fn raise(&mut self, offset: u64, reason: ResetReason) {
-        if offset > self.complete_from {
-            self.complete_from = offset;
-            self.raised_by = reason;
-        }
     }
 
     /// The channel was not carried up to `offset`: history and chain begin anew; the state stays, as the last known one.
@@ -166,15 +158,18 @@ impl Ring {
         self.last = None;
         self.cut = None;
         self.values.broken_by_hole();
-        self.raise(offset, ResetReason::NotCarried);
+        self.carried_from = offset;
+        self.complete_from = offset;
     }
 
     /// What a cursor of this epoch gets; `head` is the newest offset of the feed.
     pub fn verdict(&self, since: u64, head: u64) -> Verdict {
         if since > head {
             Verdict::Reset(ResetReason::Future)
+        } else if since < self.carried_from {
+            Verdict::Reset(ResetReason::NotCarried)
         } else if since < self.complete_from {
-            Verdict::Reset(self.raised_by)
+            Verdict::Reset(ResetReason::Evicted)
         } else {
             Verdict::Resumed
         }

@@ -13,6 +13,8 @@ pub(super) mod events;
 pub(super) mod outbound;
 pub(super) mod sessions;
 pub(super) mod snapshots;
+#[cfg(test)]
+mod tests;
 pub(super) mod upstream;
 
 use std::time::Duration;
