@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod dialect;
 pub mod downstream;
+pub mod driver;
 pub mod inbox;
 pub mod listeners;
 pub mod protocol;

@@ -11,7 +11,7 @@
 //! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
 //! | `Close` | `Left` (also unasked) | `downstream/` |
 //! | `Stopped` | - (it answers `Stop`) | `main.rs` |
-//! | unasked | `Received`, `Joined`, `Request`, `Call`, `Stop`, `Reload` | |
+//! | unasked | `Received`, `Joined`, `Request`, `Call`, `DiskFree`, `Stop`, `Reload` | |
 //!
 //! Invariant: a sink (attempt, store, session) has at most one request out. `attempt`, `session` and `call` numbers make
 //! stale input harmless.
@@ -196,6 +196,12 @@ pub enum Input {
         principal: Arc<Principal>,
         /// What.
         request: CallRequest,
+    },
+    /// So many bytes are free on the file system under the store; said at start and whenever it changed, at most once a
+    /// second.
+    DiskFree {
+        /// For this user.
+        bytes: u64,
     },
     /// Drain and stop.
     Stop {

@@ -33,6 +33,8 @@ impl Relay {
     pub(in crate::relay) fn cancel(&mut self, _now: Time, _asker: Asker, _principal: &Arc<Principal>, _message: &str) {}
     pub(in crate::relay) fn message_state(&mut self, _call: CallId, _principal: &Arc<Principal>, _message: &str) {}
     pub(in crate::relay) fn committed(&mut self, _now: Time) {}
+    /// What is free under the store, for `outbox.min_free`.
+    pub(in crate::relay) fn disk_free(&mut self, _bytes: u64) {}
     pub(in crate::relay) fn commit_failed(&mut self, _now: Time, _reason: String) {}
     /// Asks the store for what is staged, if it is free.
     pub(in crate::relay) fn pump_store(&mut self, _now: Time) {}
