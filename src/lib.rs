@@ -9,6 +9,8 @@ pub mod downstream;
 pub mod driver;
 pub mod inbox;
 pub mod listeners;
+pub mod log;
+pub mod metrics;
 pub mod protocol;
 pub mod relay;
 pub mod service;

@@ -359,12 +359,6 @@ pub struct OutboxStats {
     pub outcomes: Counts<OutcomeState>,
     /// Outcomes forgotten early for `outbox.keep_outcomes_max`.
     pub outcomes_dropped: u64,
-    /// Commits made durable.
-    pub commits: u64,
-    /// Operations in them.
-    pub operations: u64,
-    /// From `Commit` to `Committed`.
-    pub commit_latency: Histogram,
     /// Whether the store failed: nothing is accepted any more.
     pub store_failed: bool,
 }
@@ -372,12 +366,12 @@ pub struct OutboxStats {
 impl OutboxStats {
     /// The lane's numbers, to be changed.
     pub fn lane(&mut self, lane: Lane) -> &mut LaneStats {
-        match lane {
-            Lane::Critical => &mut self.lanes[0],
-            Lane::High => &mut self.lanes[1],
-            Lane::Medium => &mut self.lanes[2],
-            Lane::Low => &mut self.lanes[3],
-        }
+        &mut self.lanes[place(lane)]
+    }
+
+    /// The lane's numbers.
+    pub fn of_lane(&self, lane: Lane) -> &LaneStats {
+        &self.lanes[place(lane)]
     }
 
     /// Messages accepted or restored that are neither settled nor pending: 0 unless there is a bug.
@@ -403,6 +397,15 @@ pub struct CarrierStats {
     pub store_free_bytes: u64,
     /// Records that were committed once and not found at start.
     pub store_lost: u64,
+}
+
+fn place(lane: Lane) -> usize {
+    match lane {
+        Lane::Critical => 0,
+        Lane::High => 1,
+        Lane::Medium => 2,
+        Lane::Low => 3,
+    }
 }
 
 /// All counters and gauges of the relay, one struct per part.

@@ -5,7 +5,7 @@ use super::{Complaints, File};
 
 /// Words and plain arithmetic that every part may use.
 const SHARED: &[&str] = &["time", "rng", "record", "pairs", "stats", "backoff", "limiter"];
-/// Plain enums and values of parts that are words, too.
+/// Plain enums and values of parts that are words, too; and the token bucket, which knows nothing of the relay.
 const SHARED_NAMES: &[&str] = &[
     "outbox::Lane",
     "outbox::OnUnknown",
@@ -13,6 +13,8 @@ const SHARED_NAMES: &[&str] = &[
     "outbox::OutcomeState",
     "outbox::Confirm",
     "access::Principal",
+    "feed::RingId",
+    "limiter::Bucket",
     "attempt::Ending",
 ];
 

@@ -1,0 +1,212 @@
+//! The table of all metrics that are read from plain numbers. One line here is one metric.
+
+use std::time::Duration;
+
+use super::Read::{Counter, Counters, Gauge, Gauges, Histogram, Maybe};
+use super::{Declared, Put, Shape, View};
+use crate::protocol::codes::{CloseCode, ErrorCode};
+use crate::relay::outbox::{Lane, OutcomeState};
+use crate::relay::pairs::{CloseCodeOrd, LeftReason};
+use crate::relay::stats::{Counts, DropReason, GapReason, LinkState, ResetReason, ThrottlePlace};
+use crate::relay::time::Wall;
+use crate::store::{COMMIT_SECONDS, StoreStats};
+
+const fn metric(name: &'static str, help: &'static str, read: super::Read) -> Declared {
+    Declared { name, help, read }
+}
+
+/// All of them, grouped as in `relay::stats`.
+#[rustfmt::skip]
+pub(super) const METRICS: &[Declared] = &[
+    metric("tidegate_build_info", "Constant 1, labelled with the program's version.",
+        Gauges("version", |_, put| put(env!("CARGO_PKG_VERSION"), 1.0))),
+
+    metric("tidegate_link_state", "1 for the state that the link to upstream is in, 0 for the others.",
+        Gauges("state", |v, put| LinkState::ALL.iter().for_each(|s| put(s.text(), f64::from(v.stats.link.state == Some(*s)))))),
+    metric("tidegate_link_attempts_total", "Connections to upstream that were begun.",
+        Counter(|v| v.stats.link.attempts)),
+    metric("tidegate_link_ready_total", "Connections to upstream that became ready.",
+        Counter(|v| v.stats.link.ready)),
+    metric("tidegate_link_disconnects_total", "Connections to upstream that ended or never came about, by reason.",
+        Counters("reason", |v, put| v.stats.link.disconnects.iter().for_each(|(reason, n)| put(reason, n)))),
+    metric("tidegate_link_rtt_seconds", "From a ping to upstream to its pong.",
+        Histogram(|v| Shape::from(&v.stats.link.rtt))),
+    metric("tidegate_link_connect_seconds", "From the start of a connection to upstream until it was ready.",
+        Histogram(|v| Shape::from(&v.stats.link.connect))),
+    metric("tidegate_link_frames_in_total", "Frames received from upstream.",
+        Counter(|v| v.stats.link.frames_in)),
+    metric("tidegate_link_in_bytes_total", "Payload bytes of the frames received from upstream.",
+        Counter(|v| v.stats.link.bytes_in)),
+    metric("tidegate_link_frames_out_total", "Frames transmitted to upstream.",
+        Counter(|v| v.stats.link.frames_out)),
+    metric("tidegate_link_out_bytes_total", "Payload bytes of the frames transmitted to upstream.",
+        Counter(|v| v.stats.link.bytes_out)),
+    metric("tidegate_link_last_frame_age_seconds", "Time since the last frame from upstream; absent before the first.",
+        Maybe(|v| v.stats.link.last_frame.map(|at| age(v.now, at)))),
+
+    metric("tidegate_dialect_events_total", "Events that the dialect extracted.",
+        Counter(|v| v.stats.dialect.events)),
+    metric("tidegate_dialect_unmatched_total", "Messages from upstream that no rule of the dialect matched.",
+        Counter(|v| v.stats.dialect.unmatched)),
+    metric("tidegate_dialect_unextracted_total", "Messages that a rule matched but that lacked what the rule needs.",
+        Counter(|v| v.stats.dialect.unextracted)),
+    metric("tidegate_dialect_malformed_total", "Frames that are not valid in the dialect's framing.",
+        Counter(|v| v.stats.dialect.malformed)),
+    metric("tidegate_dialect_unexpected_total", "Acknowledgements and refusals that belong to no pending request.",
+        Counter(|v| v.stats.dialect.unexpected)),
+
+    metric("tidegate_throttled_total", "How often a limit held something back, by place.",
+        Counters("place", |v, put| ThrottlePlace::ALL.iter().for_each(|p| put(p.text(), v.stats.throttled.get(p))))),
+
+    metric("tidegate_interest_channels", "Channels by the state of their subscription upstream.",
+        Gauges("state", |v, put| {
+            put("wanted", v.stats.interest.wanted as f64);
+            put("active", v.stats.interest.active as f64);
+            put("waiting", v.stats.interest.waiting as f64);
+            put("failed", v.stats.interest.failed as f64);
+        })),
+    metric("tidegate_interest_subscribes_total", "Subscribes sent to upstream.",
+        Counter(|v| v.stats.interest.subscribes)),
+    metric("tidegate_interest_unsubscribes_total", "Unsubscribes sent to upstream.",
+        Counter(|v| v.stats.interest.unsubscribes)),
+    metric("tidegate_interest_timeouts_total", "Subscribes that upstream did not answer in time.",
+        Counter(|v| v.stats.interest.timeouts)),
+    metric("tidegate_interest_refused_total", "Subscriptions that upstream refused or ended, by code.",
+        Counters("code", |v, put| codes(&v.stats.interest.refused, put))),
+
+    metric("tidegate_feed_channels", "Channels carried.",
+        Gauge(|v| v.stats.feed.channels as f64)),
+    metric("tidegate_feed_ring_entries", "Entries held in all rings.",
+        Gauge(|v| v.stats.feed.entries as f64)),
+    metric("tidegate_feed_ring_bytes", "Bytes held in all rings.",
+        Gauge(|v| v.stats.feed.bytes as f64)),
+    metric("tidegate_feed_last_values", "Last values held.",
+        Gauge(|v| v.stats.feed.values as f64)),
+    metric("tidegate_feed_admitted_total", "Entries admitted to a ring.",
+        Counter(|v| v.stats.feed.admitted)),
+    metric("tidegate_feed_evicted_total", "Entries that left a ring for one of its bounds.",
+        Counter(|v| v.stats.feed.evicted)),
+    metric("tidegate_feed_dropped_total", "Events dropped, by reason; `slow` counts per session and is told to it.",
+        Counters("reason", |v, put| DropReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.dropped.get(r))))),
+    metric("tidegate_feed_gaps_total", "Gaps told, by reason.",
+        Counters("reason", |v, put| GapReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.gaps.get(r))))),
+    metric("tidegate_feed_resets_total", "Resets told, by reason.",
+        Counters("reason", |v, put| ResetReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.resets.get(r))))),
+    metric("tidegate_feed_resumed_total", "Channels resumed without a hole.",
+        Counter(|v| v.stats.feed.resumed)),
+
+    metric("tidegate_sessions_open", "Sessions connected.",
+        Gauge(|v| v.stats.sessions.open as f64)),
+    metric("tidegate_sessions_subscriptions", "Subscriptions of all sessions.",
+        Gauge(|v| v.stats.sessions.subscriptions as f64)),
+    metric("tidegate_sessions_blocked", "Sessions whose socket is full.",
+        Gauge(|v| v.stats.sessions.blocked as f64)),
+    metric("tidegate_sessions_joined_total", "Sessions that connected.",
+        Counter(|v| v.stats.sessions.joined)),
+    metric("tidegate_sessions_closed_total", "Sessions that ended, by reason.",
+        Counters("reason", |v, put| closed(&v.stats.sessions.left, put))),
+    metric("tidegate_sessions_requests_total", "Requests read from sessions.",
+        Counter(|v| v.stats.sessions.requests)),
+    metric("tidegate_sessions_errors_total", "Errors told to clients, by code.",
+        Counters("code", |v, put| codes(&v.stats.sessions.errors, put))),
+    metric("tidegate_deliveries_total", "Entries written to sockets, once per session.",
+        Counter(|v| v.stats.sessions.deliveries)),
+    metric("tidegate_delivery_batches_total", "Batches written to sockets.",
+        Counter(|v| v.stats.sessions.batches)),
+    metric("tidegate_delivery_bytes_total", "Bytes written to sockets, framing included.",
+        Counter(|v| v.stats.sessions.bytes)),
+    metric("tidegate_delivery_latency_seconds", "From a frame's receipt from upstream to the end of the write to a local socket.",
+        Histogram(|v| Shape::from(&v.stats.sessions.latency))),
+
+    metric("tidegate_outbox_messages", "Accepted messages that are not settled, by lane.",
+        Gauges("lane", |v, put| lanes(v, |lane, _| lane.depth as f64, put))),
+    metric("tidegate_outbox_oldest_age_seconds", "Age of the oldest accepted message that is not settled, by lane; 0 if there is none.",
+        Gauges("lane", |v, put| lanes(v, |lane, now| lane.oldest.map_or(0.0, |at| age(now, at)), put))),
+    metric("tidegate_outbox_bytes", "Bytes of the accepted messages that are not settled.",
+        Gauge(|v| v.stats.outbox.bytes as f64)),
+    metric("tidegate_outbox_in_flight", "Messages in flight to upstream.",
+        Gauge(|v| v.stats.outbox.in_flight as f64)),
+    metric("tidegate_outbox_outcomes_kept", "Outcomes and idempotency keys kept.",
+        Gauge(|v| v.stats.outbox.outcomes_kept as f64)),
+    metric("tidegate_outbox_accepted_total", "Messages accepted.",
+        Counter(|v| v.stats.outbox.accepted)),
+    metric("tidegate_outbox_restored_total", "Messages found undelivered at start.",
+        Counter(|v| v.stats.outbox.restored)),
+    metric("tidegate_outbox_refused_total", "Messages refused before acceptance, by code.",
+        Counters("code", |v, put| codes(&v.stats.outbox.refused, put))),
+    metric("tidegate_outbox_idempotent_hits_total", "Publishes that found their earlier message by its idempotency key.",
+        Counter(|v| v.stats.outbox.idempotent_hits)),
+    metric("tidegate_outbox_attempts_total", "Attempts transmitted to upstream.",
+        Counter(|v| v.stats.outbox.attempts)),
+    metric("tidegate_outbox_retries_total", "Attempts that failed and will be repeated.",
+        Counter(|v| v.stats.outbox.retries)),
+    metric("tidegate_outbox_ack_timeouts_total", "Attempts that upstream did not answer in time.",
+        Counter(|v| v.stats.outbox.ack_timeouts)),
+    metric("tidegate_outbox_late_acks_total", "Answers to attempts that were already given up.",
+        Counter(|v| v.stats.outbox.late_acks)),
+    metric("tidegate_outbox_outcomes_total", "Messages settled, by outcome.",
+        Counters("state", outcomes)),
+    metric("tidegate_outbox_outcomes_dropped_total", "Outcomes forgotten early because too many were kept.",
+        Counter(|v| v.stats.outbox.outcomes_dropped)),
+    metric("tidegate_outbox_conservation_error", "Messages that are neither settled nor pending; not 0 means a bug.",
+        Gauge(|v| v.stats.outbox.conservation_error() as f64)),
+
+    metric("tidegate_store_commit_seconds", "From the hand-over of a commit to stable storage.",
+        Histogram(|v| commits(v.store))),
+    metric("tidegate_store_operations_total", "Operations made durable.",
+        Counter(|v| v.store.operations)),
+    metric("tidegate_store_disk_bytes", "Bytes that the store's files occupy.",
+        Gauge(|v| v.store.disk_bytes as f64)),
+    metric("tidegate_store_free_bytes", "Free bytes of the file system below the store.",
+        Gauge(|v| v.store.free_bytes as f64)),
+    metric("tidegate_store_lost_records_total", "Records that were committed once and not found at start.",
+        Counter(|v| v.store.lost)),
+    metric("tidegate_store_failed", "1 once the store failed: nothing is accepted until a restart.",
+        Gauge(|v| f64::from(v.store.failure.is_some() || v.stats.outbox.store_failed))),
+
+    metric("tidegate_log_dropped_total", "Log lines dropped because the reader of the log did not keep up.",
+        Counter(|v| v.log_dropped)),
+];
+
+fn age(now: Wall, then: Wall) -> f64 {
+    now.since(then).as_secs_f64()
+}
+
+/// Every code of the closed table, also those that never occurred.
+fn codes(counts: &Counts<&'static str>, put: Put<'_, u64>) {
+    ErrorCode::ALL.iter().for_each(|code| put(code.text(), counts.get(&code.text())));
+}
+
+fn closed(left: &Counts<LeftReason>, put: Put<'_, u64>) {
+    put("client", left.get(&LeftReason::Client));
+    for code in CloseCode::ALL {
+        put(code.reason(), left.get(&LeftReason::Closed(CloseCodeOrd(code.number()))));
+    }
+}
+
+fn lanes(v: &View<'_>, read: fn(&crate::relay::stats::LaneStats, Wall) -> f64, put: Put<'_, f64>) {
+    let lanes = [(Lane::Critical, "critical"), (Lane::High, "high"), (Lane::Medium, "medium"), (Lane::Low, "low")];
+    for (lane, name) in lanes {
+        put(name, read(v.stats.outbox.of_lane(lane), v.now));
+    }
+}
+
+fn outcomes(v: &View<'_>, put: Put<'_, u64>) {
+    let states = [
+        (OutcomeState::Delivered, "delivered"),
+        (OutcomeState::Rejected, "rejected"),
+        (OutcomeState::Expired, "expired"),
+        (OutcomeState::DeadLettered, "dead_lettered"),
+    ];
+    states.iter().for_each(|(state, name)| put(name, v.stats.outbox.outcomes.get(state)));
+}
+
+fn commits(store: &StoreStats) -> Shape {
+    let mut below = 0;
+    let cumulative = COMMIT_SECONDS.iter().zip(&store.commit_buckets).map(|(bound, count)| {
+        below += count;
+        (*bound, below)
+    });
+    let below = cumulative.collect();
+    Shape { below, count: store.commits, sum: Duration::from_nanos(store.commit_nanos).as_secs_f64() }
+}
