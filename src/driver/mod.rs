@@ -293,10 +293,10 @@ impl Driver {
         }
     }
 
-    /// Adds to the relay's statistics what only the carriers know.
+    /// Adds to the relay's statistics what only the loop knows.
     fn complete(&self, mut reply: Reply) -> Reply {
         if let Reply::Stats(stats) = &mut reply {
-            stats.carriers = self.meter.read(&self.carriers.store.stats());
+            stats.turns = self.meter.read();
         }
         reply
     }

@@ -164,6 +164,13 @@ pub(super) const METRICS: &[Declared] = &[
     metric("tidegate_store_failed", "1 once the store failed: nothing is accepted until a restart.",
         Gauge(|v| f64::from(v.store.failure.is_some() || v.stats.outbox.store_failed))),
 
+    metric("tidegate_loop_turns_total", "Turns of the event loop.",
+        Counter(|v| v.stats.turns.turns)),
+    metric("tidegate_loop_turn_seconds", "How long the turns of the event loop take.",
+        Histogram(|v| (&v.stats.turns.turn).into())),
+    metric("tidegate_loop_lag_seconds", "How late the event loop wakes for its timers.",
+        Histogram(|v| (&v.stats.turns.lag).into())),
+
     metric("tidegate_log_dropped_total", "Log lines dropped because the reader of the log did not keep up.",
         Counter(|v| v.log_dropped)),
 ];

@@ -381,22 +381,16 @@ impl OutboxStats {
     }
 }
 
-/// What the carriers count, written into the copy that `CallRequest::Stats` asks for by the driver; the relay itself
-/// leaves it empty.
+/// The event loop around the relay: the driver writes it into the copy that `CallRequest::Stats` asks for; the relay
+/// itself leaves it empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CarrierStats {
+pub struct LoopStats {
     /// Turns of the event loop.
     pub turns: u64,
     /// How long they took.
     pub turn: Histogram,
     /// How late the event loop woke for a timer.
     pub lag: Histogram,
-    /// Bytes that the store's files occupy.
-    pub store_disk_bytes: u64,
-    /// Free bytes of the file system under the store.
-    pub store_free_bytes: u64,
-    /// Records that were committed once and not found at start.
-    pub store_lost: u64,
 }
 
 fn place(lane: Lane) -> usize {
@@ -425,8 +419,8 @@ pub struct Stats {
     pub outbox: OutboxStats,
     /// What limits held back.
     pub throttled: Counts<ThrottlePlace>,
-    /// Beside the relay.
-    pub carriers: CarrierStats,
+    /// Around the relay.
+    pub turns: LoopStats,
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use std::thread::JoinHandle;
 use crate::relay::record::{Operation, Restored};
 
 pub use recover::panic_is_guarded;
-pub use stats::{COMMIT_SECONDS, StoreStats};
+pub use stats::{COMMIT_SECONDS, StoreNumbers, StoreStats};
 
 use stats::Counters;
 use thread::Task;
@@ -193,6 +193,11 @@ impl Store {
     /// The numbers of the store, read without waiting for it.
     pub fn stats(&self) -> StoreStats {
         self.counters.read()
+    }
+
+    /// The same numbers for other threads.
+    pub fn numbers(&self) -> StoreNumbers {
+        StoreNumbers(Arc::clone(&self.counters))
     }
 
     /// Free bytes of the file system under the store for this user, at most a second old.

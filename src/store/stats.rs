@@ -2,8 +2,8 @@
 //!
 //! Invariant: reading never waits for the store's thread, however long the disk takes.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Upper bounds of the commit latency's buckets, in seconds; one more bucket holds what is above.
@@ -29,6 +29,17 @@ pub struct StoreStats {
     pub lost: u64,
     /// Why the store is dead, if it is.
     pub failure: Option<String>,
+}
+
+/// Reads the store's numbers from any thread, also after the store was closed.
+#[derive(Debug, Clone)]
+pub struct StoreNumbers(pub(super) Arc<Counters>);
+
+impl StoreNumbers {
+    /// The numbers now.
+    pub fn read(&self) -> StoreStats {
+        self.0.read()
+    }
 }
 
 /// The shared cells behind [`StoreStats`].
