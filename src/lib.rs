@@ -1,6 +1,7 @@
 //! Tidegate: one connection up, many apps down, nothing silently lost.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod demo;

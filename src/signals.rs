@@ -13,13 +13,13 @@ use crate::config::Config;
 use crate::inbox::FromOutside;
 
 /// Reads the configuration again; `Err` is for people.
-pub type Reload = Box<dyn FnMut() -> Result<Arc<Config>, String> + Send>;
+pub type Reload = Arc<dyn Fn() -> Result<Arc<Config>, String> + Send + Sync>;
 
 /// Exit code of the third signal: what was asked for did not happen in time.
 const IMPATIENT: i32 = 1;
 
 /// Starts listening. Call before anything can be interrupted.
-pub fn listen(outside: mpsc::Sender<FromOutside>, mut reload: Option<Reload>) -> std::io::Result<()> {
+pub fn listen(outside: mpsc::Sender<FromOutside>, reload: Option<Reload>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut stops = 0;
@@ -32,7 +32,7 @@ pub fn listen(outside: mpsc::Sender<FromOutside>, mut reload: Option<Reload>) ->
                     }
                     Some(FromOutside::Stop { now: stops == 2 })
                 }
-                SIGHUP => reload.as_mut().and_then(reloaded),
+                SIGHUP => reload.as_ref().and_then(reloaded),
                 _ => None,
             };
             if let Some(input) = input
@@ -46,7 +46,7 @@ pub fn listen(outside: mpsc::Sender<FromOutside>, mut reload: Option<Reload>) ->
 }
 
 /// A configuration that does not load keeps the old one, and says so.
-fn reloaded(reload: &mut Reload) -> Option<FromOutside> {
+fn reloaded(reload: &Reload) -> Option<FromOutside> {
     crate::service::reloading();
     match reload() {
         Ok(config) => Some(FromOutside::Reload(config)),

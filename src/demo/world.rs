@@ -16,6 +16,8 @@ const PRICES: [(&str, i64); 4] =
 const DEVICES: [&str; 3] = ["thermostat", "door", "lamp"];
 const SYSTEM_EVENTS: [&str; 5] =
     ["control-updated", "baseline-changed", "metrics-updated", "user-activity", "system-alert"];
+/// Channels of events that are no state.
+const PLAIN_CHANNELS: [&str; 2] = ["system", "orders"];
 /// Turns between two reports of devices, and between two events of the system.
 const DEVICE_EVERY: u64 = 5;
 const SYSTEM_EVERY: u64 = 7;
@@ -26,6 +28,13 @@ pub struct Message {
     pub channel: String,
     /// The plain dialect's JSON text.
     pub text: String,
+}
+
+/// All channels there are.
+pub fn channels() -> Vec<String> {
+    let prices = PRICES.iter().map(|(symbol, _)| format!("price:{symbol}"));
+    let devices = DEVICES.iter().map(|device| format!("device:{device}"));
+    prices.chain(devices).chain(PLAIN_CHANNELS.map(str::to_owned)).collect()
 }
 
 /// The world.
@@ -48,15 +57,10 @@ impl World {
         for device in DEVICES {
             channels.insert(format!("device:{device}"), (0, json!({"device": device, "online": true})));
         }
-        for channel in ["system", "orders"] {
+        for channel in PLAIN_CHANNELS {
             channels.insert(channel.to_owned(), (0, Value::Null));
         }
         World { rng: Rng::new(seed), turn: 0, prices, channels }
-    }
-
-    /// All channels there are.
-    pub fn channels(&self) -> impl Iterator<Item = &str> {
-        self.channels.keys().map(String::as_str)
     }
 
     /// Whether there is such a channel.
@@ -158,6 +162,7 @@ mod tests {
     fn sequences_rise_by_one_and_snapshots_state_the_last() {
         let mut world = World::new(1);
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        assert!(channels().iter().all(|channel| world.has(channel)));
         let mut kinds = std::collections::BTreeSet::new();
         for _ in 0..200 {
             for message in world.turn(Wall(0)) {
