@@ -38,7 +38,7 @@ pub fn fill(state: &Path) {
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false))).unwrap();
     let (opened, _) = open(state);
     let unlimited = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: Some(6 << 20), ..unlimited.clone() }).unwrap();
+    setrlimit(Resource::Fsize, Rlimit { current: Some(6 << 20), ..unlimited }).unwrap();
     let mut sequence = 0;
     let reason = loop {
         match opened.try_commit(vec![accept(&message(sequence, 100_000))]) {
@@ -146,4 +146,17 @@ fn a_directory_that_vanishes_ends_the_store() {
         panic!("committed into a file without a name");
     };
     assert!(reason.contains("while in use"), "{reason}");
+}
+
+#[test]
+fn somebody_elses_directory_is_refused() {
+    // Only a superuser can give a directory away.
+    if !rustix::process::geteuid().is_root() {
+        return skip("somebody_elses_directory_is_refused", "needs a superuser");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
+    let error = try_open(directory.path()).err().unwrap();
+    assert!(error.to_string().contains("belongs to user 12345"), "{error}");
+    assert!(!directory.path().join("lock").exists());
 }

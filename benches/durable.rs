@@ -1,0 +1,199 @@
+//! Durable accepts per second: the store under concurrent producers, beside the raw disk in the same run.
+//!
+//! `cargo bench --bench durable [-- SECONDS [ROUNDS]]`, on the disk of the system's directory for temporary files
+//! (`TMPDIR`). Producers are threads with one message out each; one thread stands for the relay: it commits what came while
+//! the batch before was out. The raw disk appends and calls fdatasync, alone (4 KiB) and with a batch of records per call.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tidegate::protocol::request::ChannelRequest;
+use tidegate::relay::outbox::{Lane, OnUnknown};
+use tidegate::relay::record::{MessageId, Operation, StoredMessage};
+use tidegate::relay::time::Wall;
+use tidegate::store::{Store, StoreAnswer, StoreConfig};
+
+/// Bytes of a message's payload.
+const PAYLOAD: usize = 300;
+/// About what the store writes for it: payload, the rest of the message, frame, key.
+const RECORD: usize = 480;
+const PRODUCERS: [usize; 4] = [1, 16, 64, 256];
+/// The relay's limit of a batch.
+const BATCH: usize = 1_024;
+
+fn main() {
+    let numbers: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let time = Duration::from_secs(numbers.first().copied().unwrap_or(2));
+    let rounds = numbers.get(1).copied().unwrap_or(3);
+    let mut lines: Vec<(String, Vec<Figure>)> = Vec::new();
+    for _ in 0..rounds {
+        let mut row = 0;
+        let mut note = |name: String, figure: Figure| {
+            if lines.len() == row {
+                lines.push((name, Vec::new()));
+            }
+            lines[row].1.push(figure);
+            row += 1;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        note("raw 4 KiB".into(), raw(directory.path(), 4096, 1, time));
+        for producers in PRODUCERS {
+            note(format!("raw batch of {producers}"), raw(directory.path(), RECORD, producers, time));
+            note(format!("store, {producers} producers"), accepts(directory.path(), producers, time));
+        }
+    }
+    println!("{:<24} {:>12} {:>10} {:>10} {:>10}", "", "records/s", "p50 ms", "p99 ms", "to raw");
+    let mut raw_rate = 0.0;
+    for (name, figures) in &mut lines {
+        figures.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        let median = &figures[figures.len() / 2];
+        let ratio = if name.starts_with("raw") {
+            raw_rate = median.rate;
+            String::new()
+        } else {
+            format!("{:.2}", median.rate / raw_rate)
+        };
+        println!("{name:<24} {:>12.0} {:>10.3} {:>10.3} {ratio:>10}", median.rate, median.p50, median.p99);
+    }
+    restart(100_000);
+}
+
+/// One measurement.
+struct Figure {
+    /// Records made durable per second.
+    rate: f64,
+    /// Milliseconds until a record, or a raw batch, was durable.
+    p50: f64,
+    p99: f64,
+}
+
+fn figure(records: usize, took: Duration, mut waits: Vec<Duration>) -> Figure {
+    waits.sort();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    Figure { rate: records as f64 / took.as_secs_f64(), p50: at(50), p99: at(99) }
+}
+
+/// Appends `batch` records of `size` bytes per fdatasync.
+fn raw(directory: &Path, size: usize, batch: usize, time: Duration) -> Figure {
+    let path = directory.join("raw");
+    let mut file = File::create(&path).unwrap();
+    let bytes = vec![b'x'; size * batch];
+    let mut waits = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let at = Instant::now();
+        file.write_all(&bytes).unwrap();
+        file.sync_data().unwrap();
+        waits.push(at.elapsed());
+    }
+    let figure = figure(waits.len() * batch, began.elapsed(), waits);
+    std::fs::remove_file(path).unwrap();
+    figure
+}
+
+/// A message to accept and where its producer waits.
+type Publish = (Arc<StoredMessage>, Sender<()>);
+
+/// `producers` threads, each publishing again as soon as its message is durable.
+fn accepts(directory: &Path, producers: usize, time: Duration) -> Figure {
+    let path = directory.join("state");
+    let (answer, answers) = channel();
+    let opened = Store::open(&path, StoreConfig::default(), move |said| answer.send(said).unwrap());
+    let (store, _) = opened.unwrap();
+    let (publish, published) = channel();
+    let (stop, next) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (waits, took, store) = std::thread::scope(|scope| {
+        let began = Instant::now();
+        let threads: Vec<_> = (0..producers)
+            .map(|_| {
+                let (publish, next, stop) = (publish.clone(), &next, &stop);
+                scope.spawn(move || produce(publish, next, stop))
+            })
+            .collect();
+        drop(publish);
+        let relay = scope.spawn(move || {
+            relay(&store, &answers, &published);
+            store
+        });
+        std::thread::sleep(time);
+        stop.store(true, Relaxed);
+        let store = relay.join().unwrap();
+        let took = began.elapsed();
+        (threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>(), took, store)
+    });
+    store.shutdown().unwrap();
+    std::fs::remove_dir_all(path).unwrap();
+    figure(waits.len(), took, waits)
+}
+
+fn produce(publish: Sender<Publish>, next: &AtomicU64, stop: &AtomicBool) -> Vec<Duration> {
+    let mut waits = Vec::new();
+    let (durable, wait) = channel();
+    while !stop.load(Relaxed) {
+        let began = Instant::now();
+        publish.send((message(next.fetch_add(1, Relaxed)), durable.clone())).unwrap();
+        wait.recv().unwrap();
+        waits.push(began.elapsed());
+    }
+    waits
+}
+
+/// Commits what is there while it can; answers each producer.
+fn relay(store: &Store, answers: &Receiver<StoreAnswer>, published: &Receiver<Publish>) {
+    while let Ok(first) = published.recv() {
+        let mut waiting = Vec::with_capacity(BATCH);
+        let mut operations = Vec::with_capacity(BATCH);
+        for (message, producer) in std::iter::once(first).chain(published.try_iter()).take(BATCH) {
+            operations.push(Operation::Accept(message));
+            waiting.push(producer);
+        }
+        store.commit(operations).unwrap();
+        assert_eq!(answers.recv().unwrap(), StoreAnswer::Committed);
+        for producer in waiting {
+            producer.send(()).unwrap();
+        }
+    }
+}
+
+/// How long a start takes with so many messages waiting.
+fn restart(messages: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let (answer, answers) = channel();
+    let (store, _) =
+        Store::open(directory.path(), StoreConfig::default(), move |said| answer.send(said).unwrap()).unwrap();
+    for first in (0..messages).step_by(BATCH) {
+        let operations = (first..messages.min(first + BATCH as u64)).map(|n| Operation::Accept(message(n))).collect();
+        store.commit(operations).unwrap();
+        assert_eq!(answers.recv().unwrap(), StoreAnswer::Committed);
+    }
+    store.shutdown().unwrap();
+    let began = Instant::now();
+    let (store, restored) = Store::open(directory.path(), StoreConfig::default(), drop).unwrap();
+    let (millis, bytes) = (began.elapsed().as_secs_f64() * 1e3, store.stats().disk_bytes);
+    println!("\nstart with {} messages ({bytes} bytes on disk): {millis:.0} ms", restored.messages.len());
+    store.shutdown().unwrap();
+}
+
+fn message(sequence: u64) -> Arc<StoredMessage> {
+    Arc::new(StoredMessage {
+        id: MessageId(u128::from(sequence) << 64),
+        sequence,
+        accepted: Wall(1),
+        principal: "local".into(),
+        channel: ChannelRequest { name: "orders".into(), params: None },
+        key: None,
+        kind: None,
+        data: "x".repeat(PAYLOAD).into(),
+        idempotency_key: Some(format!("order-{sequence}").into()),
+        body_hash: [0; 32],
+        order_key: Some("account-9".into()),
+        lane: Lane::Medium,
+        expires: None,
+        on_unknown: OnUnknown::Retry,
+    })
+}
