@@ -15,15 +15,15 @@ use std::time::Duration;
 use super::pairs::{AttemptId, Disconnect};
 use super::time::Mono;
 use crate::config::UpstreamConfig;
-use crate::dialect::{Conversation, Outgoing, Purpose, Then, WireFrame};
+use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, WireFrame};
 use acked::Acked;
 use heartbeat::{Beat, Heartbeat};
 use leaving::Leaving;
 
 /// How long a connection that we close may take until it is forgotten.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Replies that wait to leave (pongs, receipts, authentication); beyond it upstream asks more than it lets through.
-const REPLIES_MAX: usize = 1024;
+/// Frames that wait to leave because upstream asked for them; beyond it, it asks for more than it takes.
+const STAGED_MAX: usize = 1024;
 
 /// Where an attempt stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,15 +144,19 @@ pub struct Attempt {
     pub acked: Acked,
     /// What has to be unsubscribed.
     pub leaving: Leaving,
-    /// Pongs and dialect's pings that wait to leave.
+    /// Pongs, receipts and the dialect's pings that wait to leave.
     beats: VecDeque<Outgoing>,
     /// A WebSocket ping waits to leave.
     ping_waits: bool,
-    /// Authentication and receipts that wait to leave.
-    replies: VecDeque<Outgoing>,
+    /// Authentication that waits to leave.
+    auths: VecDeque<Outgoing>,
     in_flight: Option<Vec<Carried>>,
     /// Decided while frames are handled, carried out after the last of them.
     ending: Option<Ending>,
+    /// Channels that the conversation need not know any more.
+    forgotten: Vec<ChannelId>,
+    /// Intervals may have been set since they were last looked at.
+    news: bool,
     peer: Option<String>,
 }
 
@@ -172,9 +176,11 @@ impl Attempt {
             leaving: Leaving::default(),
             beats: VecDeque::new(),
             ping_waits: false,
-            replies: VecDeque::new(),
+            auths: VecDeque::new(),
             in_flight: None,
             ending: None,
+            forgotten: Vec::new(),
+            news: true,
             peer: None,
         }
     }
@@ -242,6 +248,30 @@ impl Attempt {
         self.ending.take()
     }
 
+    /// The conversation need not know this channel any more.
+    pub fn forget(&mut self, channel: ChannelId) {
+        self.forgotten.push(channel);
+    }
+
+    /// An unsubscribe is done. Whether that is new.
+    pub fn left(&mut self, channel: ChannelId) -> bool {
+        let new = self.leaving.done(channel);
+        if new {
+            self.forget(channel);
+        }
+        new
+    }
+
+    /// What the conversation is to forget.
+    pub fn take_forgotten(&mut self) -> Vec<ChannelId> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Whether upstream may have set intervals: as long as it introduces itself, and once more when it is ready.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.news, self.phase != Phase::Ready)
+    }
+
     /// Whether a `Transmit` may be asked for now.
     pub fn may_send(&self) -> bool {
         matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.in_flight.is_none()
@@ -253,9 +283,9 @@ impl Attempt {
     }
 
     /// Stages what a rule or the heartbeat wants said.
-    pub fn reply(&mut self, outgoing: Outgoing) {
-        let queue = if outgoing.purpose == Purpose::Ping { &mut self.beats } else { &mut self.replies };
-        if queue.len() < REPLIES_MAX {
+    pub fn stage(&mut self, outgoing: Outgoing) {
+        let queue = if outgoing.purpose == Purpose::Auth { &mut self.auths } else { &mut self.beats };
+        if queue.len() < STAGED_MAX {
             queue.push_back(outgoing);
         } else {
             let message = "it asks for more answers than it takes".to_owned();
@@ -263,7 +293,7 @@ impl Attempt {
         }
     }
 
-    /// The next pong or ping of the dialect.
+    /// The next pong, receipt or ping of the dialect.
     pub fn next_beat(&mut self) -> Option<Outgoing> {
         self.beats.pop_front()
     }
@@ -278,9 +308,9 @@ impl Attempt {
         Some(frame)
     }
 
-    /// The next authentication or receipt.
-    pub fn next_reply(&mut self) -> Option<Outgoing> {
-        self.replies.pop_front()
+    /// The next step of authentication.
+    pub fn next_auth(&mut self) -> Option<Outgoing> {
+        self.auths.pop_front()
     }
 
     /// A `Transmit` with these was asked for.

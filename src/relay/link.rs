@@ -88,6 +88,7 @@ pub struct Link {
     /// Attempts in a row that did not become stable.
     failures: u32,
     live_since: Option<Mono>,
+    down_since: Mono,
     /// The one immediate try with fresh credentials was made.
     refreshed: bool,
     last_ending: Option<LastEnding>,
@@ -111,6 +112,7 @@ impl Link {
             last_attempt: 0,
             failures: 0,
             live_since: None,
+            down_since: now,
             refreshed: false,
             last_ending: None,
             pacing: Pacing::new(limits),
@@ -126,6 +128,11 @@ impl Link {
     /// Since when it stands there.
     pub fn since(&self) -> Mono {
         self.since
+    }
+
+    /// Since when it is not live; `None` while it is.
+    pub fn down_since(&self) -> Option<Mono> {
+        (self.state != LinkState::Live).then_some(self.down_since)
     }
 
     /// When the next attempt begins, if one is planned.
@@ -255,6 +262,9 @@ impl Link {
 
     fn enter(&mut self, now: Mono, state: LinkState) {
         if self.state != state {
+            if self.state == LinkState::Live {
+                self.down_since = now;
+            }
             self.state = state;
             self.since = now;
         }

@@ -158,10 +158,11 @@ impl Acked {
         }
     }
 
-    /// The channel is sent again at `at`, by its priority then.
-    pub fn retry(&mut self, channel: ChannelId, at: Mono) {
-        if self.steps.contains_key(&channel) {
-            self.place(channel, Place::Delayed(at));
+    /// The channel is sent again at `at`, by its priority then; `tries` were made that count ([`Acked::tries`]).
+    pub fn retry(&mut self, channel: ChannelId, at: Mono, tries: u32) {
+        self.place(channel, Place::Delayed(at));
+        if let Some(step) = self.steps.get_mut(&channel) {
+            step.tries = tries;
             self.delayed.insert((at, channel));
         }
     }
@@ -180,13 +181,6 @@ impl Acked {
             Some(Step { place: Place::Live(since), .. }) if now.since(*since) >= stable => 0,
             Some(step) => step.tries,
             None => 0,
-        }
-    }
-
-    /// What was sent before counts no more.
-    pub fn forgive(&mut self, channel: ChannelId) {
-        if let Some(step) = self.steps.get_mut(&channel) {
-            step.tries = 0;
         }
     }
 
@@ -329,7 +323,7 @@ mod tests {
     fn a_delayed_retry_waits_and_counts() {
         let mut acked = queued(&[1]);
         acked.sent(&ids(&[1]), RequestId(1), Some(at(10)));
-        acked.retry(ChannelId(1), at(30));
+        acked.retry(ChannelId(1), at(30), 1);
         assert!(!acked.pending());
         assert_eq!(acked.due(), Some(at(30)), "the ack deadline is gone with the answer");
         acked.wake(at(29));
@@ -357,7 +351,7 @@ mod tests {
         assert!(acked.remove(ChannelId(2)));
         assert_eq!(acked.due(), None);
         acked.sent(&ids(&[3]), RequestId(2), Some(at(10)));
-        acked.retry(ChannelId(3), at(50));
+        acked.retry(ChannelId(3), at(50), 1);
         assert!(acked.remove(ChannelId(3)), "sent before, the answer may have been lost");
         assert!(!acked.remove(ChannelId(3)));
     }

@@ -14,10 +14,10 @@ use crate::dialect::Limits;
 /// What a frame is for, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Pongs and pings: without them the connection ends.
+    /// Pongs, receipts and pings: without them the connection ends.
     Beat,
-    /// Authentication and receipts.
-    Reply,
+    /// Authentication.
+    Auth,
     /// Messages of the critical lane.
     Critical,
     /// Unsubscribes and subscribes.
@@ -28,7 +28,7 @@ pub enum Class {
 
 impl Class {
     /// Every class, in order.
-    pub const ALL: [Class; 5] = [Class::Beat, Class::Reply, Class::Critical, Class::Control, Class::Message];
+    pub const ALL: [Class; 5] = [Class::Beat, Class::Auth, Class::Critical, Class::Control, Class::Message];
 }
 
 /// Each class is asked at least at every so many tokens.
@@ -127,8 +127,8 @@ impl Pacing {
     }
 
     /// When somebody who waits may ask again.
-    pub fn due(&self, now: Mono) -> Option<Mono> {
-        self.blocked.then(|| self.next(now))
+    pub fn due(&self) -> Option<Mono> {
+        self.blocked.then(|| self.next(Mono(0)))
     }
 
     /// Nothing leaves for this long from now on: the dialect's `pause`.
@@ -189,7 +189,7 @@ mod tests {
         pacing.pause(at(0), Duration::from_secs(30));
         pacing.pause(at(0), Duration::from_secs(5));
         assert!(!pacing.open(at(29_999)));
-        assert_eq!(pacing.due(at(29_999)), Some(at(30_000)));
+        assert_eq!(pacing.due(), Some(at(30_000)));
         assert!(pacing.open(at(30_000)));
     }
 
@@ -198,12 +198,12 @@ mod tests {
         let mut pacing = paced(4, 1);
         assert!(pacing.open(at(0)));
         assert!(!pacing.spend(at(0), Class::Control));
-        assert_eq!(pacing.due(at(0)), None, "nobody asked since");
+        assert_eq!(pacing.due(), None, "nobody asked since");
         assert!(!pacing.open(at(1)));
-        assert_eq!(pacing.due(at(1)), Some(at(250)));
+        assert_eq!(pacing.due(), Some(at(250)));
         assert!(pacing.open(at(250)));
         assert_eq!(serve(&mut pacing, at(250), |_| false), None);
-        assert_eq!(pacing.due(at(250)), None, "they had nothing");
+        assert_eq!(pacing.due(), None, "they had nothing");
         assert!(!pacing.spend(at(250), Class::Control));
         assert!(!pacing.open(at(300)));
         assert!(pacing.open(at(500)));

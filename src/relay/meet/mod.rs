@@ -1,6 +1,7 @@
 //! Where two parts of the relay meet: nothing else calls one part with what another said.
 //!
-//! - `upstream`: link, attempt, interest: connecting, what upstream's messages lead to, what leaves and in which order.
+//! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
+//!   leaves for it, and in which order.
 //! - `events`: what upstream said enters the feed.
 //! - `sessions`: what clients ask. `cutting`: what is delivered to them. `snapshots`: state as frames.
 //! - `outbound`: publishing, the store, outcomes.
@@ -10,7 +11,9 @@ pub(super) mod calls;
 pub(super) mod cutting;
 pub(super) mod draining;
 pub(super) mod events;
+pub(super) mod hearing;
 pub(super) mod outbound;
+pub(super) mod sending;
 pub(super) mod sessions;
 pub(super) mod snapshots;
 #[cfg(test)]

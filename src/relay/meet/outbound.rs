@@ -74,6 +74,8 @@ impl Relay {
     }
     pub(in crate::relay) fn outbound_timeout(&mut self, _now: Time) {}
 
+    /// Upstream sends this channel's events: messages that waited for it may leave.
+    pub(in crate::relay) fn join_live(&mut self, _now: Time, _channel: crate::dialect::ChannelId) {}
     pub(in crate::relay) fn join_refused(
         &mut self,
         _now: Time,

@@ -432,6 +432,8 @@ fn without_a_token_only_auth_is_heard_and_only_for_five_seconds() {
 #[test]
 fn after_a_large_pass_with_several_events_the_next_cut_waits_a_millisecond() {
     let mut house = House::new(|_| {});
+    // The link begins to connect.
+    house.wait(Duration::ZERO);
     for _ in 0..300 {
         let client = house.join();
         house.subscribe(client, &["c"]);

@@ -1,41 +1,316 @@
-//! Link, attempt and interest meet.
+//! Link, attempt and interest meet: connecting, endings, timeouts, what people ask of the link and are shown of it.
 
-use crate::dialect::WireFrame;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dialect::{Carried, Conversation, SendError, Then};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::control::Object;
 use crate::protocol::request::Secret;
 use crate::relay::Relay;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect};
+use crate::relay::attempt::{Attempt, Due, Ending, Phase};
+use crate::relay::link::{self, Plan};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Output};
+use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
 
 impl Relay {
-    pub(in crate::relay) fn connected(&mut self, _now: Time, _attempt: AttemptId, _peer: String) {}
-    pub(in crate::relay) fn disconnected(&mut self, _now: Time, _attempt: AttemptId, _reason: Disconnect) {}
-    pub(in crate::relay) fn transmitted(&mut self, _now: Time, _attempt: AttemptId) {}
-    pub(in crate::relay) fn received(&mut self, _now: Time, _attempt: AttemptId, _at: Time, _frames: &[WireFrame]) {}
-    pub(in crate::relay) fn fetched(&mut self, _now: Time, _call: CallId, _result: Result<Option<Secret>, String>) {}
-    pub(in crate::relay) fn pump_upstream(&mut self, _now: Time) {}
-    pub(in crate::relay) fn upstream_due(&self) -> Option<Mono> {
-        None
+    /// The attempt of this number, unless it is over: then what is said of it is stale.
+    pub(super) fn attempt_mut(&mut self, id: AttemptId) -> Option<&mut Attempt> {
+        self.active.as_mut().filter(|attempt| attempt.id() == id)
     }
-    pub(in crate::relay) fn upstream_timeout(&mut self, _now: Time) {}
 
-    pub(in crate::relay) fn link_is_live(&self) -> bool {
-        false
+    pub(in crate::relay) fn fetched(&mut self, now: Time, call: CallId, result: Result<Option<Secret>, String>) {
+        let dialing = self
+            .active
+            .as_ref()
+            .is_some_and(|attempt| attempt.phase() == Phase::Dialing && call_of(attempt.id()) == call);
+        match result {
+            _ if !dialing => {}
+            Ok(token) => self.dial(now, token),
+            Err(reason) => self.lose(now, Ending::Token(reason)),
+        }
     }
-    pub(in crate::relay) fn link_word(&self) -> &'static str {
-        "x"
+
+    /// Everything that the connection needs is there: asks the carrier to connect.
+    fn dial(&mut self, now: Time, token: Option<Secret>) {
+        let Some(attempt) = self.active.as_mut() else { return };
+        let upstream = &self.config.upstream;
+        let carried = self.link.carried.take().unwrap_or_else(|| Carried::new(self.rng.next_u64()));
+        let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
+        let request = conversation.connect_request(&upstream.url, &upstream.headers);
+        attempt.conversation = Some(conversation);
+        match request {
+            Ok(request) => {
+                attempt.connecting(now.mono, upstream);
+                self.outputs.push_back(Output::Connect { attempt: attempt.id(), request });
+            }
+            Err(error) => {
+                let words = format!("{}: set it in upstream.params", send_error_words(&error));
+                self.lose(now, Ending::Unbuildable(words));
+            }
+        }
     }
-    pub(in crate::relay) fn link_json(&self, _now: Time) -> Vec<u8> {
-        Vec::new()
+
+    pub(in crate::relay) fn connected(&mut self, now: Time, attempt: AttemptId, peer: String) {
+        let config = Arc::clone(&self.config);
+        let Some(active) = self.attempt_mut(attempt).filter(|active| active.phase() == Phase::Handshake) else {
+            return;
+        };
+        active.opened(now.mono, &config.upstream, peer);
+        self.converse(now, now, attempt, |conversation, heard| conversation.opened(now, heard));
+        self.settle(now, attempt);
     }
-    pub(in crate::relay) fn link_down_for(&self, _now: Time) -> Option<std::time::Duration> {
-        None
+
+    pub(in crate::relay) fn disconnected(&mut self, now: Time, attempt: AttemptId, reason: Disconnect) {
+        let Some(active) = self.attempt_mut(attempt) else { return };
+        let asked = active.phase() == Phase::Draining;
+        self.lose(now, Ending::Carrier(if asked { Disconnect::Asked } else { reason }));
     }
-    pub(in crate::relay) fn reconnect_upstream(&mut self, _now: Time) {}
-    pub(in crate::relay) fn pause_upstream(&mut self, _now: Time) {}
-    pub(in crate::relay) fn resume_upstream(&mut self, _now: Time) {}
-    pub(in crate::relay) fn leave_upstream(&mut self, _now: Time) {}
+
+    /// The attempt is over for the relay, whatever its carrier still does.
+    pub(super) fn abandon(&mut self, now: Time, ending: Ending) {
+        if let Some(attempt) = self.active.as_ref().filter(|attempt| attempt.phase() > Phase::Dialing) {
+            self.outputs.push_back(Output::Disconnect { attempt: attempt.id(), code: self.dialect.ours() });
+        }
+        self.lose(now, ending);
+    }
+
+    /// The attempt is gone: what was live on it may have a hole, what was in flight may have left.
+    fn lose(&mut self, now: Time, ending: Ending) {
+        let Some(attempt) = self.active.take() else { return };
+        let code = match &ending {
+            Ending::Carrier(Disconnect::Closed { code, .. }) => Some(*code),
+            _ => None,
+        };
+        let on_close: Option<Then> = code.and_then(|code| self.dialect.on_close(code));
+        let fatal = link::plan(&ending, on_close) == Plan::Fatal;
+        let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
+        let was_ready = attempt.ready_at().is_some();
+        if was_ready {
+            for channel in attempt.acked.all_live() {
+                self.channel_lost(now, channel, GapReason::Reconnect);
+            }
+            self.everything_lost(now, GapReason::Reconnect);
+        }
+        if let Some(conversation) = attempt.conversation {
+            self.link.carried = Some(conversation.into_carried(forget));
+        }
+        self.interest.attempt_lost();
+        self.stats.link.disconnects.bump(ending.reason());
+        self.link.ended(now.mono, &ending, on_close, &mut self.rng);
+        if was_ready {
+            self.messages_lost(now);
+        }
+        self.link_moved(now);
+    }
+
+    /// Closes the connection, if there is one, in an orderly way: what still comes in counts.
+    fn close_upstream(&mut self, now: Time) {
+        let code = self.dialect.ours();
+        match self.active.as_mut() {
+            Some(attempt) if attempt.phase() == Phase::Dialing => self.lose(now, Ending::Carrier(Disconnect::Asked)),
+            Some(attempt) if attempt.phase() != Phase::Draining => {
+                attempt.drain(now.mono);
+                self.outputs.push_back(Output::Disconnect { attempt: attempt.id(), code });
+                self.link_moved(now);
+            }
+            Some(_) | None => self.link_moved(now),
+        }
+    }
+
+    /// `POST /v1/upstream/reconnect`: drop the connection and forget backoff, also after giving up. Not while paused.
+    pub(in crate::relay) fn reconnect_upstream(&mut self, now: Time) {
+        if self.link.reconnect(now.mono) {
+            self.close_upstream(now);
+        }
+    }
+
+    /// `POST /v1/upstream/pause`: close and stay closed.
+    pub(in crate::relay) fn pause_upstream(&mut self, now: Time) {
+        if self.link.pause(now.mono) {
+            self.close_upstream(now);
+        }
+    }
+
+    /// `POST /v1/upstream/resume`: end a pause.
+    pub(in crate::relay) fn resume_upstream(&mut self, now: Time) {
+        if self.link.resume(now.mono) {
+            self.link_moved(now);
+        }
+    }
+
+    /// The relay drains: close and never connect again.
+    pub(in crate::relay) fn leave_upstream(&mut self, now: Time) {
+        self.link.stop(now.mono);
+        self.close_upstream(now);
+    }
+
+    /// Whether no connection is left.
     pub(in crate::relay) fn upstream_is_gone(&self) -> bool {
-        true
+        self.active.is_none()
     }
-    pub(in crate::relay) fn refresh_upstream_stats(&mut self) {}
+
+    pub(in crate::relay) fn upstream_due(&self) -> Option<Mono> {
+        let connection = match &self.active {
+            None => self.link.due(),
+            Some(attempt) => {
+                let token = self.link.pacing.due().filter(|_| attempt.may_send());
+                [attempt.due(), token].into_iter().flatten().min()
+            }
+        };
+        [connection, self.interest.due()].into_iter().flatten().min()
+    }
+
+    pub(in crate::relay) fn upstream_timeout(&mut self, now: Time) {
+        self.interest.expire(now.mono);
+        if self.active.is_none()
+            && let Some(id) = self.link.begin(now.mono)
+        {
+            self.active = Some(Attempt::new(id, &self.config.upstream, now.mono));
+            self.outputs.push_back(Output::Fetch { call: call_of(id), request: Fetch::Token });
+            self.stats.link.attempts += 1;
+            self.link_moved(now);
+        }
+        self.attempt_timeout(now);
+        self.subscribes_timeout(now);
+    }
+
+    fn attempt_timeout(&mut self, now: Time) {
+        while let Some(due) = self.active.as_mut().and_then(|attempt| attempt.timeout(now.mono)) {
+            match due {
+                Due::Over(ending) => return self.abandon(now, ending),
+                Due::DialectPing => {
+                    self.adopt_timing(now);
+                    let Some(attempt) = self.active.as_mut() else { return };
+                    let ping = attempt.conversation.as_mut().and_then(|conversation| conversation.ping(now));
+                    ping.into_iter().for_each(|ping| attempt.stage(ping));
+                }
+            }
+        }
+    }
+
+    /// Subscribes that upstream did not answer in time are sent again, up to `interest.ack_attempts`.
+    fn subscribes_timeout(&mut self, now: Time) {
+        while let Some(attempt) = self.active.as_mut()
+            && let Some(late) = attempt.acked.unanswered(now.mono)
+        {
+            self.stats.interest.timeouts += 1;
+            if let Some(conversation) = &mut attempt.conversation {
+                conversation.give_up(late.request);
+            }
+            if late.tries < self.config.interest.ack_attempts {
+                attempt.acked.requeue(late.channel);
+                self.interest.stand(late.channel, crate::relay::interest::Standing::Wanted);
+                continue;
+            }
+            if let Some(spec) = self.interest.spec(late.channel) {
+                // It may be subscribed all the same.
+                attempt.leaving.enqueue(late.channel, spec.name.into(), spec.params.map(Into::into));
+            }
+            let message = format!("no answer to {} subscribes: does upstream know the channel?", late.tries);
+            self.refuse_channel(now, late.channel, ErrorCode::UpstreamTimeout, &message);
+        }
+        let Some(attempt) = self.active.as_mut() else { return };
+        attempt.acked.wake(now.mono);
+        while let Some((channel, request)) = attempt.leaving.unanswered(now.mono) {
+            if let Some(conversation) = &mut attempt.conversation {
+                conversation.give_up(request);
+                conversation.forget_channel(channel);
+            }
+        }
+    }
+
+    /// The intervals that upstream may have set since they were last looked at.
+    pub(super) fn adopt_timing(&mut self, now: Time) {
+        let pings = self.dialect.has_ping();
+        if let Some(attempt) = self.active.as_mut()
+            && let Some(conversation) = &attempt.conversation
+        {
+            attempt.heartbeat.set_timing(now.mono, conversation.timing(), pings);
+        }
+    }
+
+    /// The link's state may have changed: counted and told.
+    pub(super) fn link_moved(&mut self, now: Time) {
+        self.stats.link.state = Some(self.link.state());
+        self.link_changed(now);
+    }
+
+    /// Whether an attempt is ready.
+    pub(in crate::relay) fn link_is_live(&self) -> bool {
+        self.link.state() == LinkState::Live
+    }
+
+    /// The state's word.
+    pub(in crate::relay) fn link_word(&self) -> &'static str {
+        self.link.state().text()
+    }
+
+    /// How long the link has not been live; `None` while it is.
+    pub(in crate::relay) fn link_down_for(&self, now: Time) -> Option<Duration> {
+        self.link.down_since().map(|since| now.mono.since(since))
+    }
+
+    /// The link for `$status` and `GET /v1/status`: state, since when, where, attempts without success, the next one, and how the
+    /// last one ended.
+    pub(in crate::relay) fn link_json(&self, now: Time) -> Vec<u8> {
+        let since =
+            crate::relay::time::Wall(now.wall.0.saturating_sub(now.mono.since(self.link.since()).as_nanos() as u64));
+        let mut object = Object::new()
+            .text("state", self.link_word())
+            .text("since", &since.rfc3339())
+            .text("transport", "websocket")
+            .text("endpoint", endpoint(&self.config.upstream.url))
+            .text_if("peer", self.active.as_ref().and_then(Attempt::peer))
+            .number("failures", u64::from(self.link.failures()));
+        if let Some(next) = self.link.due() {
+            object = object.number("next_attempt_ms", millis(next.since(now.mono)));
+        }
+        if let Some(last) = self.link.last_ending() {
+            let ending = Object::new()
+                .text("reason", last.reason)
+                .text("detail", &last.detail)
+                .number("age_ms", millis(now.mono.since(last.at)))
+                .number("live_for_ms", millis(last.live_for));
+            object = object.raw("last_ending", &ending.end());
+        }
+        object.end()
+    }
+
+    /// The gauges that are counted only when somebody looks.
+    pub(in crate::relay) fn refresh_upstream_stats(&mut self) {
+        let counts = self.interest.counts();
+        self.stats.link.state = Some(self.link.state());
+        self.stats.interest.wanted = counts.wanted as u64;
+        self.stats.interest.active = counts.live as u64;
+        self.stats.interest.waiting = counts.waiting as u64;
+        self.stats.interest.failed = counts.refused as u64;
+    }
+}
+
+/// The number of an attempt's fetch: answers to an attempt that is over find nobody.
+fn call_of(attempt: AttemptId) -> CallId {
+    CallId(u64::from(attempt.0))
+}
+
+/// Scheme, host and path of the upstream's address: what stands before and after may be secret.
+fn endpoint(url: &str) -> &str {
+    let plain = url.split(['?', '#']).next().unwrap_or_default();
+    if plain.contains('@') { plain.rsplit('@').next().unwrap_or_default() } else { plain }
+}
+
+/// What is wrong with something that the dialect could not make a frame of.
+pub(super) fn send_error_words(error: &SendError) -> String {
+    match error {
+        SendError::NoTemplate => "the dialect has no template for it".to_owned(),
+        SendError::Unset(name) => format!("the dialect's template needs {name:?}, which has no value"),
+        SendError::Name(text) => format!("the name does not fit the dialect's channel form: {text}"),
+        SendError::NotJoined => "its channel is not subscribed".to_owned(),
+        SendError::Invalid(text) => format!("the dialect's template does not give valid JSON with it: {text}"),
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
