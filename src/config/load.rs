@@ -5,6 +5,7 @@
 //! which carry their own places.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::places::{Place, Places, line_and_column};
 use super::reader::{ConfigError, Override, Reader, without_indices};
-use super::{Config, sections, suggest, validate};
+use super::{Config, Listen, sections, suggest, validate};
 use crate::dialect::Dialect;
 
 /// A warning looks like an error but does not stop a start.
@@ -50,7 +51,7 @@ pub struct Loaded {
 /// Reads and checks everything.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     let (config, mut found) = read(sources).map_err(|error| vec![error])?;
-    match dialect(&config.upstream.dialect) {
+    match dialect_at(&config.upstream.dialect, &found.dialect_place) {
         Ok(dialect) if found.errors.is_empty() => {
             let Found { warnings, unknown_keys, .. } = found;
             Ok(Loaded { config, dialect, warnings, unknown_keys })
@@ -63,11 +64,20 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     }
 }
 
+/// Where a relay with these sources would listen, `(feed, admin)`, as far as they can be read: for commands that talk to it.
+/// Nothing else is looked at, so a half-written configuration does not hinder them.
+pub fn addresses(sources: &Sources) -> Result<(Vec<Listen>, Vec<SocketAddr>), Vec<ConfigError>> {
+    let mut reader = reader_of(sources).map_err(|error| vec![error])?;
+    let listeners = sections::listeners(&mut reader);
+    if reader.errors.is_empty() { Ok(listeners) } else { Err(reader.errors) }
+}
+
 /// What was found wrong.
 struct Found {
     errors: Vec<ConfigError>,
     warnings: Vec<Warning>,
     unknown_keys: Vec<Warning>,
+    dialect_place: Place,
 }
 
 /// The configuration without its dialect; `Err` if there is nothing to look at.
@@ -75,7 +85,12 @@ fn read(sources: &Sources) -> Result<(Config, Found), ConfigError> {
     let mut reader = reader_of(sources)?;
     let config = sections::read(&mut reader);
     validate::check(&mut reader, &config);
-    let mut found = Found { unknown_keys: unknown_keys(&reader), errors: reader.errors, warnings: reader.warnings };
+    let mut found = Found {
+        unknown_keys: unknown_keys(&reader),
+        dialect_place: reader.place("upstream.dialect"),
+        errors: reader.errors,
+        warnings: reader.warnings,
+    };
     for complaints in [&mut found.errors, &mut found.warnings, &mut found.unknown_keys] {
         complaints.sort_by(|a, b| a.place.cmp(&b.place));
     }
@@ -206,6 +221,11 @@ fn from_sets(sets: &[String]) -> Result<(Layer, Overrides), ConfigError> {
 
 /// The dialect of that name, or in the file of that path. All its errors at once, each with its own place.
 pub fn dialect(name: &str) -> Result<Arc<Dialect>, Vec<ConfigError>> {
+    dialect_at(name, &Place::Nowhere)
+}
+
+/// The same; `place` is where it is named.
+fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError>> {
     if let Some(found) = Dialect::builtin(name) {
         return Ok(found);
     }
@@ -217,9 +237,13 @@ pub fn dialect(name: &str) -> Result<Arc<Dialect>, Vec<ConfigError>> {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("write one of {}, or the path of a file", all.join(", ")),
         };
-        return Err(vec![ConfigError { place: Place::Nowhere, message, cure }]);
+        return Err(vec![ConfigError { place: place.clone(), message, cure }]);
     }
-    let text = read_file(Path::new(name), "upstream.dialect").map_err(|error| vec![error])?;
+    let unreadable = |error: ConfigError| {
+        let message = format!("upstream.dialect: {name}: {}", error.message);
+        vec![ConfigError { place: place.clone(), message, cure: error.cure }]
+    };
+    let text = read_file(Path::new(name), "upstream.dialect").map_err(unreadable)?;
     let told = |error: crate::dialect::schema::LoadError| ConfigError {
         place: Place::File { path: error.origin.to_string(), line: error.line, column: error.column },
         message: error.reason,

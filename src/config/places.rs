@@ -24,7 +24,7 @@ pub enum Place {
     Environment(String),
     /// A `--set` argument.
     Set(String),
-    /// Nothing said it.
+    /// Nothing said it, and there is no file that could.
     Nowhere,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
             Place::File { path, line, column } => write!(f, "{path}:{line}:{column}"),
             Place::Environment(name) => write!(f, "environment {name}"),
             Place::Set(key) => write!(f, "--set {key}"),
-            Place::Nowhere => f.write_str("configuration"),
+            Place::Nowhere => f.write_str("no configuration file (-c FILE)"),
         }
     }
 }

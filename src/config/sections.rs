@@ -53,6 +53,12 @@ pub(super) fn read(r: &mut Reader) -> Config {
     }
 }
 
+/// Only where to listen: `(feed, admin)`.
+pub(super) fn listeners(r: &mut Reader) -> (Vec<Listen>, Vec<SocketAddr>) {
+    let d = Config::default();
+    (listen(r, d.feed.listen), admin(r, d.admin).listen)
+}
+
 fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
     if !r.has("upstream.url") {
         r.complain("upstream.url", "is missing", "write the service's address: url = \"wss://…\"");

@@ -1,0 +1,179 @@
+//! The command line: one file per subcommand. `main.rs` calls [`main`] and exits with what it returns.
+//!
+//! Exit codes follow sysexits.h: 0 done, 1 failed, 64 usage, 73 state directory in use, 74 input or output, 78
+//! configuration. Messages that are for people go to standard error, answers to standard output.
+//! Deliberately not here: what the commands are about. Each file reads its arguments and calls whoever does the work.
+
+mod check;
+mod client;
+mod config;
+mod health;
+mod publish;
+mod status;
+mod tail;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::load::Sources;
+use crate::config::reader::ConfigError;
+
+/// Exit codes.
+pub mod exit {
+    /// It did not work.
+    pub const FAILED: u8 = 1;
+    /// The command was used wrongly (EX_USAGE).
+    pub const USAGE: u8 = 64;
+    /// The state directory is in use or cannot be made (EX_CANTCREAT).
+    pub const CANNOT_CREATE: u8 = 73;
+    /// Reading or writing failed (EX_IOERR).
+    pub const IO: u8 = 74;
+    /// The configuration is wrong (EX_CONFIG).
+    pub const CONFIG: u8 = 78;
+}
+
+/// Where the configuration is looked for if `-c` does not say.
+const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
+
+/// Why a command ended without success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The process's exit code.
+    pub code: u8,
+    /// What to tell people: what is wrong and how to mend it. Empty if all was told.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with this exit code.
+    pub fn new(code: u8, text: impl Into<String>) -> Self {
+        Failure { code, text: text.into() }
+    }
+
+    /// All errors of a configuration, one a line.
+    pub fn configuration(errors: &[ConfigError]) -> Self {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::new(exit::CONFIG, lines.join("\n"))
+    }
+}
+
+/// One connection up, many apps down, nothing silently lost: a relay for real-time services.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the configuration comes from. Precedence: file < TIDEGATE_SECTION__KEY < --set.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: /etc/tidegate/tidegate.toml if there is one]
+    #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]
+    file: Option<PathBuf>,
+    /// One key of the configuration, over file and environment; repeatable
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", global = true)]
+    sets: Vec<String>,
+    /// How log lines look: auto, text or json (short for --set log.format=…)
+    #[arg(long, value_name = "FORMAT", global = true)]
+    log_format: Option<String>,
+}
+
+impl ConfigArgs {
+    /// The sources, with this process's environment.
+    pub fn sources(&self) -> Sources {
+        let default = Path::new(DEFAULT_FILE);
+        let mut sets = self.sets.clone();
+        sets.extend(self.log_format.iter().map(|format| format!("log.format={format}")));
+        Sources {
+            file: self.file.clone().or_else(|| default.is_file().then(|| default.to_owned())),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            sets,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the configuration: every error at once, with its place and cure
+    Check,
+    /// Print a configuration
+    Config(config::ConfigCommandArgs),
+    /// Print the frames of channels as they come, one a line, across reconnects
+    Tail(tail::TailArgs),
+    /// Publish a message to upstream through a running relay
+    Publish(publish::PublishArgs),
+    /// Tell how a running relay is
+    Status(status::StatusArgs),
+    /// Exit 0 if a running relay is ready: for a container's HEALTHCHECK
+    Health(health::HealthArgs),
+}
+
+/// Runs the command that this process was called with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; there is nobody left to tell if printing fails.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                let _ = writeln!(std::io::stderr(), "{}", failure.text);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let sources = arguments.config.sources();
+    match arguments.command {
+        Command::Check => check::run(&sources),
+        Command::Config(args) => config::run(&args, &sources),
+        Command::Tail(args) => tail::run(&args, &sources),
+        Command::Publish(args) => publish::run(&args, &sources),
+        Command::Status(args) => status::run(&args, &sources),
+        Command::Health(args) => health::run(&args, &sources),
+    }
+}
+
+/// Writes an answer to standard output. A reader that has gone away wants no more, which is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(exit::IO, format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A remark to people.
+fn remark(text: &str) {
+    // Nobody there to read it: nothing to do about that.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
