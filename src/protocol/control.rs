@@ -169,12 +169,12 @@ pub fn reset_of_session(reference: Option<&Ref>, channel: &str, reason: &str) ->
     Object::kind("reset").reference(reference).text("channel", channel).text("reason", reason).control("reset")
 }
 
-/// A message is durable.
-pub fn accepted(reference: Option<&Ref>, message: MessageId) -> Item {
+/// A message is durable. `state` is another than `accepted` where a repeated publish found the first one.
+pub fn accepted(reference: Option<&Ref>, message: MessageId, state: &str) -> Item {
     Object::kind("accepted")
         .reference(reference)
         .text("message", &message.to_string())
-        .text("state", "accepted")
+        .text("state", state)
         .control("accepted")
 }
 

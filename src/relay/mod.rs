@@ -40,6 +40,7 @@ use link::Link;
 use meet::cutting::Pass;
 use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
+use meet::outbound::Outbound;
 use outbox::Outbox;
 use pairs::{Input, Output};
 use record::Restored;
@@ -64,6 +65,7 @@ pub struct Relay {
     sequence: Sequence,
     sessions: Sessions,
     outbox: Outbox,
+    outbound: Outbound,
     access: Access,
     draining: Draining,
     /// Counts deliveries for the gap rule.
@@ -80,6 +82,7 @@ impl Relay {
     /// A relay that begins to connect at its first timeout, with what the store held.
     pub fn new(config: Arc<Config>, dialect: Arc<Dialect>, restored: Restored, seed: u64, now: Time) -> Self {
         let mut rng = Rng::new(seed);
+        let mut stats = Stats::default();
         let epoch = crate::protocol::position::Epoch::new(rng.next_u64());
         let mut feed = Feed::new(epoch, &config);
         if let Some(status) = feed.carry(STATUS_CHANNEL, config.feed.ring, now) {
@@ -91,14 +94,15 @@ impl Relay {
             channels: dialect.limits().channels,
         };
         Relay {
-            stats: Stats::default(),
+            outbox: Outbox::new(&config.outbox, restored, now, &mut stats.outbox),
+            outbound: Outbound::new(&dialect, &config.upstream),
+            stats,
             link: Link::new(&config.upstream, dialect.limits(), now.mono),
             active: None,
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             sequence: Sequence::new(dialect.gap()),
             sessions: Sessions::new(),
-            outbox: Outbox::new(&config.outbox, restored, now),
             access: Access::new(&config.access),
             draining: Draining::default(),
             pass: Pass::default(),

@@ -81,6 +81,11 @@ pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> 
     })
 }
 
+/// The identity of an upstream channel with all its parameters.
+pub fn upstream_identity(secret: &[String], base: &str, params: Option<&str>) -> Result<String, String> {
+    Ok(identity(base, &params.map_or(Ok(String::new()), |params| public(params, secret))?))
+}
+
 fn identity(name: &str, shown: &str) -> String {
     if shown.is_empty() {
         return name.to_owned();

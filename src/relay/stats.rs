@@ -355,8 +355,14 @@ pub struct OutboxStats {
     pub ack_timeouts: u64,
     /// Answers to an attempt that was already given up or settled.
     pub late_acks: u64,
+    /// Answers to a message that is not known, or was never sent.
+    pub unknown_acks: u64,
+    /// Refusals by upstream.
+    pub nacks: u64,
     /// Messages settled.
     pub outcomes: Counts<OutcomeState>,
+    /// Jumps of the wall clock that suspended expiry.
+    pub clock_jumps: u64,
     /// Outcomes forgotten early for `outbox.keep_outcomes_max`.
     pub outcomes_dropped: u64,
     /// Whether the store failed: nothing is accepted any more.

@@ -16,7 +16,7 @@ use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
 use crate::relay::stats::{Histogram, Stats};
 use crate::relay::time::Time;
 
-use super::outbound::Asker;
+use super::publishing::Asker;
 
 impl Relay {
     pub(in crate::relay) fn called(
@@ -31,7 +31,7 @@ impl Relay {
                 self.publish(now, Asker::Call(call), principal, messages, atomic);
             }
             CallRequest::Cancel(message) => self.cancel(now, Asker::Call(call), principal, &message),
-            CallRequest::Message(message) => self.message_state(call, principal, &message),
+            CallRequest::Message(message) => self.message_state(now, call, principal, &message),
             CallRequest::Snapshot(channel) => {
                 let reply = self.snapshot(principal, &channel);
                 self.answer(call, reply);
@@ -39,7 +39,7 @@ impl Relay {
             CallRequest::Status => self.answer_json(call, 200, &self.status_json(now)),
             CallRequest::Subscriptions => self.answer_json(call, 200, &self.subscriptions_json(now)),
             CallRequest::Sessions => self.answer_json(call, 200, &self.sessions_json(now)),
-            CallRequest::Outbox => self.answer_json(call, 200, &self.outbox_json(now)),
+            CallRequest::Outbox => self.outbox_listing(now, call),
             CallRequest::Reconnect => {
                 self.reconnect_upstream(now);
                 self.answer_json(call, 202, &json!({"link": self.link_word()}));
@@ -130,7 +130,7 @@ impl Relay {
 
     fn status_json(&self, now: Time) -> Value {
         let link: Value = serde_json::from_slice(&self.link_json(now)).unwrap_or(Value::Null);
-        let lanes = self.outbox.lanes(now);
+        let lanes = self.outbox.lanes(&self.stats.outbox);
         let depth: u64 = lanes.iter().map(|lane| lane.depth).sum();
         let oldest = lanes.iter().filter_map(|lane| lane.oldest).min();
         json!({

@@ -4,7 +4,7 @@
 //!   leaves for it, and in which order.
 //! - `events`: what upstream said enters the feed.
 //! - `sessions`: what clients ask. `cutting`: what is delivered to them. `snapshots`: state as frames.
-//! - `outbound`: publishing, the store, outcomes.
+//! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
 pub(super) mod calls;
@@ -13,6 +13,7 @@ pub(super) mod draining;
 pub(super) mod events;
 pub(super) mod hearing;
 pub(super) mod outbound;
+pub(super) mod publishing;
 pub(super) mod sending;
 pub(super) mod sessions;
 pub(super) mod snapshots;

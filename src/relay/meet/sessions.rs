@@ -22,7 +22,7 @@ use crate::relay::stats::{ResetReason, ThrottlePlace};
 use crate::relay::time::{Mono, Time};
 
 use super::events::STATUS_CHANNEL;
-use super::outbound::Asker;
+use super::publishing::Asker;
 
 /// How long a session may stay without a token where one is needed.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);

@@ -1,0 +1,269 @@
+//! What is accepted, and what is refused before acceptance.
+//!
+//! Invariant: a limit is enforced here or nowhere; what was accepted is never given up for space.
+
+use std::sync::Arc;
+
+use super::idempotency::body_hash;
+use super::message::{Pending, Phase};
+use super::staging::{COMMIT_OPERATIONS, Effect};
+use super::{Outbox, OutboxStats};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::request::Publish;
+use crate::relay::pairs::SessionId;
+use crate::relay::record::{MessageId, Operation, StoredMessage};
+use crate::relay::rng::Rng;
+use crate::relay::time::{Time, Wall};
+
+/// What a stored message takes besides its text: ids, times, hash, framing, its share of the index.
+const FIXED_BYTES: u64 = 192;
+
+/// Who publishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Publisher<'a> {
+    /// The principal's name.
+    pub principal: &'a Arc<str>,
+    /// The session to be told the outcome.
+    pub session: Option<SessionId>,
+}
+
+/// What became of a publish that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// A new message, accepted once it is durable.
+    New(MessageId),
+    /// The message that the same publish made before.
+    Known(MessageId),
+}
+
+impl Admitted {
+    /// The message.
+    pub fn id(self) -> MessageId {
+        match self {
+            Admitted::New(id) | Admitted::Known(id) => id,
+        }
+    }
+}
+
+/// Why a publish was refused before acceptance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which kind.
+    pub code: ErrorCode,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+impl Refusal {
+    /// With these words.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Refusal { code, message: message.into() }
+    }
+
+    /// Because the store failed.
+    pub fn store_failed(reason: &str) -> Self {
+        let words = format!("the store failed ({reason}): nothing is accepted until the relay is restarted");
+        Refusal::new(ErrorCode::StoreFailed, words)
+    }
+}
+
+impl Outbox {
+    /// Admits all of these messages or none; they become durable in one commit. `on_unknown` must be filled in by the
+    /// channel's policy where the publisher left it open.
+    ///
+    /// # Errors
+    /// Why the first one that was refused was.
+    pub fn admit(
+        &mut self,
+        now: Time,
+        from: Publisher<'_>,
+        messages: Vec<Publish>,
+        rng: &mut Rng,
+        stats: &mut OutboxStats,
+    ) -> Result<Vec<Admitted>, Refusal> {
+        self.clock.observe(now);
+        if messages.len() > COMMIT_OPERATIONS {
+            let words =
+                format!("an atomic batch has at most {COMMIT_OPERATIONS} messages, this one {}", messages.len());
+            return Err(Refusal::new(ErrorCode::Invalid, words));
+        }
+        let sequence = self.next_sequence;
+        let mut admitted = Vec::with_capacity(messages.len());
+        for publish in messages {
+            match self.admit_one(now, from, publish, rng) {
+                Ok(one) => admitted.push(one),
+                Err(refusal) => {
+                    self.next_sequence = sequence;
+                    admitted.iter().for_each(|one| self.withdraw(*one));
+                    return Err(refusal);
+                }
+            }
+        }
+        self.stage(&admitted);
+        stats.idempotent_hits += admitted.iter().map(|one| u64::from(matches!(one, Admitted::Known(_)))).sum::<u64>();
+        Ok(admitted)
+    }
+
+    fn admit_one(
+        &mut self,
+        now: Time,
+        from: Publisher<'_>,
+        publish: Publish,
+        rng: &mut Rng,
+    ) -> Result<Admitted, Refusal> {
+        let hash = body_hash(&publish);
+        if let Some(known) = self.find_known(from, &publish, hash)? {
+            return Ok(Admitted::Known(known));
+        }
+        let footprint = footprint(&publish, from.principal);
+        self.check_limits(&publish, footprint)?;
+        let id = self.next_id(now.wall, rng);
+        let message = StoredMessage {
+            id,
+            sequence: self.next_sequence,
+            accepted: now.wall,
+            principal: Arc::clone(from.principal),
+            channel: publish.channel,
+            key: publish.key,
+            kind: publish.kind,
+            data: publish.data,
+            idempotency_key: publish.idempotency_key,
+            body_hash: hash,
+            order_key: publish.order_key,
+            lane: publish.lane,
+            expires: publish.ttl.or(self.config.ttl).map(|ttl| now.wall + ttl),
+            on_unknown: publish.on_unknown.unwrap_or_default(),
+        };
+        self.next_sequence += 1;
+        let mut pending = Pending::new(Arc::new(message), Phase::Accepting);
+        pending.publishers.extend(from.session);
+        self.hold(pending);
+        Ok(Admitted::New(id))
+    }
+
+    /// The earlier message with the same idempotency key and body.
+    fn find_known(
+        &mut self,
+        from: Publisher<'_>,
+        publish: &Publish,
+        hash: [u8; 32],
+    ) -> Result<Option<MessageId>, Refusal> {
+        let Some(key) = &publish.idempotency_key else { return Ok(None) };
+        let Some(id) = self.idempotency.find(from.principal, key) else { return Ok(None) };
+        let known = match self.messages.get_mut(id) {
+            Some(pending) => {
+                let same = pending.message.body_hash == hash;
+                if let Some(session) = from.session.filter(|_| same) {
+                    pending.tell(session);
+                }
+                same
+            }
+            None => self.outcomes.get(id).is_some_and(|outcome| outcome.body_hash == hash),
+        };
+        if known {
+            return Ok(Some(id));
+        }
+        let words = format!("idempotency_key {key:?} was used for another message ({id}): use a new key");
+        Err(Refusal::new(ErrorCode::Conflict, words))
+    }
+
+    fn check_limits(&self, publish: &Publish, footprint: u64) -> Result<(), Refusal> {
+        let config = &self.config;
+        if let Some(reason) = &self.failed {
+            return Err(Refusal::store_failed(reason));
+        }
+        if publish.data.len() > config.message_max {
+            let words = format!("data has {} bytes, outbox.message_max is {}", publish.data.len(), config.message_max);
+            return Err(Refusal::new(ErrorCode::TooLarge, words));
+        }
+        let full = |words: String| Err(Refusal::new(ErrorCode::StoreFull, words));
+        if !self.room {
+            return full(format!(
+                "less than outbox.min_free ({} bytes) is free on the disk under {}: free some",
+                config.min_free,
+                config.path.display()
+            ));
+        }
+        if self.messages.len() >= config.max_messages {
+            return full(format!(
+                "{} messages wait already (outbox.max_messages): try again later",
+                config.max_messages
+            ));
+        }
+        if self.bytes.saturating_add(footprint) > config.max_bytes {
+            return full(format!("messages of {} bytes wait already (outbox.max_bytes): try again later", self.bytes));
+        }
+        if publish.idempotency_key.is_some() && !self.outcomes.has_room_for_key(self.keyed, config.keep_outcomes_max) {
+            return full(format!(
+                "{} idempotency keys are kept already (outbox.keep_outcomes_max): publish without one, or try again later",
+                config.keep_outcomes_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// A new id: the time in front, chance behind, always above the last one.
+    fn next_id(&mut self, now: Wall, rng: &mut Rng) -> MessageId {
+        const RANDOM_BITS: u32 = 80;
+        let fresh = (u128::from(now.millis()) << RANDOM_BITS) | (rng.next_u128() >> (128 - RANDOM_BITS));
+        self.last_id = MessageId(fresh.max(self.last_id.0.saturating_add(1)));
+        self.last_id
+    }
+
+    /// Counts a message in.
+    pub(super) fn hold(&mut self, pending: Pending) {
+        let message = &pending.message;
+        self.bytes += stored_bytes(message);
+        if let Some(key) = &message.idempotency_key {
+            self.keyed += 1;
+            self.idempotency.insert(&message.principal, key, message.id);
+        }
+        self.messages.insert(pending);
+    }
+
+    /// Counts a message out, and gives it. Its idempotency key stays known.
+    pub(super) fn release(&mut self, id: MessageId) -> Option<Pending> {
+        let pending = self.messages.remove(id)?;
+        self.bytes = self.bytes.saturating_sub(stored_bytes(&pending.message));
+        self.keyed -= usize::from(pending.message.idempotency_key.is_some());
+        Some(pending)
+    }
+
+    /// Takes back what never was accepted.
+    pub(super) fn withdraw(&mut self, admitted: Admitted) {
+        let Admitted::New(id) = admitted else { return };
+        let Some(pending) = self.release(id) else { return };
+        if let Some(key) = &pending.message.idempotency_key {
+            self.idempotency.remove(&pending.message.principal, key);
+        }
+    }
+
+    /// Stages the new ones of a group for one commit.
+    fn stage(&mut self, admitted: &[Admitted]) {
+        let mut joined = false;
+        for one in admitted {
+            let Admitted::New(id) = *one else { continue };
+            let Some(pending) = self.messages.get(id) else { continue };
+            let bytes = stored_bytes(&pending.message);
+            self.staging.push(Operation::Accept(Arc::clone(&pending.message)), Effect::Accepted(id), bytes, joined);
+            joined = true;
+        }
+    }
+}
+
+/// About how many bytes a message takes on disk.
+fn footprint(publish: &Publish, principal: &str) -> u64 {
+    let optional = [&publish.channel.params, &publish.key, &publish.kind, &publish.idempotency_key, &publish.order_key];
+    sum_bytes(principal, &publish.channel.name, &publish.data, optional)
+}
+
+fn stored_bytes(message: &StoredMessage) -> u64 {
+    let optional = [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
+    sum_bytes(&message.principal, &message.channel.name, &message.data, optional)
+}
+
+fn sum_bytes(principal: &str, channel: &str, data: &str, optional: [&Option<Box<str>>; 5]) -> u64 {
+    let optional: usize = optional.into_iter().flatten().map(|text| text.len()).sum();
+    FIXED_BYTES
+        + u64::try_from(principal.len() + channel.len() + data.len() + optional).unwrap_or(u64::MAX - FIXED_BYTES)
+}

@@ -1,0 +1,128 @@
+//! An attempt leaves: which message is next, and what must be durable before.
+//!
+//! Contract: [`Outbox::next`] shows the message; whoever made a frame of it says [`Outbox::sent`], whoever could not says
+//! so too. Until then it stands where it stood.
+
+use std::sync::Arc;
+
+use super::message::Phase;
+use super::staging::Effect;
+use super::{Confirm, Lane, Outbox, OutboxStats, Outcome, OutcomeState};
+use crate::relay::record::{MessageId, Operation, StoredMessage};
+use crate::relay::time::Time;
+
+/// Attempts of one lane that are made durable at once. Few, because after a crash each of them counts as one that may have
+/// left.
+const PREPARE_AHEAD: usize = 8;
+
+impl Outbox {
+    /// Whether something could leave, as far as the window and the lanes know.
+    pub fn has_next(&self, critical_only: bool) -> bool {
+        self.failed.is_none() && self.in_flight.len() < self.config.window && !self.lanes.is_empty(critical_only)
+    }
+
+    /// A message that has not ended.
+    pub fn message(&self, id: MessageId) -> Option<Arc<StoredMessage>> {
+        self.messages.get(id).map(|pending| Arc::clone(&pending.message))
+    }
+
+    /// The message that may leave now. Those whose time to live is over end here; those whose attempt must be durable first
+    /// hold up their lane until it is.
+    pub fn next(&mut self, now: Time, critical_only: bool) -> Option<Arc<StoredMessage>> {
+        self.clock.observe(now);
+        let mut blocked = [false; Lane::COUNT];
+        while self.has_next(critical_only) {
+            let (lane, id) = self.lanes.pick(critical_only, blocked)?;
+            let pending = self.messages.get(id)?;
+            let message = Arc::clone(&pending.message);
+            if message.expires.is_some_and(|at| self.clock.is_past(at)) {
+                self.expire(now, id);
+            } else if pending.preparing > 0 {
+                blocked[lane.index()] = true;
+            } else if pending.needs_commit() {
+                self.prepare(lane);
+                blocked[lane.index()] = true;
+            } else {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// Makes the next attempts of a lane durable.
+    fn prepare(&mut self, lane: Lane) {
+        let room = self.config.window.saturating_sub(self.in_flight.len()).min(PREPARE_AHEAD);
+        for id in self.lanes.heads(lane, room) {
+            let Some(pending) = self.messages.get_mut(id) else { continue };
+            if pending.preparing == 0 && pending.needs_commit() {
+                let attempts = pending.attempts + 1;
+                self.stage_attempts(id, attempts);
+                self.prepared.insert(id);
+            }
+        }
+    }
+
+    fn stage_attempts(&mut self, id: MessageId, attempts: u32) {
+        let Some(pending) = self.messages.get_mut(id) else { return };
+        pending.preparing += 1;
+        let operation = Operation::Attempt { sequence: pending.message.sequence, attempts };
+        self.staging.push(operation, Effect::Attempted(id, attempts), 0, false);
+    }
+
+    /// Takes back attempts that were made durable and will not leave soon: else a restart would think that they may have.
+    pub(super) fn unprepare(&mut self) {
+        for id in std::mem::take(&mut self.prepared) {
+            let Some(attempts) = self.messages.get(id).map(|pending| pending.attempts) else { continue };
+            self.stage_attempts(id, attempts);
+        }
+    }
+
+    /// The store's answer about the attempts of a message.
+    pub(super) fn attempted(&mut self, id: MessageId, attempts: u32) {
+        if let Some(pending) = self.messages.get_mut(id) {
+            pending.committed = attempts;
+            pending.preparing = pending.preparing.saturating_sub(1);
+        }
+    }
+
+    /// The frame of the message is with the carrier: an attempt. `confirm`: what will count as delivered.
+    pub fn sent(&mut self, now: Time, id: MessageId, confirm: Confirm, stats: &mut OutboxStats) {
+        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Waiting) else { return };
+        let deadline = (confirm != Confirm::Written).then(|| now.mono + self.config.ack_timeout);
+        pending.attempts += 1;
+        pending.phase = Phase::Sent { deadline, confirm, order: self.departures };
+        let message = Arc::clone(&pending.message);
+        self.departures += 1;
+        let lane = message.order_key.as_ref().map_or(message.lane, |key| self.keys.lane(key));
+        self.place(&message);
+        self.lanes.departed(lane);
+        self.prepared.remove(&id);
+        self.in_flight.insert(id);
+        self.timers.extend(deadline.map(|at| (at, id)));
+        stats.attempts += 1;
+    }
+
+    /// The message must wait until its channel is subscribed.
+    pub fn park(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Waiting) else { return };
+        pending.phase = Phase::Parked;
+        let message = Arc::clone(&pending.message);
+        self.place(&message);
+    }
+
+    /// The message's channel is subscribed.
+    pub fn unpark(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Parked) else { return };
+        pending.phase = Phase::Waiting;
+        let message = Arc::clone(&pending.message);
+        self.place(&message);
+    }
+
+    /// The message will never leave: it ends as rejected, unless an attempt is in flight.
+    pub fn reject(&mut self, now: Time, id: MessageId, reason: &str) {
+        let Some(pending) = self.messages.get(id) else { return };
+        if matches!(pending.phase, Phase::Waiting | Phase::Parked | Phase::Backoff { .. }) && self.failed.is_none() {
+            self.end(now, id, Outcome::failed(OutcomeState::Rejected, reason));
+        }
+    }
+}

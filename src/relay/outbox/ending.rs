@@ -1,0 +1,197 @@
+//! How messages end, and what the store's answers make true.
+//!
+//! Invariant: an end is decided once ([`Outbox::end`]), durable before it is told ([`Durable`]), and never changed.
+
+use std::sync::Arc;
+
+use super::admission::{Admitted, Refusal};
+use super::message::Phase;
+use super::staging::Effect;
+use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
+use crate::protocol::codes::ErrorCode;
+use crate::relay::pairs::SessionId;
+use crate::relay::record::{MessageId, Operation, StoredMessage, StoredOutcome};
+use crate::relay::time::{Mono, Time};
+
+/// What became durable, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Durable {
+    /// A message is accepted.
+    Accepted(MessageId),
+    /// A message has ended.
+    Settled {
+        /// How.
+        outcome: Arc<StoredOutcome>,
+        /// Sessions that published it.
+        publishers: Vec<SessionId>,
+    },
+}
+
+impl Outbox {
+    /// The next commit, if the store is free and something waits.
+    pub fn take_commit(&mut self, now: Mono) -> Option<Vec<Operation>> {
+        self.staging.cut(now)
+    }
+
+    /// The commit is durable: what is true now, to be told in this order.
+    pub fn committed(&mut self, now: Time, stats: &mut OutboxStats) -> Vec<Durable> {
+        self.clock.observe(now);
+        let Some((effects, since)) = self.staging.done() else { return Vec::new() };
+        stats.commits += 1;
+        stats.operations += u64::try_from(effects.len()).unwrap_or(u64::MAX);
+        stats.commit_latency.observe(now.mono.since(since));
+        let mut durable = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Accepted(id) => durable.extend(self.accepted(id, stats)),
+                Effect::Attempted(id, attempts) => self.attempted(id, attempts),
+                Effect::Settled(id) => durable.extend(self.settled(id, stats)),
+                Effect::Nothing => {}
+            }
+        }
+        self.drop_surplus(stats);
+        durable
+    }
+
+    fn accepted(&mut self, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
+        let message = Arc::clone(&self.messages.get(id)?.message);
+        stats.accepted += 1;
+        self.begin(&message, stats);
+        Some(Durable::Accepted(id))
+    }
+
+    /// An accepted message begins to wait for its turn.
+    pub(super) fn begin(&mut self, message: &StoredMessage, stats: &mut OutboxStats) {
+        let Some(pending) = self.messages.get_mut(message.id) else { return };
+        pending.phase = Phase::Waiting;
+        stats.lane(message.lane).depth += 1;
+        if let Some(key) = &message.order_key {
+            self.keys.push(key, message.lane, message.id);
+        }
+        self.expiries.extend(message.expires.map(|at| (at, message.id)));
+        self.place(message);
+    }
+
+    /// Decides a message's end.
+    pub(super) fn end(&mut self, now: Time, id: MessageId, outcome: Outcome) {
+        self.stop_waiting(id);
+        let Some(pending) = self.messages.get_mut(id) else { return };
+        debug_assert!(pending.phase != Phase::Settling, "a message ends once");
+        let message = Arc::clone(&pending.message);
+        let stored = Arc::new(StoredOutcome {
+            id,
+            ended: now.wall,
+            principal: Arc::clone(&message.principal),
+            outcome,
+            attempts: pending.attempts,
+            idempotency_key: message.idempotency_key.clone(),
+            body_hash: message.body_hash,
+        });
+        pending.phase = Phase::Settling;
+        pending.outcome = Some(Arc::clone(&stored));
+        self.prepared.remove(&id);
+        if let Some(at) = message.expires {
+            self.expiries.remove(&(at, id));
+        }
+        self.place(&message);
+        let operation = Operation::Settle { sequence: message.sequence, outcome: stored };
+        self.staging.push(operation, Effect::Settled(id), 0, false);
+    }
+
+    /// Its time to live is over.
+    pub(super) fn expire(&mut self, now: Time, id: MessageId) {
+        let Some(pending) = self.messages.get(id) else { return };
+        let reason = if pending.unknown { OUTCOME_UNKNOWN } else { "ttl" };
+        self.end(now, id, Outcome::failed(OutcomeState::Expired, reason));
+    }
+
+    /// Takes a message out of the window and of the timers.
+    pub(super) fn stop_waiting(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get(id) else { return };
+        match pending.phase {
+            Phase::Sent { deadline, .. } => {
+                self.in_flight.remove(&id);
+                if let Some(at) = deadline {
+                    self.timers.remove(&(at, id));
+                }
+            }
+            Phase::Backoff { until } => {
+                self.timers.remove(&(until, id));
+            }
+            Phase::Accepting | Phase::Waiting | Phase::Parked | Phase::Settling => {}
+        }
+    }
+
+    fn settled(&mut self, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
+        let pending = self.release(id)?;
+        let (message, outcome) = (pending.message, pending.outcome?);
+        if let Some(key) = &message.order_key {
+            self.keys.remove(key, message.lane, id);
+            self.place_key(key);
+        }
+        stats.lane(message.lane).depth -= 1;
+        stats.outcomes.bump(outcome.outcome.state);
+        self.outcomes.insert(Arc::clone(&outcome));
+        Some(Durable::Settled { outcome, publishers: pending.publishers })
+    }
+
+    /// The store failed: from now on nothing is accepted, sent or ended. Gives the messages that were being accepted and are
+    /// not; whether a restart finds them is unknown.
+    pub fn commit_failed(&mut self, reason: &str, stats: &mut OutboxStats) -> Vec<MessageId> {
+        self.failed = Some(reason.into());
+        stats.store_failed = true;
+        let unaccepted = self.staging.clear();
+        for id in &unaccepted {
+            self.withdraw(Admitted::New(*id));
+        }
+        unaccepted
+    }
+
+    /// Withdraws a message of this principal that is not in flight. It has ended once that is durable.
+    ///
+    /// # Errors
+    /// `not_found` for what does not exist and for what is somebody else's, `conflict` for what is in flight or has ended.
+    pub fn cancel(&mut self, now: Time, principal: &str, id: MessageId) -> Result<(), Refusal> {
+        if self.outcomes.get(id).is_some_and(|outcome| &*outcome.principal == principal) {
+            return Err(Refusal::new(ErrorCode::Conflict, "the message has ended"));
+        }
+        let pending = self.messages.get(id).filter(|pending| &*pending.message.principal == principal);
+        match pending.map(|pending| &pending.phase) {
+            None | Some(Phase::Accepting) => Err(Refusal::new(ErrorCode::NotFound, "no such message")),
+            Some(Phase::Sent { .. }) => {
+                Err(Refusal::new(ErrorCode::Conflict, "the message is in flight: upstream may have it already"))
+            }
+            Some(Phase::Settling) => Err(Refusal::new(ErrorCode::Conflict, "the message has ended")),
+            Some(Phase::Waiting | Phase::Backoff { .. } | Phase::Parked) => match &self.failed {
+                Some(reason) => Err(Refusal::store_failed(reason)),
+                None => {
+                    self.end(now, id, Outcome::failed(OutcomeState::Rejected, "cancelled"));
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Forgets outcomes beyond `keep_outcomes_max`.
+    pub(super) fn drop_surplus(&mut self, stats: &mut OutboxStats) {
+        while let Some(outcome) = self.outcomes.drop_surplus(self.config.keep_outcomes_max) {
+            self.forget(&outcome);
+            stats.outcomes_dropped += 1;
+        }
+    }
+
+    /// Forgets outcomes that were kept long enough.
+    pub(super) fn forget_due(&mut self) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(outcome) = self.outcomes.take_due(self.config.keep_outcomes, &self.clock) else { break };
+            self.forget(&outcome);
+        }
+    }
+
+    fn forget(&mut self, outcome: &StoredOutcome) {
+        if let Some(key) = &outcome.idempotency_key {
+            self.idempotency.remove(&outcome.principal, key);
+        }
+        self.staging.push(Operation::Forget { id: outcome.id }, Effect::Nothing, 0, false);
+    }
+}

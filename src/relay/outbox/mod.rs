@@ -1,0 +1,315 @@
+//! The outbox: messages from acceptance to their one end, PURE.
+//!
+//! Invariants: nothing is told before it is durable (accepted, ended); a message that was accepted ends exactly once and is
+//! attempted until then, at most `max_attempts` times; messages with the same order key leave one after another; an attempt
+//! of a message that must not be sent twice is durable before it leaves; after an error of the store nothing is accepted,
+//! sent or ended any more.
+//!
+//! - `message`: where a message stands. `lanes`, `keys`: which one leaves next. `clock`: times to live.
+//! - `admission`: what is accepted. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
+//! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `shown`: what people see.
+//!
+//! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling (`meet::outbound`).
+
+mod admission;
+mod answers;
+mod clock;
+mod departure;
+mod ending;
+mod idempotency;
+mod keys;
+mod lanes;
+mod message;
+mod outcomes;
+mod shown;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::record::{MessageId, Restored, StoredMessage, StoredOutcome};
+use super::stats::OutboxStats;
+use super::time::{Mono, Time, Wall};
+use crate::config::OutboxConfig;
+
+pub use admission::{Admitted, Publisher, Refusal};
+pub use answers::Nack;
+pub use ending::Durable;
+
+use clock::Clock;
+use idempotency::Idempotency;
+use keys::OrderKeys;
+use lanes::Lanes;
+use message::{Messages, Pending, Phase};
+use outcomes::Outcomes;
+use staging::Staging;
+
+/// How urgent a message is. Higher lanes go first; a guard keeps lower ones from starving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Lane {
+    /// Before everything else.
+    Critical,
+    /// Before ordinary traffic.
+    High,
+    /// The default.
+    #[default]
+    Medium,
+    /// When nothing else waits.
+    Low,
+}
+
+impl Lane {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+    /// All of them, the highest first.
+    pub const ALL: [Lane; Lane::COUNT] = [Lane::Critical, Lane::High, Lane::Medium, Lane::Low];
+
+    /// Its place in [`Lane::ALL`].
+    pub fn index(self) -> usize {
+        match self {
+            Lane::Critical => 0,
+            Lane::High => 1,
+            Lane::Medium => 2,
+            Lane::Low => 3,
+        }
+    }
+
+    /// Its name.
+    pub fn text(self) -> &'static str {
+        match self {
+            Lane::Critical => "critical",
+            Lane::High => "high",
+            Lane::Medium => "medium",
+            Lane::Low => "low",
+        }
+    }
+}
+
+/// What it means when the connection dies after the bytes may have left and no ack came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnUnknown {
+    /// Send again: at least once.
+    #[default]
+    Retry,
+    /// Give up and say so: at most once. The attempt is durable before the bytes leave.
+    DeadLetter,
+}
+
+/// How a message ended. Exactly one per message, durable before it is told, never changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which end.
+    pub state: OutcomeState,
+    /// Why, as a word (`superseded`, `cancelled`, `ttl`, `outcome_unknown`, upstream's code …); empty for `delivered`.
+    pub reason: Box<str>,
+    /// What told us, for `delivered`.
+    pub confirmed_by: Option<Confirm>,
+    /// Upstream's answer, JSON text.
+    pub reply: Option<Box<str>>,
+}
+
+impl Outcome {
+    /// Upstream has it.
+    pub(super) fn delivered(by: Confirm, reply: Option<Box<str>>) -> Self {
+        Outcome { state: OutcomeState::Delivered, reason: "".into(), confirmed_by: Some(by), reply }
+    }
+
+    /// Upstream has it not, or nobody knows.
+    pub(super) fn failed(state: OutcomeState, reason: &str) -> Self {
+        Outcome { state, reason: reason.into(), confirmed_by: None, reply: None }
+    }
+}
+
+/// The four ends of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeState {
+    /// Upstream has it.
+    Delivered,
+    /// Upstream or the relay refused it for good, or the publisher cancelled it.
+    Rejected,
+    /// Its TTL ran out.
+    Expired,
+    /// It cannot be delivered, or nobody knows whether it was.
+    DeadLettered,
+}
+
+/// What counts as delivered, from strongest to weakest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Confirm {
+    /// A reply matched by request id or subscription id.
+    Ack,
+    /// The message came back as an event.
+    Echo,
+    /// A later reply on the same connection.
+    Barrier,
+    /// The bytes are with the kernel; a crash of upstream can lose them.
+    Written,
+}
+
+/// Reason of an end that nobody can be sure of.
+const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+/// Timers served in one turn at most: what is left is due at once again, and other inputs get their turn in between.
+const TIMERS_PER_TURN: usize = 1024;
+
+/// The outbox.
+pub struct Outbox {
+    config: OutboxConfig,
+    messages: Messages,
+    /// Their bytes.
+    bytes: u64,
+    /// How many of them have an idempotency key.
+    keyed: usize,
+    lanes: Lanes,
+    keys: OrderKeys,
+    /// The window: what was sent and neither answered nor given up.
+    in_flight: BTreeSet<MessageId>,
+    /// Messages of which an attempt is durable, or about to be, that has not left.
+    prepared: BTreeSet<MessageId>,
+    /// Attempts that left.
+    departures: u64,
+    /// The departures before the last request whose answer will prove them.
+    barrier: Option<u64>,
+    /// Ack deadlines and ends of backoff.
+    timers: BTreeSet<(Mono, MessageId)>,
+    /// Times to live.
+    expiries: BTreeSet<(Wall, MessageId)>,
+    clock: Clock,
+    idempotency: Idempotency,
+    outcomes: Outcomes,
+    staging: Staging,
+    last_id: MessageId,
+    next_sequence: u64,
+    /// Whether the disk has room.
+    room: bool,
+    /// Why the store failed, if it did.
+    failed: Option<Box<str>>,
+}
+
+impl Outbox {
+    /// With what the store held. Messages whose attempt may have left, and that must not be sent twice, end at once.
+    pub fn new(config: &OutboxConfig, restored: Restored, now: Time, stats: &mut OutboxStats) -> Self {
+        let mut outbox = Outbox {
+            config: config.clone(),
+            messages: Messages::default(),
+            bytes: 0,
+            keyed: 0,
+            lanes: Lanes::default(),
+            keys: OrderKeys::default(),
+            in_flight: BTreeSet::new(),
+            prepared: BTreeSet::new(),
+            departures: 0,
+            barrier: None,
+            timers: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            clock: Clock::new(now),
+            idempotency: Idempotency::default(),
+            outcomes: Outcomes::default(),
+            staging: Staging::default(),
+            last_id: MessageId(0),
+            next_sequence: restored.next_sequence,
+            room: true,
+            failed: None,
+        };
+        for outcome in restored.outcomes {
+            outbox.restore_outcome(outcome);
+        }
+        for (message, attempts) in restored.messages {
+            outbox.restore_message(now, message, attempts, stats);
+        }
+        outbox.drop_surplus(stats);
+        outbox
+    }
+
+    fn restore_outcome(&mut self, outcome: Arc<StoredOutcome>) {
+        self.last_id = self.last_id.max(outcome.id);
+        if let Some(key) = &outcome.idempotency_key {
+            self.idempotency.insert(&outcome.principal, key, outcome.id);
+        }
+        self.outcomes.insert(outcome);
+    }
+
+    fn restore_message(&mut self, now: Time, message: Arc<StoredMessage>, attempts: u32, stats: &mut OutboxStats) {
+        let id = message.id;
+        self.last_id = self.last_id.max(id);
+        self.next_sequence = self.next_sequence.max(message.sequence.saturating_add(1));
+        self.hold(Pending {
+            attempts,
+            committed: attempts,
+            failures: attempts,
+            ..Pending::new(Arc::clone(&message), Phase::Accepting)
+        });
+        stats.restored += 1;
+        self.begin(&message, stats);
+        if attempts > 0 && message.on_unknown == OnUnknown::DeadLetter {
+            self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
+        }
+    }
+
+    /// Other limits. They hold for what is accepted from now on and for attempts that begin from now on.
+    pub fn reload(&mut self, config: &OutboxConfig) {
+        self.config = config.clone();
+    }
+
+    /// How many bytes are free on the file system under the store.
+    pub fn disk_has_free(&mut self, bytes: u64) {
+        self.room = bytes >= self.config.min_free;
+    }
+
+    /// Messages in flight to upstream.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether everything that was decided is durable, or never will be.
+    pub fn is_settled(&self) -> bool {
+        self.failed.is_some() || self.staging.is_empty()
+    }
+
+    /// When [`Outbox::timeout`] is due.
+    pub fn due(&self) -> Option<Mono> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let expiry = self.expiries.first().map(|(at, _)| self.clock.due(*at));
+        let outcome = self.outcomes.due(self.config.keep_outcomes, &self.clock);
+        [timer, expiry, outcome].into_iter().flatten().min()
+    }
+
+    /// Brings those gauges up to date that are counted only when somebody looks.
+    pub fn gauges(&self, stats: &mut OutboxStats) {
+        stats.bytes = self.bytes;
+        stats.in_flight = u64::try_from(self.in_flight.len()).unwrap_or(u64::MAX);
+        stats.outcomes_kept = u64::try_from(self.outcomes.len()).unwrap_or(u64::MAX);
+        stats.clock_jumps = self.clock.jumps();
+        for lane in Lane::ALL {
+            stats.lane(lane).oldest = self.messages.oldest(lane);
+        }
+    }
+
+    /// Puts the message where its phase belongs: into its lane or out of it.
+    fn place(&mut self, message: &StoredMessage) {
+        if let Some(key) = &message.order_key {
+            return self.place_key(key);
+        }
+        match self.messages.get(message.id).map(|pending| &pending.phase) {
+            Some(Phase::Waiting) => self.lanes.insert(message.lane, message.id),
+            _ => self.lanes.remove(message.lane, message.id),
+        }
+    }
+
+    /// The same for the oldest message of an order key, whose lane is the key's.
+    fn place_key(&mut self, key: &str) {
+        let Some(head) = self.keys.head(key) else { return };
+        let waits = self.messages.get(head).is_some_and(|pending| pending.phase == Phase::Waiting);
+        let lane = waits.then(|| self.keys.lane(key));
+        if let Some(before) = self.keys.place(key, lane) {
+            self.lanes.remove(before, head);
+        }
+        if let Some(lane) = lane {
+            self.lanes.insert(lane, head);
+        }
+    }
+}

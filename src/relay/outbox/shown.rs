@@ -1,0 +1,117 @@
+//! What people and publishers see of messages: JSON, without payloads.
+
+use super::message::{Pending, Phase};
+use super::{Lane, Outbox, OutboxStats};
+use crate::protocol::control::{Object, outcome_members};
+use crate::relay::record::MessageId;
+use crate::relay::stats::LaneStats;
+use crate::relay::time::{Mono, Time, Wall};
+
+impl Outbox {
+    /// The state of a message for its publisher: `None` for what does not exist (any more) and for what is somebody else's.
+    pub fn message_state(&self, now: Time, principal: &str, id: MessageId) -> Option<Vec<u8>> {
+        if let Some(pending) = self.messages.get(id) {
+            let visible = &*pending.message.principal == principal && pending.phase != Phase::Accepting;
+            return visible.then(|| pending_members(now, Object::new(), pending).end());
+        }
+        let stored = self.outcomes.get(id).filter(|stored| &*stored.principal == principal)?;
+        let object = Object::new().text("message", &id.to_string()).number("attempts", u64::from(stored.attempts));
+        Some(outcome_members(object.text("ended", &stored.ended.rfc3339()), &stored.outcome).end())
+    }
+
+    /// The state of a message as one word.
+    pub fn state_text(&self, id: MessageId) -> &'static str {
+        match (self.messages.get(id), self.outcomes.get(id)) {
+            (Some(pending), _) if pending.is_in_flight() => "in_flight",
+            (None, Some(stored)) => crate::protocol::control::state_text(stored.outcome.state),
+            _ => "accepted",
+        }
+    }
+
+    /// How a message ended, if it has and that is still kept.
+    pub fn outcome(&self, id: MessageId) -> Option<&super::Outcome> {
+        self.outcomes.get(id).map(|stored| &stored.outcome)
+    }
+
+    /// Whether a message is accepted: known, and durable.
+    pub fn is_accepted(&self, id: MessageId) -> bool {
+        match self.messages.get(id) {
+            Some(pending) => pending.phase != Phase::Accepting,
+            None => self.outcomes.get(id).is_some(),
+        }
+    }
+
+    /// Depth of each lane and when its oldest message was accepted.
+    pub fn lanes(&self, stats: &OutboxStats) -> [LaneStats; Lane::COUNT] {
+        Lane::ALL.map(|lane| LaneStats { oldest: self.messages.oldest(lane), ..stats.lanes[lane.index()] })
+    }
+
+    /// The outbox for operators: numbers, and the first `max` messages, the higher lanes first.
+    pub fn listing(&self, now: Time, max: usize, stats: &OutboxStats) -> Vec<u8> {
+        let (mut lanes, mut messages, mut left) = (List::new(), List::new(), max);
+        for (lane, numbers) in Lane::ALL.into_iter().zip(self.lanes(stats)) {
+            let object = Object::new().text("lane", lane.text()).number("depth", numbers.depth);
+            let age = numbers.oldest.map(|oldest| now.wall.since(oldest));
+            let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            lanes.push(&object.number_or_null("oldest_age_ms", age).end());
+            let accepted = self.messages.of_lane(lane).filter(|pending| pending.phase != Phase::Accepting);
+            for pending in accepted.take(left) {
+                left -= 1;
+                let object = Object::new().text("lane", lane.text()).text("principal", &pending.message.principal);
+                messages.push(&pending_members(now, object, pending).end());
+            }
+        }
+        let object = Object::new().number("depth", stats.lanes.iter().map(|lane| lane.depth).sum());
+        let object = object.number("bytes", self.bytes).number("in_flight", count(self.in_flight.len()));
+        let object = object.number("outcomes_kept", count(self.outcomes.len())).flag("disk_full", !self.room);
+        let object = object.text_if("store_failed", self.failed.as_deref());
+        object.raw("lanes", &lanes.end()).raw("messages", &messages.end()).end()
+    }
+}
+
+/// A JSON array under construction.
+struct List(Vec<u8>);
+
+impl List {
+    fn new() -> Self {
+        List(vec![b'['])
+    }
+
+    fn push(&mut self, element: &[u8]) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        self.0.extend_from_slice(element);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b']');
+        self.0
+    }
+}
+
+fn pending_members(now: Time, object: Object, pending: &Pending) -> Object {
+    let message = &pending.message;
+    let in_flight = pending.is_in_flight();
+    let object = object
+        .text("message", &message.id.to_string())
+        .text("state", if in_flight { "in_flight" } else { "accepted" })
+        .text("channel", &message.channel.name)
+        .text("accepted", &message.accepted.rfc3339())
+        .number("attempts", u64::from(pending.attempts));
+    let object = object.text_if("order_key", message.order_key.as_deref());
+    let object = object.text_if("expires", message.expires.map(Wall::rfc3339).as_deref());
+    match pending.phase {
+        Phase::Backoff { until } => object.text("next_retry", &wall_of(now, until).rfc3339()),
+        _ => object,
+    }
+}
+
+/// When a monotonic moment will be, by the clock that people see.
+fn wall_of(now: Time, at: Mono) -> Wall {
+    now.wall + at.since(now.mono)
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

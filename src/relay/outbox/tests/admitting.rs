@@ -1,0 +1,184 @@
+//! What is accepted, when it is told, what is refused.
+
+use super::*;
+use crate::protocol::codes::ErrorCode;
+
+fn code(result: Result<Admitted, Refusal>) -> ErrorCode {
+    result.expect_err("refused").code
+}
+
+#[test]
+fn nothing_is_accepted_or_sent_before_it_is_durable() {
+    let mut bench = Bench::new();
+    let id = bench.publish(message("1")).unwrap().id();
+    assert!(!bench.outbox.is_accepted(id) && bench.send().is_none());
+    assert_eq!(bench.outbox.message_state(bench.now, "local", id), None);
+    let operations = bench.outbox.take_commit(bench.now.mono).unwrap();
+    assert!(matches!(&operations[..], [Operation::Accept(stored)] if stored.id == id && &*stored.data == "1"));
+    assert!(!bench.outbox.is_accepted(id) && bench.send().is_none(), "asked for, not answered");
+    assert_eq!(bench.outbox.committed(bench.now, &mut bench.stats), [Durable::Accepted(id)]);
+    assert!(bench.outbox.is_accepted(id));
+    assert_eq!(bench.send(), Some(id));
+}
+
+#[test]
+fn publishes_while_a_commit_is_out_share_the_next_one() {
+    let mut bench = Bench::new();
+    bench.publish(message("1")).unwrap();
+    assert_eq!(bench.outbox.take_commit(bench.now.mono).unwrap().len(), 1);
+    bench.publish(message("2")).unwrap();
+    bench.publish(message("3")).unwrap();
+    assert_eq!(bench.outbox.take_commit(bench.now.mono), None, "one commit is out at most");
+    bench.now = bench.now.after(3 * MS);
+    bench.outbox.committed(bench.now, &mut bench.stats);
+    assert_eq!(bench.outbox.take_commit(bench.now.mono).unwrap().len(), 2);
+    assert_eq!((bench.stats.commits, bench.stats.commit_latency.sum_seconds()), (1, 0.003));
+}
+
+#[test]
+fn ids_and_sequences_rise_also_when_the_clock_goes_back_and_over_a_restart() {
+    let mut bench = Bench::new();
+    let first = bench.accept(message("1"));
+    bench.now.wall = Wall(bench.now.wall.0 - 7_200_000_000_000);
+    let second = bench.accept(message("2"));
+    bench.restart();
+    let third = bench.accept(message("3"));
+    assert!(first < second && second < third);
+    let sequences: Vec<u64> = bench.disk.messages.iter().map(|(message, _)| message.sequence).collect();
+    assert_eq!(sequences, [0, 1, 2]);
+}
+
+#[test]
+fn limits_refuse_before_acceptance_and_leave_accepted_messages_alone() {
+    let mut bench = Bench::with(OutboxConfig { max_messages: 2, ..config() });
+    let first = bench.accept(message("1"));
+    bench.accept(message("2"));
+    assert_eq!(code(bench.publish(message("3"))), ErrorCode::StoreFull);
+    assert_eq!(code(bench.publish(message(&"x".repeat(1001)))), ErrorCode::TooLarge);
+    bench.send();
+    bench.ack(first);
+    assert_eq!(code(bench.publish(message("3"))), ErrorCode::StoreFull, "its end is not durable yet");
+    bench.commit();
+    bench.accept(message("3"));
+    assert_eq!(bench.disk.messages.len(), 2);
+
+    let mut bench = Bench::with(OutboxConfig { max_bytes: 1500, ..config() });
+    bench.accept(message(&"x".repeat(900)));
+    assert_eq!(code(bench.publish(message(&"x".repeat(900)))), ErrorCode::StoreFull);
+    bench.accept(message("small"));
+}
+
+#[test]
+fn a_short_disk_refuses_until_there_is_room_again() {
+    let mut bench = Bench::new();
+    bench.outbox.disk_has_free((1 << 20) - 1);
+    assert_eq!(code(bench.publish(message("1"))), ErrorCode::StoreFull);
+    bench.outbox.disk_has_free(1 << 20);
+    bench.accept(message("1"));
+}
+
+#[test]
+fn an_atomic_batch_is_one_commit_or_nothing() {
+    let mut bench = Bench::with(OutboxConfig { max_messages: 3, ..config() });
+    bench.accept(message("0"));
+    let three = vec![keyed("1", "a"), message("2"), message("3")];
+    assert_eq!(bench.publish_by("local", three).unwrap_err().code, ErrorCode::StoreFull);
+    assert_eq!(bench.outbox.take_commit(bench.now.mono), None, "nothing of it is staged");
+    let two = bench.publish_by("local", vec![keyed("other", "a"), message("2")]).unwrap();
+    assert!(matches!(two[..], [Admitted::New(_), Admitted::New(_)]), "the key of the refused batch is free");
+    let operations = bench.outbox.take_commit(bench.now.mono).unwrap();
+    let sequences: Vec<u64> = operations
+        .iter()
+        .map(|operation| match operation {
+            Operation::Accept(stored) => stored.sequence,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sequences, [1, 2], "no number was lost to the refused batch");
+    let many = (0..1025).map(|_| message("x")).collect();
+    assert_eq!(bench.publish_by("local", many).unwrap_err().code, ErrorCode::Invalid);
+}
+
+#[test]
+fn a_repeated_publish_finds_the_first_one_in_every_state() {
+    let mut bench = Bench::new();
+    let id = bench.publish(keyed("1", "k")).unwrap().id();
+    assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(id)), "while it is being accepted");
+    assert!(!bench.outbox.is_accepted(id));
+    bench.commit();
+    assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(id)));
+    bench.send();
+    assert_eq!((bench.publish(keyed("1", "k")), bench.outbox.state_text(id)), (Ok(Admitted::Known(id)), "in_flight"));
+    bench.ack(id);
+    assert_eq!(bench.outbox.state_text(id), "accepted", "an end that is not durable is not told");
+    bench.commit();
+    assert_eq!((bench.publish(keyed("1", "k")), bench.outbox.state_text(id)), (Ok(Admitted::Known(id)), "delivered"));
+    bench.restart();
+    assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(id)), "after a restart");
+    assert_eq!(bench.stats.idempotent_hits, 1);
+    bench.commit();
+    assert_eq!(bench.disk.next_sequence, 1, "one message in all");
+}
+
+#[test]
+fn a_key_finds_a_waiting_message_after_a_restart() {
+    let mut bench = Bench::new();
+    let id = bench.accept(keyed("1", "k"));
+    bench.restart();
+    assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(id)));
+    assert_eq!(code(bench.publish(keyed("2", "k"))), ErrorCode::Conflict);
+}
+
+#[test]
+fn another_body_conflicts_and_another_principal_does_not() {
+    let mut bench = Bench::new();
+    let id = bench.accept(keyed("1", "k"));
+    assert_eq!(code(bench.publish(keyed("2", "k"))), ErrorCode::Conflict);
+    for other in [
+        Publish { kind: Some("t".into()), ..keyed("1", "k") },
+        Publish { key: Some("t".into()), ..keyed("1", "k") },
+        Publish { order_key: Some("t".into()), ..keyed("1", "k") },
+        Publish { channel: ChannelRequest { name: "orders".into(), params: Some("{}".into()) }, ..keyed("1", "k") },
+    ] {
+        assert_eq!(code(bench.publish(other)), ErrorCode::Conflict);
+    }
+    let same = Publish { lane: Lane::High, ttl: Some(SECOND), ..keyed("1", "k") };
+    assert_eq!(bench.publish(same), Ok(Admitted::Known(id)), "how urgent it is makes no other message");
+    assert!(matches!(bench.publish_by("other", vec![keyed("2", "k")]).unwrap()[..], [Admitted::New(_)]));
+}
+
+#[test]
+fn within_a_batch_a_key_counts_once() {
+    let mut bench = Bench::new();
+    let both = bench.publish_by("local", vec![keyed("1", "k"), keyed("1", "k")]).unwrap();
+    assert_eq!(both[1], Admitted::Known(both[0].id()));
+    let conflict = bench.publish_by("local", vec![keyed("1", "n"), keyed("2", "n")]);
+    assert_eq!(conflict.unwrap_err().code, ErrorCode::Conflict);
+    assert!(matches!(bench.publish(keyed("3", "n")), Ok(Admitted::New(_))));
+}
+
+#[test]
+fn after_the_store_failed_nothing_is_accepted_sent_or_ended() {
+    let mut bench = Bench::new();
+    let known = bench.accept(keyed("1", "k"));
+    let waiting = bench.accept(message("2"));
+    assert_eq!(bench.send(), Some(known));
+    let (out, staged) = (bench.publish(keyed("3", "lost")).unwrap(), ());
+    bench.outbox.take_commit(bench.now.mono).unwrap();
+    let behind = bench.publish(message("4")).unwrap();
+    let unaccepted = bench.outbox.commit_failed("disk on fire", &mut bench.stats);
+    assert_eq!((unaccepted, staged), (vec![out.id(), behind.id()], ()));
+    assert!(bench.stats.store_failed);
+    assert_eq!(code(bench.publish(message("5"))), ErrorCode::StoreFailed);
+    assert_eq!(code(bench.publish(keyed("3", "lost"))), ErrorCode::StoreFailed, "it is not known as accepted");
+    assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(known)), "what was durable before is still true");
+    bench.ack(known);
+    bench.nack(known, Nack::default());
+    bench.lose();
+    bench.outbox.timeout(bench.now.after(3600 * SECOND), &mut bench.rng, &mut bench.stats);
+    assert_eq!(bench.outbox.cancel(bench.now, "local", waiting).unwrap_err().code, ErrorCode::StoreFailed);
+    assert_eq!((bench.send(), bench.outbox.due()), (None, None));
+    assert_eq!(bench.outbox.take_commit(bench.now.mono), None);
+    assert_eq!(bench.stats.outcomes.total(), 0);
+    assert_eq!(bench.stats.conservation_error(), 0);
+}
