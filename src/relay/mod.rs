@@ -131,7 +131,7 @@ impl Relay {
             Input::Received { attempt, at, frames } => self.received(now, attempt, at, &frames),
             Input::Fetched { call, result } => self.fetched(now, call, result),
             Input::Committed => self.committed(now),
-            Input::CommitFailed { reason } => self.commit_failed(now, reason),
+            Input::CommitFailed { reason } => self.commit_failed(&reason),
             Input::Joined { session, principal, format, subscribe } => {
                 self.joined(now, session, principal, format, subscribe);
             }
@@ -150,7 +150,7 @@ impl Relay {
         if self.stirred && self.outputs.is_empty() {
             self.stirred = false;
             self.pump_upstream(now);
-            self.pump_store(now);
+            self.pump_store();
             self.draining_timeout(now);
         }
         if let Some(output) = self.outputs.pop_front() {

@@ -178,7 +178,7 @@ impl Relay {
                 self.stats.sessions.errors.bump(code.text());
             }
         }
-        self.join_refused(now, channel, code, message);
+        self.join_refused(now, channel, code);
     }
 
     /// A pattern's subscription holds no interest upstream and is not concerned by a refusal.

@@ -49,8 +49,8 @@ struct Joins {
 
 impl Relay {
     /// Asks the store for what is staged, if it has nothing to do.
-    pub(in crate::relay) fn pump_store(&mut self, now: Time) {
-        if let Some(operations) = self.outbox.take_commit(now.mono) {
+    pub(in crate::relay) fn pump_store(&mut self) {
+        if let Some(operations) = self.outbox.take_commit() {
             self.outputs.push_back(Output::Commit(operations));
         }
     }
@@ -238,7 +238,7 @@ impl Relay {
     }
 
     /// Upstream refused a channel: messages that wait for it are rejected. The refusal ended the interest already.
-    pub(in crate::relay) fn join_refused(&mut self, now: Time, channel: ChannelId, code: ErrorCode, _message: &str) {
+    pub(in crate::relay) fn join_refused(&mut self, now: Time, channel: ChannelId, code: ErrorCode) {
         let joins = &mut self.outbound.joins;
         joins.parked.remove(&channel);
         for message in joins.wanted.remove(&channel).unwrap_or_default() {

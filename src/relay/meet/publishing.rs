@@ -228,14 +228,14 @@ impl Relay {
     }
 
     /// The store failed: whoever waits for it is told so.
-    pub(in crate::relay) fn commit_failed(&mut self, _now: Time, reason: String) {
-        self.outbox.commit_failed(&reason, &mut self.stats.outbox);
+    pub(in crate::relay) fn commit_failed(&mut self, reason: &str) {
+        self.outbox.commit_failed(reason, &mut self.stats.outbox);
         let accepted = std::mem::take(&mut self.outbound.waiting.accepted);
         for (asker, place) in accepted.into_values().flatten() {
-            self.answer_refused(&asker, place, Refusal::store_failed(&reason));
+            self.answer_refused(&asker, place, Refusal::store_failed(reason));
         }
         for asker in std::mem::take(&mut self.outbound.waiting.cancelled).into_values() {
-            self.answer_uncancelled(asker, &Refusal::store_failed(&reason));
+            self.answer_uncancelled(asker, &Refusal::store_failed(reason));
         }
     }
 

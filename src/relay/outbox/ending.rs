@@ -11,7 +11,7 @@ use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_
 use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::SessionId;
 use crate::relay::record::{MessageId, Operation, StoredMessage, StoredOutcome};
-use crate::relay::time::{Mono, Time};
+use crate::relay::time::Time;
 
 /// What became durable, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,17 +29,14 @@ pub enum Durable {
 
 impl Outbox {
     /// The next commit, if the store is free and something waits.
-    pub fn take_commit(&mut self, now: Mono) -> Option<Vec<Operation>> {
-        self.staging.cut(now)
+    pub fn take_commit(&mut self) -> Option<Vec<Operation>> {
+        self.staging.cut()
     }
 
     /// The commit is durable: what is true now, to be told in this order.
     pub fn committed(&mut self, now: Time, stats: &mut OutboxStats) -> Vec<Durable> {
         self.clock.observe(now);
-        let Some((effects, since)) = self.staging.done() else { return Vec::new() };
-        stats.commits += 1;
-        stats.operations += u64::try_from(effects.len()).unwrap_or(u64::MAX);
-        stats.commit_latency.observe(now.mono.since(since));
+        let Some(effects) = self.staging.done() else { return Vec::new() };
         let mut durable = Vec::new();
         for effect in effects {
             match effect {

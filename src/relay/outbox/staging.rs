@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 
 use crate::relay::record::{MessageId, Operation};
-use crate::relay::time::Mono;
 
 /// Operations of one commit at most, unless one group alone has more.
 pub(super) const COMMIT_OPERATIONS: usize = 1024;
@@ -41,8 +40,8 @@ struct Staged {
 #[derive(Debug, Default)]
 pub(super) struct Staging {
     waiting: VecDeque<Staged>,
-    /// The effects of the commit that is out, and when it left.
-    out: Option<(Vec<Effect>, Mono)>,
+    /// The effects of the commit that is out.
+    out: Option<Vec<Effect>>,
 }
 
 impl Staging {
@@ -52,7 +51,7 @@ impl Staging {
     }
 
     /// The next commit, if none is out and something waits.
-    pub(super) fn cut(&mut self, now: Mono) -> Option<Vec<Operation>> {
+    pub(super) fn cut(&mut self) -> Option<Vec<Operation>> {
         if self.out.is_some() || self.waiting.is_empty() {
             return None;
         }
@@ -68,7 +67,7 @@ impl Staging {
                 effects.push(staged.effect);
             }
         }
-        self.out = Some((effects, now));
+        self.out = Some(effects);
         Some(operations)
     }
 
@@ -79,14 +78,14 @@ impl Staging {
         Some(group.fold((1, first.bytes), |(count, bytes), (_, staged)| (count + 1, bytes + staged.bytes)))
     }
 
-    /// The commit that was out is durable: what is true now, and when it left.
-    pub(super) fn done(&mut self) -> Option<(Vec<Effect>, Mono)> {
+    /// The commit that was out is durable: what is true now.
+    pub(super) fn done(&mut self) -> Option<Vec<Effect>> {
         self.out.take()
     }
 
     /// Forgets everything, because nothing will be durable any more; gives the messages that are not accepted now.
     pub(super) fn clear(&mut self) -> Vec<MessageId> {
-        let out = self.out.take().into_iter().flat_map(|(effects, _)| effects);
+        let out = self.out.take().into_iter().flatten();
         let effects = out.chain(self.waiting.drain(..).map(|staged| staged.effect));
         let accepted = effects.filter_map(|effect| match effect {
             Effect::Accepted(id) => Some(id),
@@ -114,10 +113,10 @@ mod tests {
 
     fn commits(mut staging: Staging) -> Vec<usize> {
         let mut counts = Vec::new();
-        while let Some(operations) = staging.cut(Mono(1)) {
-            assert!(staging.cut(Mono(1)).is_none(), "one commit at a time");
+        while let Some(operations) = staging.cut() {
+            assert!(staging.cut().is_none(), "one commit at a time");
             counts.push(operations.len());
-            assert_eq!(staging.done().unwrap().0.len(), operations.len());
+            assert_eq!(staging.done().unwrap().len(), operations.len());
         }
         assert!(staging.is_empty());
         counts

@@ -155,7 +155,7 @@ impl Bench {
     /// Lets the store do all that waits for it.
     fn commit(&mut self) -> Vec<Durable> {
         let mut durable = Vec::new();
-        while let Some(operations) = self.outbox.take_commit(self.now.mono) {
+        while let Some(operations) = self.outbox.take_commit() {
             operations.iter().for_each(|operation| self.disk.apply(operation));
             durable.extend(self.outbox.committed(self.now, &mut self.stats));
         }
