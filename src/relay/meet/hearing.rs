@@ -180,14 +180,14 @@ impl Relay {
         }
         self.link_moved(now);
         for channel in live {
-            self.came_live(now, channel);
+            self.came_live(channel);
         }
     }
 
     /// Upstream sends this channel's events from here on.
-    pub(super) fn came_live(&mut self, now: Time, channel: ChannelId) {
+    pub(super) fn came_live(&mut self, channel: ChannelId) {
         self.interest.stand(channel, Standing::Live);
-        self.join_live(now, channel);
+        self.join_live(channel);
     }
 
     fn heard_ack(&mut self, now: Time, request: Option<RequestId>, purpose: &Purpose, data: Option<&[u8]>) {
@@ -197,7 +197,7 @@ impl Relay {
                 for channel in channels {
                     if self.active.as_mut().is_some_and(|active| active.acked.live(now.mono, *channel)) {
                         news = true;
-                        self.came_live(now, *channel);
+                        self.came_live(*channel);
                     }
                 }
             }
@@ -374,7 +374,7 @@ impl Relay {
                 Purpose::Subscribe(channels) if !carried.answered => {
                     for channel in channels {
                         if self.active.as_mut().is_some_and(|active| active.acked.live(now.mono, channel)) {
-                            self.came_live(now, channel);
+                            self.came_live(channel);
                         }
                     }
                 }

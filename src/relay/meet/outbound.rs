@@ -43,8 +43,6 @@ struct Joins {
     wanted: BTreeMap<ChannelId, BTreeSet<MessageId>>,
     /// The same the other way round.
     of: BTreeMap<MessageId, ChannelId>,
-    /// Channels for which messages are parked.
-    parked: BTreeSet<ChannelId>,
 }
 
 impl Relay {
@@ -73,7 +71,6 @@ impl Relay {
         if self.draining.is_draining() {
             return None;
         }
-        self.unpark_joined();
         self.outbox.next(now, critical_only)
     }
 
@@ -189,7 +186,6 @@ impl Relay {
             return self.postpone(now, message);
         }
         self.outbox.park(message);
-        self.outbound.joins.parked.insert(channel);
     }
 
     fn want_channel(&mut self, now: Time, message: &StoredMessage) -> Result<ChannelId, WantError> {
@@ -211,16 +207,10 @@ impl Relay {
         Ok(channel)
     }
 
-    /// Lets messages go on whose channel has come to be subscribed.
-    fn unpark_joined(&mut self) {
-        let joins = &mut self.outbound.joins;
-        let live: Vec<ChannelId> =
-            joins.parked.iter().copied().filter(|id| self.interest.state(*id) == InterestState::Live).collect();
-        for channel in live {
-            joins.parked.remove(&channel);
-            for message in joins.wanted.get(&channel).into_iter().flatten() {
-                self.outbox.unpark(*message);
-            }
+    /// Upstream sends this channel's events: messages that waited for it may leave.
+    pub(in crate::relay) fn join_live(&mut self, channel: ChannelId) {
+        for message in self.outbound.joins.wanted.get(&channel).into_iter().flatten() {
+            self.outbox.unpark(*message);
         }
     }
 
@@ -232,7 +222,6 @@ impl Relay {
         messages.remove(&message);
         if messages.is_empty() {
             joins.wanted.remove(&channel);
-            joins.parked.remove(&channel);
             self.interest.release(now.mono, channel);
         }
     }
@@ -240,7 +229,6 @@ impl Relay {
     /// Upstream refused a channel: messages that wait for it are rejected. The refusal ended the interest already.
     pub(in crate::relay) fn join_refused(&mut self, now: Time, channel: ChannelId, code: ErrorCode) {
         let joins = &mut self.outbound.joins;
-        joins.parked.remove(&channel);
         for message in joins.wanted.remove(&channel).unwrap_or_default() {
             joins.of.remove(&message);
             self.outbox.reject(now, message, code.text());
