@@ -1,25 +1,64 @@
-//! A dialect at work on one attempt.
+//! A dialect at work on one attempt: variables, subscription ids, requests that wait.
+//!
+//! Sending: each verb (`subscribe`, `publish`, `ping`, …) fills a template, gives it the next request number and notes what
+//! its answer will mean. Receiving: each message is scanned once, the first rule that matches decides, and what it meant is
+//! told as [`Heard`], in order.
+//!
+//! Invariants: request numbers rise and are never reused; every answer settles at most one request; nothing here waits or
+//! knows a deadline; every table has a limit. An event with neither escapes nor a composed channel allocates nothing.
+//! Deliberately not here: what an event means to sessions, pacing, retries, deadlines (the relay's).
+//!
+//! - `connect`: the address. `send`: verbs that send. `receive`: from frame to rule. `answer`: rules about requests.
+//!   `event`: rules about channels.
+
+mod answer;
+mod connect;
+mod event;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::bindings::Bindings;
+use super::channels::Channels;
+use super::fill::{ChannelView, Context};
+use super::held::Held;
+use super::pending::{Op, Pending};
+use super::rule::Class;
+use super::scan::Spans;
 use super::schema::Dialect;
-use super::{ChannelId, ChannelSpec, ConnectRequest, Heard, MessageSpec, Outgoing, RequestId, SendError, WireFrame};
+use super::variables::Variables;
+use super::{ChannelId, Heard, MessageSpec, Purpose, RequestId, SendError};
 use crate::protocol::request::Secret;
-use crate::relay::time::Time;
+use crate::relay::rng::Rng;
+use crate::relay::time::{Mono, Time};
+
+/// Pings without an id whose pongs may still come; more are not remembered.
+const PINGS: usize = 16;
+/// Added to the interval that upstream says it is never silent for (`idle_s`, `idle_ms`).
+const IDLE_GRACE: Duration = Duration::from_secs(10);
+/// Intervals that upstream sets are kept within these.
+const SHORTEST: Duration = Duration::from_millis(500);
+/// See [`SHORTEST`].
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What outlives an attempt: session variables, channel variables, the source of `{uuid}`.
 #[derive(Debug)]
 pub struct Carried {
-    #[allow(dead_code)]
-    seed: u64,
+    variables: Variables,
+    rng: Rng,
 }
 
 impl Carried {
     /// For a process's first conversation. `seed` is for `{uuid}` only.
     pub fn new(seed: u64) -> Self {
-        Carried { seed }
+        Carried { variables: Variables::default(), rng: Rng::new(seed) }
     }
 }
 
@@ -34,100 +73,209 @@ pub struct Timing {
     pub token_ttl: Option<Duration>,
 }
 
+/// How far the conversation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing said yet.
+    New,
+    /// Waiting for upstream's hello.
+    Greeting,
+    /// Authentication sent, or waiting for the rule that says ready.
+    Authenticating,
+    /// Subscribes and publishes may go.
+    Ready,
+}
+
 /// A dialect at work on one attempt.
 #[derive(Debug)]
 pub struct Conversation {
     dialect: Arc<Dialect>,
-    carried: Carried,
-    params: Map<String, Value>,
+    variables: Variables,
+    rng: Rng,
+    /// The connection's params as a JSON object's text.
+    params: String,
     token: Option<Secret>,
+    stage: Stage,
+    last_id: u64,
+    pending: Pending,
+    bindings: Bindings,
+    held: Held,
+    channels: Channels,
+    /// Dialect pings without an answer, oldest first.
+    pings: VecDeque<RequestId>,
+    /// Replies to the frame at hand.
+    replies: usize,
+    /// The last reading of the clock that was passed in.
+    clock: Mono,
+    spans: Spans,
+    /// Of an `each` element.
+    element_spans: Spans,
 }
 
 impl Conversation {
-    /// For one attempt. `params` are the connection's (`upstream.params`), `token` was read for this attempt.
+    /// For one attempt. `params` are the connection's (`upstream.params`), `token` was read for this attempt. What `carried`
+    /// knows about channels goes by [`ChannelId`]: the relay keeps these numbers over its attempts.
     pub fn new(dialect: Arc<Dialect>, carried: Carried, params: Map<String, Value>, token: Option<Secret>) -> Self {
-        Conversation { dialect, carried, params, token }
-    }
-
-    /// Where and how to connect: the configured URL and headers, completed by the dialect.
-    pub fn connect_request(&self, url: &str, headers: &[(String, Secret)]) -> Result<ConnectRequest, SendError> {
-        let _ = (&self.params, &self.token);
-        let headers = headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-        Ok(ConnectRequest { url: url.to_owned(), headers, subprotocols: Vec::new() })
+        let Carried { mut variables, rng } = carried;
+        variables.fit(&dialect.names);
+        Conversation {
+            dialect,
+            variables,
+            rng,
+            params: Value::Object(params).to_string(),
+            token,
+            stage: Stage::New,
+            last_id: 0,
+            pending: Pending::default(),
+            bindings: Bindings::default(),
+            held: Held::default(),
+            channels: Channels::default(),
+            pings: VecDeque::new(),
+            replies: 0,
+            clock: Mono::default(),
+            spans: Spans::new(),
+            element_spans: Spans::new(),
+        }
     }
 
     /// The connection is open. Tells [`Heard::Send`] (authentication), [`Heard::Ready`] where upstream says nothing first,
-    /// or nothing.
+    /// or nothing yet.
     pub fn opened(&mut self, now: Time, heard: &mut dyn FnMut(Heard<'_>)) {
-        let _ = now;
-        heard(Heard::Ready { resumed: false });
+        if self.stage != Stage::New {
+            return;
+        }
+        if self.dialect.hears(Class::Hello) {
+            self.stage = Stage::Greeting;
+        } else {
+            self.authenticate(now, heard);
+        }
     }
 
-    /// A frame came in: tells what it meant, in order.
-    pub fn receive(&mut self, now: Time, frame: &WireFrame, heard: &mut dyn FnMut(Heard<'_>)) {
-        let _ = (now, frame);
-        heard(Heard::Unmatched);
+    /// Authenticates: `resume` where all its variables are known, else `auth`. Without a template, or without the token
+    /// that it needs, there is nothing to send; a service that said hello wants it though.
+    fn authenticate(&mut self, now: Time, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.stage = Stage::Authenticating;
+        let dialect = Arc::clone(&self.dialect);
+        let answers = dialect.hears(Class::Ready);
+        let templates = [dialect.templates.resume.as_ref(), dialect.templates.auth.as_ref()];
+        let mut failure = None;
+        for send in templates.into_iter().flatten() {
+            match self.plain(now, send, Purpose::Auth) {
+                Ok(mut outgoing) => {
+                    outgoing.answered |= answers;
+                    self.expect(&outgoing, Op::Auth, Vec::new());
+                    heard(Heard::Send(outgoing));
+                    failure = None;
+                    if answers {
+                        return;
+                    }
+                    break;
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if dialect.hears(Class::Hello) || !matches!(error, SendError::Unset(_)) => {
+                let message = format!("cannot authenticate: {error}");
+                heard(Heard::Denied { message: Some(message.into()), then: None });
+            }
+            // Without credentials nobody will answer them.
+            Some(_) => self.become_ready(false, heard),
+            None if answers => {}
+            None => self.become_ready(false, heard),
+        }
     }
 
-    /// One subscribe frame: for the first candidate and those others that fit in the same frame (equal in all but what the
-    /// template lists), up to `limits.per_frame`. Which ones went in is in [`Outgoing::purpose`]. `again`: they were live
-    /// on an earlier attempt and their history is unbroken, so `resubscribe` may ask for what was missed.
-    /// An error is about the first candidate alone.
-    pub fn subscribe(&mut self, now: Time, candidates: &[ChannelSpec<'_>], again: bool) -> Result<Outgoing, SendError> {
-        let _ = (now, candidates, again);
-        Err(SendError::NoTemplate)
-    }
-
-    /// One unsubscribe frame, as [`Conversation::subscribe`]. `Ok(None)`: nothing to send for the first candidate (the
-    /// dialect has no such template, or the channel has no subscription here); it counts as done.
-    pub fn unsubscribe(&mut self, now: Time, candidates: &[ChannelSpec<'_>]) -> Result<Option<Outgoing>, SendError> {
-        let _ = (now, candidates);
-        Ok(None)
-    }
-
-    /// Whether the dialect can carry this message, before it is accepted. Looks at the message and its channel only, not
-    /// at the state of the connection.
-    pub fn check_publish(&self, message: &MessageSpec<'_>) -> Result<(), SendError> {
-        let _ = message;
-        Err(SendError::NoTemplate)
-    }
-
-    /// The frame that publishes this message. [`SendError::NotJoined`] passes once the channel is live.
-    pub fn publish(&mut self, now: Time, message: &MessageSpec<'_>) -> Result<Outgoing, SendError> {
-        let _ = (now, message);
-        Err(SendError::NoTemplate)
-    }
-
-    /// A heartbeat of the dialect's own; `None`: it has none, or a variable it needs is not known yet.
-    pub fn ping(&mut self, now: Time) -> Option<Outgoing> {
-        let _ = now;
-        None
-    }
-
-    /// In-band renewal of the token; [`SendError::NoTemplate`]: connect again instead.
-    pub fn renew(&mut self, now: Time, token: Secret) -> Result<Outgoing, SendError> {
-        let _ = (now, token);
-        Err(SendError::NoTemplate)
+    fn become_ready(&mut self, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.stage = Stage::Ready;
+        while let Some(auth) = self.pending.oldest(&[Op::Auth], None) {
+            self.pending.remove(auth);
+        }
+        heard(Heard::Ready { resumed });
     }
 
     /// The deadline of this request passed (deadlines are the relay's): a late answer is about nothing.
     pub fn give_up(&mut self, request: RequestId) {
-        let _ = request;
+        self.pings.retain(|ping| *ping != request);
+        if let Some(given_up) = self.pending.remove(request)
+            && given_up.op == Op::Subscribe
+        {
+            for (channel, _) in &given_up.channels {
+                self.bindings.leave_request(self.clock, *channel, request);
+            }
+        }
     }
 
     /// The channel is unsubscribed for good: its variables go, its number may be used anew.
     pub fn forget_channel(&mut self, channel: ChannelId) {
-        let _ = channel;
+        self.bindings.leave(self.clock, channel);
+        self.variables.forget_channel(channel);
+        self.channels.remove(channel);
     }
 
-    /// Intervals as they stand now.
+    /// Intervals as they stand now: upstream's word over the dialect's.
     pub fn timing(&self) -> Timing {
-        Timing { ping: self.dialect.limits().ping, idle: self.dialect.limits().idle, token_ttl: None }
+        let limits = self.dialect.limits();
+        let said = |seconds: &str, millis: &str| {
+            let duration = self.said(seconds, 1.0).or_else(|| self.said(millis, 1e-3))?;
+            Some(duration.clamp(SHORTEST, LONGEST))
+        };
+        Timing {
+            ping: said("ping_s", "ping_ms").or(limits.ping),
+            idle: said("idle_s", "idle_ms").map(|idle| idle + IDLE_GRACE).or(limits.idle),
+            token_ttl: self.said("token_ttl_s", 1.0),
+        }
+    }
+
+    /// A positive number that upstream told under this name, as a duration of so many `unit` seconds.
+    fn said(&self, name: &str, unit: f64) -> Option<Duration> {
+        let slot = self.dialect.names.session.iter().position(|known| **known == *name)?;
+        let value: f64 = self.variables.session(slot)?.trim_matches('"').parse().ok()?;
+        let seconds = value * unit;
+        (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
     }
 
     /// Ends the conversation; `forget`: without its session variables.
-    pub fn into_carried(self, forget: bool) -> Carried {
-        let _ = forget;
-        self.carried
+    pub fn into_carried(mut self, forget: bool) -> Carried {
+        if forget {
+            self.variables.forget_session();
+        }
+        Carried { variables: self.variables, rng: self.rng }
+    }
+
+    /// What templates and rules are filled from.
+    fn context<'a>(&'a self, now: Time, channel: Option<&'a ChannelView<'a>>) -> Context<'a> {
+        Context {
+            variables: &self.variables,
+            connection: &self.params,
+            token: self.token.as_ref(),
+            id: 0,
+            uuid: 0,
+            now,
+            channel,
+            message: None,
+            batch: &[],
+        }
+    }
+
+    /// A message's channel as templates see it.
+    fn view_of<'a>(&'a self, message: &MessageSpec<'a>) -> Result<ChannelView<'a>, SendError> {
+        let id = self.channels.find(message.channel, message.params);
+        self.view(id, message.channel, message.params)
+    }
+
+    /// A channel as templates see it.
+    fn view<'a>(
+        &'a self,
+        id: Option<ChannelId>,
+        name: &'a str,
+        params: Option<&'a str>,
+    ) -> Result<ChannelView<'a>, SendError> {
+        let parts = match &self.dialect.names.composition {
+            Some(composition) => composition.split(name).ok_or_else(|| SendError::Name(name.to_owned()))?,
+            None => Vec::new(),
+        };
+        let sub = id.and_then(|id| self.bindings.of(id));
+        Ok(ChannelView { id, name, parts, params, sub })
     }
 }

@@ -8,14 +8,47 @@
 //! a rule that matches without its channel is [`Heard::Unextracted`], never an event without one.
 //! Deliberately not here: sockets, clocks, pacing, retries (the relay's), and what an event means to a session.
 //!
-//! - `schema`: the file's form, all load errors at once with line and column.
-//! - `scan`: one strict pass over a message's bytes that records the spans of all pointers of all rules.
-//! - `rule`: conditions and extraction. `template`: holes, batches, quoting. `conversation`: the running state.
-//! - `framing`: how messages stand in frames.
+//! | part | what |
+//! |---|---|
+//! | `schema` | the file's form; all load errors at once, with line and column |
+//! | `pointer`, `reader`, `scan` | one strict pass over a message's bytes that finds the values of all pointers of all rules |
+//! | `framing` | how messages stand in frames |
+//! | `rule`, `condition`, `value`, `message` | which rule decides, and what it takes out of a message |
+//! | `template`, `composition` | texts with holes; channel names made of parts |
+//! | `variable`, `variables`, `fill` | names, stored values, and what a name means at one moment |
+//! | `conversation` | the running state: `pending` requests, `bindings` of subscription ids, `held` events, `channels` |
+//! | `limits`, `units`, `timestamp` | what the provider allows, and small notations |
+//! | `explain` | what a frame would mean, for people |
 
+mod bindings;
+mod channels;
+mod composition;
+mod condition;
+pub mod conversation;
+pub mod explain;
+mod fill;
+mod framing;
+mod held;
+pub mod limits;
+mod message;
+mod pending;
 pub mod pointer;
 mod reader;
+pub mod rule;
 pub mod scan;
+pub mod schema;
+mod template;
+mod timestamp;
+mod units;
+mod value;
+mod variable;
+mod variables;
+
+pub use conversation::{Carried, Conversation, Timing};
+pub use explain::Explained;
+pub use limits::{GapPolicy, GapScope, Limits, Rate};
+pub use rule::Class;
+pub use schema::{Dialect, LoadError};
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -24,14 +57,6 @@ use bytes::Bytes;
 
 use crate::relay::record::MessageId;
 use crate::relay::time::Wall;
-
-pub mod conversation;
-pub mod limits;
-pub mod schema;
-
-pub use conversation::{Carried, Conversation, Timing};
-pub use limits::{GapPolicy, GapScope, Limits, Rate};
-pub use schema::{Dialect, LoadError};
 
 /// A WebSocket message as the carrier moves it. Close frames are `Disconnect`, not frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +171,23 @@ pub enum SendError {
     /// The values do not make valid JSON (for example params that are no object).
     Invalid(String),
 }
+
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SendError::NoTemplate => f.write_str("the dialect has no template for it"),
+            SendError::Unset(name) if name == "token" => {
+                f.write_str("{token} has no value: set upstream.token, token_file or token_env")
+            }
+            SendError::Unset(name) => write!(f, "{{{name}}} has no value"),
+            SendError::Name(name) => write!(f, "channel {name:?} does not fit the dialect's composed channel names"),
+            SendError::NotJoined => f.write_str("the channel is not subscribed on this connection yet"),
+            SendError::Invalid(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
 
 /// Which channel an inbound message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

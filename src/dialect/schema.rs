@@ -1,19 +1,96 @@
-//! A dialect, loaded.
+//! A dialect, loaded: its file's form, checked and compiled.
+//!
+//! Invariant: a [`Dialect`] that exists is complete: every pointer, hole and variable in it is known. Loading tells all
+//! errors at once, each with its place. Unknown keys are errors; keys of the language that this version does not carry out
+//! yet are errors that say so.
+//! Deliberately not here: reading files (the caller's), and what rules and templates do (`conversation`).
+//!
+//! - `document`: places and faults. `tables`, `send`, `rules`: the parts of the file. `builtins`: those compiled in.
+
+mod builtins;
+mod document;
+mod rules;
+mod send;
+mod tables;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 
+use self::document::{Faults, Place, Section};
 use super::Then;
+use super::composition::Composition;
+use super::framing::Framing;
 use super::limits::{CloseTable, GapPolicy, Limits};
+use super::rule::{Class, Rule};
+use super::scan::PointerSet;
+use super::template::Template;
+use super::variable::{LAST_ID, LAST_SEQ, Names, Variable};
 use crate::relay::outbox::Confirm;
 
 /// A loaded dialect: immutable, shared by all conversations held in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Dialect {
     name: Box<str>,
     limits: Limits,
     gap: Option<GapPolicy>,
     close: CloseTable,
     secret: Vec<String>,
+    pub(crate) framing: Framing,
+    pub(crate) connect: Connect,
+    pub(crate) names: Names,
+    pub(crate) templates: Templates,
+    pub(crate) rules: Vec<Rule>,
+    /// All pointers of all rules.
+    pub(crate) pointers: PointerSet,
+    /// What the engine need not do unless some template names it.
+    pub(crate) follows: Follows,
+}
+
+/// `[connect]`.
+#[derive(Debug, Default)]
+pub(crate) struct Connect {
+    pub(crate) url: Option<Template>,
+    pub(crate) path: Option<Template>,
+    pub(crate) query: Vec<(Box<str>, Template)>,
+    pub(crate) headers: Vec<(Box<str>, Template)>,
+    pub(crate) subprotocols: Vec<String>,
+}
+
+/// `[send]`.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    pub(crate) auth: Option<SendTemplate>,
+    pub(crate) resume: Option<SendTemplate>,
+    pub(crate) renew: Option<SendTemplate>,
+    pub(crate) subscribe: Option<SendTemplate>,
+    pub(crate) resubscribe: Option<SendTemplate>,
+    pub(crate) unsubscribe: Option<SendTemplate>,
+    pub(crate) publish: Option<SendTemplate>,
+    pub(crate) ping: Option<SendTemplate>,
+    pub(crate) pong: Option<SendTemplate>,
+    pub(crate) receipt: Option<SendTemplate>,
+}
+
+/// One entry of `[send]`.
+#[derive(Debug)]
+pub(crate) struct SendTemplate {
+    pub(crate) template: Template,
+    /// The subscription id that the request gives itself.
+    pub(crate) bind: Option<Template>,
+    /// Whether upstream answers.
+    pub(crate) answered: bool,
+    pub(crate) confirm: Confirm,
+}
+
+/// What of the events' fields is kept for templates.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Follows {
+    /// `{channel.last_id}`.
+    pub(crate) last_id: bool,
+    /// `{channel.seq}`.
+    pub(crate) seq: bool,
 }
 
 /// Why a dialect file cannot be used: one of possibly many reasons.
@@ -35,28 +112,41 @@ impl fmt::Display for LoadError {
     }
 }
 
+impl std::error::Error for LoadError {}
+
 impl Dialect {
     /// Loads a dialect from its TOML text. `origin` names it in errors: a path, or a built-in's name. All errors at once,
-    /// in the order of their places.
+    /// in the order of their places; a file that is not TOML has one.
     pub fn parse(origin: &str, text: &str) -> Result<Dialect, Vec<LoadError>> {
-        let _ = text;
-        Ok(Dialect { name: origin.into(), ..Dialect::default() })
+        let mut faults = Faults::default();
+        match toml_edit::ImDocument::parse(text) {
+            Err(error) => {
+                let reason = error.message().split('\n').collect::<Vec<_>>().join(", ");
+                faults.add(error.span().map_or(0, |span| span.start), reason);
+            }
+            Ok(document) => {
+                let dialect = read(Place::root(text, document.as_table()), &mut faults);
+                if faults.is_empty() {
+                    return Ok(dialect);
+                }
+            }
+        }
+        Err(faults.into_errors(origin, text))
     }
 
     /// The built-in dialect of that name.
     pub fn builtin(name: &str) -> Option<Arc<Dialect>> {
-        let text = Dialect::builtin_text(name)?;
-        Dialect::parse(name, text).ok().map(Arc::new)
+        Dialect::parse(name, Dialect::builtin_text(name)?).ok().map(Arc::new)
     }
 
     /// The built-in dialect's file, as it was compiled in.
-    pub fn builtin_text(_name: &str) -> Option<&'static str> {
-        None
+    pub fn builtin_text(name: &str) -> Option<&'static str> {
+        builtins::ALL.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
     }
 
     /// The names of all built-in dialects, in alphabetical order.
     pub fn builtins() -> impl Iterator<Item = &'static str> {
-        std::iter::empty()
+        builtins::ALL.iter().map(|(name, _)| *name)
     }
 
     /// Its name.
@@ -91,27 +181,27 @@ impl Dialect {
 
     /// Whether messages can be published at all.
     pub fn publishes(&self) -> bool {
-        false
+        self.templates.publish.is_some()
     }
 
     /// Whether channels are subscribed one by one; else every channel is live once ready.
     pub fn subscribes(&self) -> bool {
-        false
+        self.templates.subscribe.is_some()
     }
 
     /// Whether channels can be unsubscribed.
     pub fn unsubscribes(&self) -> bool {
-        false
+        self.templates.unsubscribe.is_some()
     }
 
     /// Whether a publish needs its channel to be subscribed (the template names `{sub}`).
     pub fn publish_joins(&self) -> bool {
-        false
+        self.templates.publish.as_ref().is_some_and(SendTemplate::uses_sub)
     }
 
     /// Whether [`super::Conversation::ping`] gives a frame.
     pub fn has_ping(&self) -> bool {
-        false
+        self.templates.ping.is_some()
     }
 
     /// Params that are no part of a channel's identity and are shown nowhere.
@@ -121,6 +211,99 @@ impl Dialect {
 
     /// What counts as delivered.
     pub fn confirm(&self) -> Confirm {
-        Confirm::Written
+        self.templates.publish.as_ref().map_or(Confirm::Written, |publish| publish.confirm)
+    }
+
+    /// Whether some rule says this.
+    pub(crate) fn hears(&self, class: Class) -> bool {
+        self.rules.iter().any(|rule| rule.class == class)
+    }
+
+    /// Whether answers to subscribes bring subscription ids.
+    pub(crate) fn binds(&self) -> bool {
+        self.rules.iter().any(|rule| rule.bind.is_some())
+    }
+}
+
+/// Reads the whole file. What comes back after faults is incomplete and not used.
+fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
+    let later = ["fetch", "sign", "transport", "rotate"].as_slice();
+    let mut file = Section::new("dialect", root, faults).later(later);
+    match file.take("dialect") {
+        Some(version) if version.integer() == Some(1) => {}
+        Some(version) => faults.add(version.at, "this version reads `dialect = 1` only"),
+        None => faults.add(0, "missing field `dialect`: write `dialect = 1`, the version of the language"),
+    }
+    let name = file.text("name", faults);
+    if name.is_none() && file.take("name").is_none() {
+        faults.add(0, "missing field `name`");
+    }
+    let composition = file.text("channel", faults).and_then(|text| match Composition::parse(text.value) {
+        Ok(composition) => Some(composition),
+        Err((offset, reason)) => {
+            faults.add(text.place(offset), reason);
+            None
+        }
+    });
+    let secret = file.texts("secret", faults).iter().map(|text| text.value.to_owned()).collect();
+    let framing = tables::frame(file.section("frame", faults), faults);
+    let mut names = Names::new(composition);
+    let on = rule_places(&mut file, faults);
+    rules::define_names(&on, &mut names, faults);
+    let connect = tables::connect(file.section("connect", faults), &names, faults);
+    let limits = tables::limits(file.section("limits", faults), faults);
+    let gap = tables::gap(file.section("gap", faults), faults);
+    let close = tables::close(file.section("close", faults), faults);
+    let templates = send::compile(file.section("send", faults), &names, faults);
+    let mut pointers = PointerSet::new();
+    let rules = rules::compile(&on, &mut names, &mut pointers, faults);
+    replies_exist(&rules, &on, &templates, faults);
+    file.finish(faults);
+    let follows = templates.follows();
+    let name = name.map_or("", |name| name.value).into();
+    Dialect { name, limits, gap, close, secret, framing, connect, names, templates, rules, pointers, follows }
+}
+
+fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>> {
+    let Some(on) = file.take("on") else {
+        faults.add(0, "no rules: a dialect needs at least one [[on]]");
+        return Vec::new();
+    };
+    on.elements().unwrap_or_else(|| {
+        faults.add(on.at, "rules are written [[on]], each with its own header");
+        Vec::new()
+    })
+}
+
+/// A rule that answers needs the template it answers with. (Where rules had faults, these are reported first.)
+fn replies_exist(rules: &[Rule], places: &[Place<'_>], templates: &Templates, faults: &mut Faults) {
+    if rules.len() != places.len() {
+        return;
+    }
+    for (rule, place) in rules.iter().zip(places) {
+        if let Some(reply) = rule.reply
+            && templates.reply(reply).is_none()
+        {
+            faults.add(place.at, format!("this rule replies with send.{}, which is not there", reply.word()));
+        }
+    }
+}
+
+impl Templates {
+    /// The template for a reply.
+    pub(crate) fn reply(&self, reply: super::rule::Reply) -> Option<&SendTemplate> {
+        match reply {
+            super::rule::Reply::Pong => self.pong.as_ref(),
+            super::rule::Reply::Receipt => self.receipt.as_ref(),
+        }
+    }
+
+    fn follows(&self) -> Follows {
+        let all = [&self.subscribe, &self.resubscribe, &self.unsubscribe, &self.publish];
+        let uses = |slot: usize| {
+            let like = |variable: &Variable| matches!(variable, Variable::OfChannel(named) if *named == slot);
+            all.iter().copied().flatten().any(|send| send.template.uses(like))
+        };
+        Follows { last_id: uses(LAST_ID), seq: uses(LAST_SEQ) }
     }
 }

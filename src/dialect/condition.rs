@@ -1,0 +1,128 @@
+//! Conditions of receive rules on the values of a message.
+//!
+//! Invariant: a condition about a missing value is false, except `exists = false` and `not`.
+
+use super::fill::Context;
+use super::message::Message;
+use super::scan::{Kind, PointerId};
+use super::variable::Variable;
+
+/// A test of one value of the message.
+#[derive(Debug)]
+pub(crate) struct Condition {
+    pub(crate) pointer: PointerId,
+    pub(crate) test: Test,
+}
+
+/// What a value must be.
+#[derive(Debug)]
+pub(crate) enum Test {
+    /// This string.
+    Text(Box<str>),
+    /// This number.
+    Number(f64),
+    /// `true` or `false`.
+    Bool(bool),
+    /// The same as this variable, as text.
+    Variable(Variable),
+    /// One of these.
+    Any(Box<[Test]>),
+    /// All of these.
+    All(Box<[Test]>),
+    /// There, or not there. `null` is there.
+    Exists(bool),
+    /// Of this type.
+    Type(Type),
+    /// A string that begins so.
+    Prefix(Box<str>),
+    /// Anything else, or nothing at all.
+    Not(Box<Test>),
+}
+
+/// `{ type = "..." }`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    /// A JSON type.
+    Kind(Kind),
+    /// `{}`, `[]` or `""`.
+    Empty,
+}
+
+/// The words for types.
+pub(crate) const TYPES: [(&str, Type); 7] = [
+    ("null", Type::Kind(Kind::Null)),
+    ("bool", Type::Kind(Kind::Bool)),
+    ("number", Type::Kind(Kind::Number)),
+    ("string", Type::Kind(Kind::String)),
+    ("array", Type::Kind(Kind::Array)),
+    ("object", Type::Kind(Kind::Object)),
+    ("empty", Type::Empty),
+];
+
+impl Test {
+    /// How much work it is: cheap tests go first.
+    pub(crate) fn cost(&self) -> u8 {
+        match self {
+            Test::Text(_) | Test::Bool(_) => 0,
+            Test::Exists(_) | Test::Type(_) => 1,
+            Test::Number(_) | Test::Prefix(_) => 2,
+            Test::Any(_) | Test::All(_) | Test::Not(_) => 3,
+            Test::Variable(_) => 4,
+        }
+    }
+}
+
+impl Condition {
+    /// Whether the message meets it.
+    #[inline]
+    pub(crate) fn holds<'m>(&'m self, message: &Message<'m>, context: &Context<'_>) -> bool {
+        holds(&self.test, self.pointer, message, context)
+    }
+}
+
+/// Whether the message meets all of them.
+#[inline]
+pub(crate) fn all_hold<'m>(conditions: &'m [Condition], message: &Message<'m>, context: &Context<'_>) -> bool {
+    conditions.iter().all(|condition| condition.holds(message, context))
+}
+
+fn holds<'m>(test: &'m Test, pointer: PointerId, message: &Message<'m>, context: &Context<'_>) -> bool {
+    let Some(span) = message.span(pointer) else {
+        return match test {
+            Test::Exists(exists) => !exists,
+            Test::Not(test) => !holds(test, pointer, message, context),
+            Test::All(tests) => tests.iter().all(|test| holds(test, pointer, message, context)),
+            Test::Any(tests) => tests.iter().any(|test| holds(test, pointer, message, context)),
+            _ => false,
+        };
+    };
+    let string = |meets: &dyn Fn(&[u8]) -> bool| {
+        span.kind == Kind::String
+            && if span.escaped {
+                meets(message.spans.text(message.bytes, span).as_bytes())
+            } else {
+                matches!(message.spans.bytes(message.bytes, span), [b'"', content @ .., b'"'] if meets(content))
+            }
+    };
+    match test {
+        Test::Text(text) => string(&|content| content == text.as_bytes()),
+        Test::Prefix(prefix) => string(&|content| content.starts_with(prefix.as_bytes())),
+        Test::Number(number) => {
+            span.kind == Kind::Number
+                && message.spans.text(message.bytes, span).parse::<f64>().is_ok_and(|value| value == *number)
+        }
+        Test::Bool(bool) => {
+            span.kind == Kind::Bool && (message.spans.bytes(message.bytes, span).first() == Some(&b't')) == *bool
+        }
+        Test::Variable(variable) => match (message.text(pointer), context.text(variable)) {
+            (Some(value), Some(variable)) => value == variable,
+            _ => false,
+        },
+        Test::Any(tests) => tests.iter().any(|test| holds(test, pointer, message, context)),
+        Test::All(tests) => tests.iter().all(|test| holds(test, pointer, message, context)),
+        Test::Exists(exists) => *exists,
+        Test::Type(Type::Kind(kind)) => span.kind == *kind,
+        Test::Type(Type::Empty) => span.empty,
+        Test::Not(test) => !holds(test, pointer, message, context),
+    }
+}

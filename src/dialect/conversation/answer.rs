@@ -1,0 +1,164 @@
+//! Rules about requests: ack, error, pong. An answer is matched by the request it names, by a channel, or by age.
+
+use std::borrow::Cow;
+
+use super::Conversation;
+use super::receive::{Turn, retry_after};
+use crate::dialect::bindings::Bound;
+use crate::dialect::fill::Context;
+use crate::dialect::pending::Op;
+use crate::dialect::rule::Taken;
+use crate::dialect::{ChannelId, Heard, Purpose, RequestId, Target};
+use crate::relay::outbox::Confirm;
+
+impl Conversation {
+    pub(super) fn ack(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
+        let (request, channel) = self.about(turn);
+        let settled = request.and_then(|id| Some((id, self.pending.settle(id, channel.as_deref())?)));
+        let Some((request, purpose)) = settled else {
+            // Late, or about something that another program asked for.
+            self.store(turn, &[]);
+            return heard(Heard::Ignored);
+        };
+        let channels = channels_of(&purpose).to_vec();
+        self.store(turn, &channels);
+        let bound = self.bind(turn, request, &purpose);
+        let Taken { data, .. } = turn.rule.fields.take(&turn.message, &self.context(turn.now, None), turn.rule.decode);
+        match purpose {
+            Purpose::Ping => heard(Heard::Pong { request: Some(request) }),
+            purpose => heard(Heard::Acked { request: Some(request), purpose, data }),
+        }
+        for channel in &channels {
+            if turn.lost {
+                heard(Heard::Lost { target: Target::Channel(*channel) });
+            }
+        }
+        if let ([channel], Some(_)) = (&*channels, &turn.rule.each) {
+            self.elements(turn, Some(Target::Channel(*channel)), heard);
+        }
+        self.barrier(turn, request, heard);
+        if let Some(sub) = bound {
+            for held in self.held.take(&sub) {
+                self.message(turn.now, turn.dialect, &held.bytes, Some(held.rule), heard);
+            }
+        }
+    }
+
+    /// The request that an answer is about, and the channel it names.
+    fn about<'t>(&self, turn: Turn<'t>) -> (Option<RequestId>, Option<Cow<'t, str>>) {
+        let rule = turn.rule;
+        let named = rule.req.as_ref().and_then(|req| self.text(turn, req));
+        let request = named.as_ref().and_then(|named| self.request_named(named));
+        let channel = rule.channel.as_ref().and_then(|channel| {
+            // Parts of a composed name that the answer leaves out are those of the request's channels.
+            let first = request.and_then(|id| self.pending.get(id)?.channels.first());
+            let view = first.and_then(|(id, name)| self.view(Some(*id), name, None).ok());
+            let context = Context { channel: view.as_ref(), ..self.context(turn.now, None) };
+            channel.text(&turn.message, &context)
+        });
+        if named.is_some() {
+            return (request, channel);
+        }
+        let request = match (&channel, &*rule.of) {
+            (Some(name), []) => self.pending.oldest(&[Op::Subscribe], Some(name)),
+            (Some(name), of) => self.pending.oldest(of, Some(name)),
+            (None, of) => self.pending.oldest(of, None),
+        };
+        (request, channel)
+    }
+
+    /// Binds the subscription id that an answer brings, if it answers the subscribe of one channel.
+    fn bind<'t>(&mut self, turn: Turn<'t>, request: RequestId, purpose: &Purpose) -> Option<Cow<'t, str>> {
+        let Purpose::Subscribe(channels) = purpose else { return None };
+        let [channel] = channels[..] else { return None };
+        let sub = self.text(turn, turn.rule.bind.as_ref()?)?;
+        self.bindings.bind(turn.now.mono, &sub, channel, request);
+        Some(sub)
+    }
+
+    pub(super) fn error(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.store(turn, &[]);
+        let sub = turn.rule.sub.as_ref().and_then(|sub| self.text(turn, sub));
+        let (mut request, channel) = self.about(turn);
+        let mut bound = None;
+        if let (None, Some(sub)) = (request, &sub) {
+            match self.bindings.get(sub) {
+                Some(Bound::Current(channel, given)) => (request, bound) = (Some(given), Some(channel)),
+                Some(Bound::Leaving) => return heard(Heard::Ignored),
+                None => request = self.request_named(sub),
+            }
+        }
+        let resumes = request.and_then(|id| self.pending.get(id)).is_some_and(|request| request.resumes);
+        let about = request.and_then(|id| {
+            let settled = self.pending.settle(id, channel.as_deref()).or_else(|| self.pending.settle(id, None));
+            Some((id, settled.or(bound.map(|channel| Purpose::Subscribe(vec![channel])))?))
+        });
+        let message = self.words(turn, &turn.rule.message);
+        if let Some((_, Purpose::Auth)) = about {
+            return heard(Heard::Denied { message, then: turn.rule.then });
+        }
+        if let Some((id, Purpose::Subscribe(channels))) = &about {
+            for channel in channels {
+                self.bindings.leave_request(turn.now.mono, *channel, *id);
+                // What it asked to go on from is not known to upstream: next time it starts anew.
+                if resumes {
+                    self.variables.forget_channel(*channel);
+                }
+            }
+        }
+        let code = self.words(turn, &turn.rule.code);
+        let target = match (&channel, bound) {
+            (Some(name), _) => Some(Target::Name(name)),
+            (None, bound) => bound.map(Target::Channel),
+        };
+        let (then, retry_after) = (turn.rule.then, retry_after(turn));
+        heard(Heard::Refused { about, target, code, message, then, retry_after });
+    }
+
+    pub(super) fn pong(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.store(turn, &[]);
+        let named = turn.rule.req.as_ref().and_then(|req| self.text(turn, req));
+        let request = named.as_ref().and_then(|named| self.request_named(named));
+        if let Some(request) = request {
+            self.pending.remove(request);
+        }
+        let answered = if named.is_some() { request } else { self.pings.pop_front() };
+        heard(Heard::Pong { request });
+        if let Some(ping) = answered {
+            self.barrier(turn, ping, heard);
+        }
+    }
+
+    /// With `confirm = "barrier"`, any answer confirms every publish that was sent before its request.
+    fn barrier(&mut self, turn: Turn<'_>, answered: RequestId, heard: &mut dyn FnMut(Heard<'_>)) {
+        if turn.dialect.confirm() != Confirm::Barrier {
+            return;
+        }
+        for request in self.pending.publishes_before(answered) {
+            if let Some(purpose) = self.pending.settle(request, None) {
+                heard(Heard::Acked { request: Some(request), purpose, data: None });
+            }
+        }
+    }
+
+    /// A message settles a pending publish, whose answer it is.
+    pub(super) fn settle_publish(
+        &mut self,
+        request: RequestId,
+        data: Option<Cow<'_, [u8]>>,
+        heard: &mut dyn FnMut(Heard<'_>),
+    ) {
+        match self.pending.settle(request, None) {
+            Some(purpose) => heard(Heard::Acked { request: Some(request), purpose, data }),
+            None => heard(Heard::Ignored),
+        }
+    }
+}
+
+/// The channels that a purpose is about.
+fn channels_of(purpose: &Purpose) -> &[ChannelId] {
+    match purpose {
+        Purpose::Subscribe(channels) | Purpose::Unsubscribe(channels) => channels,
+        _ => &[],
+    }
+}

@@ -1,0 +1,15 @@
+//! The dialects that are compiled in, by name.
+
+/// Name and file, in alphabetical order.
+pub(super) const ALL: [(&str, &str); 10] = [
+    ("binance", include_str!("../../../config/dialects/binance.toml")),
+    ("centrifugo", include_str!("../../../config/dialects/centrifugo.toml")),
+    ("coinbase-exchange", include_str!("../../../config/dialects/coinbase-exchange.toml")),
+    ("eth-jsonrpc", include_str!("../../../config/dialects/eth-jsonrpc.toml")),
+    ("graphql-transport-ws", include_str!("../../../config/dialects/graphql-transport-ws.toml")),
+    ("homeassistant", include_str!("../../../config/dialects/homeassistant.toml")),
+    ("kraken-v2", include_str!("../../../config/dialects/kraken-v2.toml")),
+    ("phoenix", include_str!("../../../config/dialects/phoenix.toml")),
+    ("plain", include_str!("../../../config/dialects/plain.toml")),
+    ("pusher", include_str!("../../../config/dialects/pusher.toml")),
+];

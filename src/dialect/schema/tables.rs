@@ -1,0 +1,191 @@
+//! `[frame] [connect] [limits] [gap] [close]`: from the file to plain values.
+
+use super::Connect;
+use super::document::{Faults, Section, Text};
+use crate::dialect::Then;
+use crate::dialect::framing::{FrameKind, Framing};
+use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits};
+use crate::dialect::template::Template;
+use crate::dialect::units;
+use crate::dialect::variable::{Names, Scope};
+
+/// What is wrong with a `then`.
+pub(super) const THEN: &str =
+    "expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`";
+
+pub(super) fn frame(section: Option<Section<'_>>, faults: &mut Faults) -> Framing {
+    let Some(mut frame) = section.map(|section| section.later(&["namespace", "inflate"])) else {
+        return Framing::default();
+    };
+    let kinds = [("json", FrameKind::Json), ("ndjson", FrameKind::Ndjson), ("rs", FrameKind::Records)];
+    let kind = match frame.take("kind").and_then(|kind| kind.text()) {
+        Some(text) if text.value == "socket.io" => {
+            faults.add(text.at, "frame.kind = \"socket.io\" is not supported yet by this version");
+            None
+        }
+        _ => frame.word("kind", &kinds, faults),
+    };
+    let split = frame.word("array", &[("message", false), ("split", true)], faults);
+    frame.finish(faults);
+    Framing { kind: kind.unwrap_or_default(), split: split.unwrap_or(false) }
+}
+
+pub(super) fn limits(section: Option<Section<'_>>, faults: &mut Faults) -> Limits {
+    let mut limits = Limits::default();
+    let Some(mut section) = section else { return limits };
+    if let Some(text) = section.text("rate", faults) {
+        limits.rate = units::rate(text.value);
+        if limits.rate.is_none() {
+            faults.add(text.at, "`rate` must be tokens per time, like \"4/s\" or \"110/60s\"");
+        }
+    }
+    let burst = section.number("burst", 1, 1_000_000, faults);
+    match (&mut limits.rate, burst, section.take("burst")) {
+        (Some(rate), Some(burst), _) => rate.burst = burst,
+        (None, _, Some(place)) if section.take("rate").is_none() => faults.add(place.at, "`burst` needs `rate`"),
+        _ => {}
+    }
+    if let Some(per_frame) = section.number("per_frame", 1, 100_000, faults) {
+        limits.per_frame = usize::try_from(per_frame).unwrap_or(usize::MAX);
+    }
+    limits.channels = section
+        .number("channels", 1, 1_000_000, faults)
+        .map(|channels| usize::try_from(channels).unwrap_or(usize::MAX));
+    limits.age = duration(&mut section, "age", faults);
+    limits.idle = duration(&mut section, "idle", faults);
+    limits.ping = duration(&mut section, "ping", faults);
+    limits.ping_jitter = section.boolean("ping_jitter", faults).unwrap_or(false);
+    limits.counts_control = section.word("counts", &[("all", true), ("messages", false)], faults).unwrap_or(true);
+    section.finish(faults);
+    limits
+}
+
+fn duration(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<std::time::Duration> {
+    let text = section.text(key, faults)?;
+    let duration = units::duration(text.value).filter(|duration| !duration.is_zero());
+    if duration.is_none() {
+        faults.add(text.at, format!("`{key}` must be a duration, like \"30s\", \"500ms\" or \"23h50m\""));
+    }
+    duration
+}
+
+pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<GapPolicy> {
+    let mut gap = section?.later(&["reorder", "checksum"]);
+    let scopes = [("channel", GapScope::Channel), ("connection", GapScope::Connection)];
+    let scope = gap.word("scope", &scopes, faults).unwrap_or(GapScope::Channel);
+    let step = gap.number("step", 1, 1_000_000, faults).unwrap_or(1);
+    let thens = [("resubscribe", Some(Then::Resubscribe)), ("reconnect", Some(Then::Reconnect)), ("report", None)];
+    let then = gap.word("then", &thens, faults).unwrap_or(None);
+    gap.finish(faults);
+    Some(GapPolicy { scope, step: u64::from(step), then })
+}
+
+pub(super) fn close(section: Option<Section<'_>>, faults: &mut Faults) -> CloseTable {
+    let mut table = CloseTable::default();
+    let Some(mut close) = section else { return table };
+    const CODES: &str = "a close code from 1000 to 4999, or a range like \"4000-4099\"";
+    if let Some(then) = close.take("then") {
+        if !then.is_table() {
+            faults.add(then.at, "`then` must be a table: \"4000-4099\" = \"fatal\"");
+        }
+        for (codes, at, meaning) in then.entries() {
+            let codes = units::codes(codes);
+            if codes.is_none() {
+                faults.add(at, format!("expected {CODES}"));
+            }
+            let then = meaning.text().and_then(|text| units::then(text.value));
+            if then.is_none() {
+                faults.add(meaning.at, THEN);
+            }
+            table.then.extend(codes.zip(then));
+        }
+    }
+    if let Some(forget) = close.take("forget") {
+        for element in forget.elements().unwrap_or_else(|| vec![forget]) {
+            let codes = match (element.integer(), element.text()) {
+                (Some(code), _) => units::codes(&code.to_string()),
+                (None, Some(text)) => units::codes(text.value),
+                (None, None) => None,
+            };
+            match codes {
+                Some(codes) => table.forget.push(codes),
+                None => faults.add(element.at, format!("expected {CODES}")),
+            }
+        }
+    }
+    if let Some(ours) = close.take("ours") {
+        // RFC 6455 section 7.4: 1000 or 3000-4999 are an endpoint's to send.
+        match ours.integer().and_then(|code| u16::try_from(code).ok()) {
+            Some(code @ (1000 | 1001 | 3000..=4999)) => table.ours = code,
+            _ => faults.add(ours.at, "`ours` must be 1000, 1001, or from 3000 to 4999"),
+        }
+    }
+    close.finish(faults);
+    table
+}
+
+pub(super) fn connect(section: Option<Section<'_>>, names: &Names, faults: &mut Faults) -> Connect {
+    let Some(mut section) = section.map(|section| section.later(&["fetch"])) else { return Connect::default() };
+    let mut text = |key: &'static str, faults: &mut Faults| {
+        let text = section.text(key, faults)?;
+        compile(text, names, &format!("connect.{key}"), faults)
+    };
+    let url = text("url", faults);
+    let path = text("path", faults);
+    let query = pairs(&mut section, "query", names, faults);
+    let headers = pairs(&mut section, "headers", names, faults);
+    let subprotocols = section.texts("subprotocols", faults);
+    for subprotocol in &subprotocols {
+        if subprotocol.value.is_empty() || !subprotocol.value.bytes().all(is_token) {
+            faults.add(subprotocol.at, "a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)");
+        }
+    }
+    section.finish(faults);
+    let subprotocols = subprotocols.iter().map(|text| text.value.to_owned()).collect();
+    Connect { url, path, query, headers, subprotocols }
+}
+
+fn pairs(
+    section: &mut Section<'_>,
+    key: &'static str,
+    names: &Names,
+    faults: &mut Faults,
+) -> Vec<(Box<str>, Template)> {
+    let Some(place) = section.take(key) else { return Vec::new() };
+    if !place.is_table() {
+        faults.add(place.at, format!("`{key}` must be a table: name = \"value\""));
+    }
+    let mut pairs = Vec::new();
+    for (name, at, value) in place.entries() {
+        if key == "headers" && !name.bytes().all(is_token) {
+            faults.add(at, format!("`{name}` is not a header's name"));
+        }
+        match value.text() {
+            Some(text) => {
+                let template = compile(text, names, &format!("connect.{key}.{name}"), faults);
+                pairs.extend(template.map(|template| (name.into(), template)));
+            }
+            None => faults.add(value.at, format!("`{name}` must be a text")),
+        }
+    }
+    pairs
+}
+
+fn compile(text: Text<'_>, names: &Names, place: &str, faults: &mut Faults) -> Option<Template> {
+    if text.value.contains("{channel") {
+        faults.add(text.at, format!("{place}: channels in the address are not supported yet by this version"));
+        return None;
+    }
+    match Template::text(text.value, names, Scope::Connect, place) {
+        Ok(template) => Some(template),
+        Err(list) => {
+            list.into_iter().for_each(|(offset, reason)| faults.add(text.place(offset), reason));
+            None
+        }
+    }
+}
+
+/// A character of a token (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
