@@ -84,7 +84,7 @@ fn too_large(message: String) -> Wrong {
 }
 
 /// A client's text as it may stand in a message: escaped and cut.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
