@@ -341,3 +341,6 @@ fn durable(answer: StoreAnswer) -> Input {
         StoreAnswer::CommitFailed { reason } => Input::CommitFailed { reason },
     }
 }
+
+#[cfg(test)]
+mod tests;
