@@ -16,7 +16,7 @@ use super::pairs::{AttemptId, Disconnect};
 use super::time::Mono;
 use crate::config::UpstreamConfig;
 use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, WireFrame};
-use acked::Acked;
+use acked::{Acked, Known};
 use heartbeat::{Beat, Heartbeat};
 use leaving::Leaving;
 
@@ -251,6 +251,15 @@ impl Attempt {
     /// The conversation need not know this channel any more.
     pub fn forget(&mut self, channel: ChannelId) {
         self.forgotten.push(channel);
+    }
+
+    /// The channel is not wanted any more: it is unsubscribed if upstream may know it, else forgotten.
+    pub fn leave(&mut self, channel: ChannelId, name: Box<str>, params: Option<Box<str>>) {
+        match self.acked.remove(channel) {
+            Known::No => self.forget(channel),
+            Known::Asked(deadline) => self.leaving.enqueue(channel, name, params, Some(deadline)),
+            Known::Yes => self.leaving.enqueue(channel, name, params, None),
+        }
     }
 
     /// An unsubscribe is done. Whether that is new.

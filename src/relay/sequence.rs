@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dialect::{GapPolicy, GapScope};
+use crate::dialect::{GapPolicy, GapScope, Then};
 
 use super::feed::RingId;
 use super::pairs::AttemptId;
@@ -57,6 +57,11 @@ impl Sequence {
     /// What numbers count, if they prove anything.
     pub fn scope(&self) -> Option<GapScope> {
         self.policy.map(|policy| policy.scope)
+    }
+
+    /// What the dialect wants done about missing numbers.
+    pub fn repair(&self) -> Option<Then> {
+        self.policy.and_then(|policy| policy.then)
     }
 
     /// Whether upstream's numbers will show what a lost connection lost on this channel.

@@ -47,6 +47,17 @@ pub struct Unanswered {
     pub tries: u32,
 }
 
+/// Whether upstream knows a channel that is not wanted any more, so that it has to be unsubscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It was never asked for.
+    No,
+    /// It was asked for, and upstream has until then to answer.
+    Asked(Mono),
+    /// It does, or may: an answer may have been lost.
+    Yes,
+}
+
 /// The channels of one attempt.
 #[derive(Debug, Default)]
 pub struct Acked {
@@ -184,10 +195,15 @@ impl Acked {
         }
     }
 
-    /// The channel is not wanted any more. Whether upstream may know it, so that it has to be unsubscribed.
-    pub fn remove(&mut self, channel: ChannelId) -> bool {
+    /// The channel is not wanted any more.
+    pub fn remove(&mut self, channel: ChannelId) -> Known {
         self.unplace(channel);
-        self.steps.remove(&channel).is_some_and(|step| step.tries > 0 || matches!(step.place, Place::Live(_)))
+        match self.steps.remove(&channel) {
+            Some(Step { place: Place::Sent(_, Some(deadline)), .. }) => Known::Asked(deadline),
+            Some(Step { place: Place::Sent(_, None) | Place::Live(_), .. }) => Known::Yes,
+            Some(step) if step.tries > 0 => Known::Yes,
+            Some(_) | None => Known::No,
+        }
     }
 
     /// One subscribe whose ack deadline has passed; it waits for nothing any more.
@@ -295,7 +311,7 @@ mod tests {
                 acked.halve(&batch);
             } else {
                 refused = batch.first().copied();
-                assert!(acked.remove(bad));
+                assert_eq!(acked.remove(bad), Known::Asked(at(10)));
             }
         }
         assert_eq!(refused, Some(bad));
@@ -346,13 +362,13 @@ mod tests {
     #[test]
     fn only_what_upstream_may_know_is_unsubscribed() {
         let mut acked = queued(&[1, 2, 3]);
-        assert!(!acked.remove(ChannelId(1)), "never sent");
+        assert_eq!(acked.remove(ChannelId(1)), Known::No, "never sent");
         acked.sent(&ids(&[2]), RequestId(1), Some(at(10)));
-        assert!(acked.remove(ChannelId(2)));
+        assert_eq!(acked.remove(ChannelId(2)), Known::Asked(at(10)));
         assert_eq!(acked.due(), None);
         acked.sent(&ids(&[3]), RequestId(2), Some(at(10)));
         acked.retry(ChannelId(3), at(50), 1);
-        assert!(acked.remove(ChannelId(3)), "sent before, the answer may have been lost");
-        assert!(!acked.remove(ChannelId(3)));
+        assert_eq!(acked.remove(ChannelId(3)), Known::Yes, "sent before, the answer may have been lost");
+        assert_eq!(acked.remove(ChannelId(3)), Known::No);
     }
 }

@@ -1,7 +1,8 @@
 //! Channels that this attempt has to unsubscribe, until upstream has answered or its time is over.
 //!
-//! Invariant: each channel is unsubscribed once; a name is held back until its unsubscribe is done, so that what comes late
-//! for the old subscription is never taken for a new one's.
+//! Invariant: each channel is unsubscribed once, and not before upstream has answered its subscribe (only then it has an id to
+//! name) or its time is over; a name is held back until its unsubscribe is done, so that what comes late for the old
+//! subscription is never taken for a new one's.
 //! Deliberately not here: retries. An unsubscribe that upstream does not answer has no further consequence.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,11 +10,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::super::time::Mono;
 use crate::dialect::{ChannelId, ChannelSpec, RequestId};
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its subscribe is not answered yet; upstream has until then.
+    Asked(Mono),
+    Queued,
+    /// Sent; upstream has until then to answer, or answers nothing.
+    Sent(RequestId, Option<Mono>),
+}
+
 #[derive(Debug)]
 struct Leaver {
     name: Box<str>,
     params: Option<Box<str>>,
-    sent: Option<(RequestId, Option<Mono>)>,
+    stage: Stage,
 }
 
 /// The unsubscribes of one attempt.
@@ -27,11 +37,29 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// The channel is to be unsubscribed.
-    pub fn enqueue(&mut self, id: ChannelId, name: Box<str>, params: Option<Box<str>>) {
+    /// The channel is to be unsubscribed; `asked`: once its subscribe is answered, until then at the latest.
+    pub fn enqueue(&mut self, id: ChannelId, name: Box<str>, params: Option<Box<str>>, asked: Option<Mono>) {
         *self.names.entry(name.clone()).or_default() += 1;
-        self.channels.insert(id, Leaver { name, params, sent: None });
-        self.queue.insert(id);
+        self.channels.insert(id, Leaver { name, params, stage: Stage::Queued });
+        match asked {
+            Some(deadline) => self.enter(id, Stage::Asked(deadline)),
+            None => self.enter(id, Stage::Queued),
+        }
+    }
+
+    /// Upstream acked the channel's subscribe. Whether it is one that has to leave.
+    pub fn answered(&mut self, id: ChannelId) -> bool {
+        if !self.channels.get(&id).is_some_and(|leaver| matches!(leaver.stage, Stage::Asked(_))) {
+            return false;
+        }
+        self.enter(id, Stage::Queued);
+        true
+    }
+
+    /// Upstream refused the channel's subscribe: there is nothing to leave. Whether that is new.
+    pub fn refused(&mut self, id: ChannelId) -> bool {
+        let asked = self.channels.get(&id).is_some_and(|leaver| matches!(leaver.stage, Stage::Asked(_)));
+        asked && self.done(id)
     }
 
     /// Whether something is to be sent.
@@ -53,26 +81,14 @@ impl Leaving {
     /// These channels left in an unsubscribe; upstream has until `deadline` to answer, or answers nothing.
     pub fn sent(&mut self, channels: &[ChannelId], request: RequestId, deadline: Option<Mono>) {
         for id in channels {
-            self.queue.remove(id);
-            if let Some(leaver) = self.channels.get_mut(id) {
-                leaver.sent = Some((request, deadline));
-                self.deadlines.extend(deadline.map(|deadline| (deadline, *id)));
-            }
+            self.enter(*id, Stage::Sent(request, deadline));
         }
     }
 
     /// The channel's unsubscribe is done. Whether that is new.
     pub fn done(&mut self, id: ChannelId) -> bool {
+        self.exit(id);
         let Some(leaver) = self.channels.remove(&id) else { return false };
-        match leaver.sent {
-            None => {
-                self.queue.remove(&id);
-            }
-            Some((_, Some(deadline))) => {
-                self.deadlines.remove(&(deadline, id));
-            }
-            Some((_, None)) => {}
-        }
         if let Some(count) = self.names.get_mut(&leaver.name) {
             *count -= 1;
             if *count == 0 {
@@ -82,17 +98,47 @@ impl Leaving {
         true
     }
 
-    /// One channel whose unsubscribe upstream did not answer in time, with the request; it is done.
+    /// One channel whose unsubscribe upstream did not answer in time, with the request; it is done. Subscribes that were not
+    /// answered in time hold back nothing any more.
     pub fn unanswered(&mut self, now: Mono) -> Option<(ChannelId, RequestId)> {
-        let (_, id) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now)?;
-        let (request, _) = self.channels.get(&id)?.sent?;
-        self.done(id);
-        Some((id, request))
+        while let Some((_, id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            match self.channels.get(&id)?.stage {
+                Stage::Sent(request, _) => {
+                    self.done(id);
+                    return Some((id, request));
+                }
+                Stage::Asked(_) | Stage::Queued => self.enter(id, Stage::Queued),
+            }
+        }
+        None
     }
 
     /// When [`Leaving::unanswered`] has something to do.
     pub fn due(&self) -> Option<Mono> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Puts the channel into a stage and the set that belongs to it.
+    fn enter(&mut self, id: ChannelId, stage: Stage) {
+        self.exit(id);
+        let Some(leaver) = self.channels.get_mut(&id) else { return };
+        leaver.stage = stage;
+        match stage {
+            Stage::Queued => drop(self.queue.insert(id)),
+            Stage::Asked(deadline) | Stage::Sent(_, Some(deadline)) => drop(self.deadlines.insert((deadline, id))),
+            Stage::Sent(_, None) => {}
+        }
+    }
+
+    /// Takes the channel out of the set that belongs to its stage.
+    fn exit(&mut self, id: ChannelId) {
+        match self.channels.get(&id).map(|leaver| leaver.stage) {
+            Some(Stage::Queued) => drop(self.queue.remove(&id)),
+            Some(Stage::Asked(deadline) | Stage::Sent(_, Some(deadline))) => {
+                self.deadlines.remove(&(deadline, id));
+            }
+            Some(Stage::Sent(_, None)) | None => {}
+        }
     }
 }
 
@@ -103,7 +149,7 @@ mod tests {
     fn leaving(names: &[&str]) -> Leaving {
         let mut leaving = Leaving::default();
         for (n, name) in (0..).zip(names) {
-            leaving.enqueue(ChannelId(n), (*name).into(), None);
+            leaving.enqueue(ChannelId(n), (*name).into(), None, None);
         }
         leaving
     }
@@ -122,6 +168,21 @@ mod tests {
         assert_eq!(leaving.unanswered(Mono(10)), Some((ChannelId(1), RequestId(1))));
         assert!(!leaving.holds("a") && leaving.holds("b"));
         assert_eq!(leaving.due(), None);
+    }
+
+    #[test]
+    fn a_subscribe_that_is_not_answered_yet_is_waited_for() {
+        let mut leaving = Leaving::default();
+        for (n, name) in (0..).zip(["acked", "refused", "silent"]) {
+            leaving.enqueue(ChannelId(n), name.into(), None, Some(Mono(10)));
+        }
+        assert!(!leaving.pending() && leaving.holds("acked"));
+        assert!(leaving.answered(ChannelId(0)) && !leaving.answered(ChannelId(0)));
+        assert!(leaving.refused(ChannelId(1)) && !leaving.holds("refused"));
+        assert!(!leaving.refused(ChannelId(0)), "it waits to leave");
+        assert_eq!((leaving.candidates(9).len(), leaving.due()), (1, Some(Mono(10))));
+        assert_eq!(leaving.unanswered(Mono(10)), None);
+        assert_eq!((leaving.candidates(9).len(), leaving.due()), (2, None));
     }
 
     #[test]

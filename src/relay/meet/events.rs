@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::dialect::{ChannelId, Event, GapScope, Target};
+use crate::dialect::{ChannelId, Event, GapScope, Target, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control;
 use crate::relay::Relay;
@@ -58,6 +58,15 @@ impl Relay {
         let rings = if whole { self.carried_rings() } else { vec![ring] };
         for ring in rings {
             self.feed.admit_gap(ring, at, Some((from, to)), GapReason::UpstreamSeq, &mut self.stats.feed);
+        }
+        match self.sequence.repair() {
+            Some(Then::Resubscribe) => {
+                if let Some(channel) = self.feed.ring(ring).and_then(|ring| ring.upstream) {
+                    self.resubscribe(channel);
+                }
+            }
+            Some(Then::Reconnect) => self.renew_connection(),
+            _ => {}
         }
     }
 

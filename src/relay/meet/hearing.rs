@@ -198,6 +198,8 @@ impl Relay {
                     if self.active.as_mut().is_some_and(|active| active.acked.live(now.mono, *channel)) {
                         news = true;
                         self.came_live(*channel);
+                    } else {
+                        news |= self.active.as_mut().is_some_and(|active| active.leaving.answered(*channel));
                     }
                 }
             }
@@ -265,25 +267,32 @@ impl Relay {
         }
     }
 
-    /// Upstream refused to subscribe these channels, all of them together.
+    /// Upstream refused to subscribe these channels, all of them together, or ended the subscription of one.
     fn subscribe_refused(&mut self, now: Time, channels: &[ChannelId], refusal: &Refusal<'_>) {
         let Some(active) = self.active.as_mut() else { return };
-        let open: Vec<ChannelId> = channels.iter().copied().filter(|id| active.acked.is_sent(*id)).collect();
+        for channel in channels {
+            if active.leaving.refused(*channel) {
+                active.forget(*channel);
+            }
+        }
+        let sent: Vec<ChannelId> = channels.iter().copied().filter(|id| active.acked.is_sent(*id)).collect();
         let again = match refusal.then {
             Some(Then::Reject) => false,
             Some(_) => true,
             None => refusal.retry_after.is_some(),
         };
-        if !again && open.len() > 1 {
-            active.acked.halve(&open);
-            for channel in open {
+        if !again && sent.len() > 1 {
+            active.acked.halve(&sent);
+            for channel in sent {
                 self.interest.stand(channel, Standing::Wanted);
             }
             return;
         }
+        let open: Vec<ChannelId> =
+            channels.iter().copied().filter(|id| sent.contains(id) || active.acked.is_live(*id)).collect();
         for channel in open {
             if again {
-                self.subscribe_later(now, channel, refusal);
+                self.subscription_lost(now, channel, refusal);
             } else {
                 self.refuse_channel(now, channel, ErrorCode::UpstreamRefused, &refusal.words());
             }
@@ -339,6 +348,21 @@ impl Relay {
         if live || self.active.as_ref().is_some_and(|active| active.acked.is_sent(channel)) {
             self.subscribe_later(now, channel, refusal);
         }
+    }
+
+    /// Events are missing: subscribes the channel anew, so that upstream begins with its state.
+    pub(super) fn resubscribe(&mut self, channel: ChannelId) {
+        let Some(active) = self.active.as_mut().filter(|active| active.acked.is_live(channel)) else { return };
+        let Some(spec) = self.interest.spec(channel) else { return };
+        active.leave(channel, spec.name.into(), spec.params.map(Into::into));
+        active.acked.enqueue(channel, self.interest.priority(channel), false);
+        self.interest.stand(channel, Standing::Wanted);
+    }
+
+    /// Events of the whole connection are missing: connects anew.
+    pub(super) fn renew_connection(&mut self) {
+        let message = "upstream's sequence has a hole".to_owned();
+        self.end_attempt(Ending::Told { then: Then::Reconnect, retry_after: None, message });
     }
 
     /// The channel is refused: its subscribers are told, and it is asked for again by nobody for a while.

@@ -56,18 +56,13 @@ impl Relay {
                     attempt.acked.enqueue(channel, self.interest.priority(channel), false);
                 }
                 (Change::Displaced(channel), Some(attempt)) => {
-                    let sent = attempt.acked.remove(channel);
-                    if let Some(spec) = self.interest.spec(channel).filter(|_| sent) {
-                        attempt.leaving.enqueue(channel, spec.name.into(), spec.params.map(Into::into));
+                    if let Some(spec) = self.interest.spec(channel) {
+                        attempt.leave(channel, spec.name.into(), spec.params.map(Into::into));
                     }
                 }
                 (Change::Dropped(dropped), ready) => {
                     if let Some(attempt) = ready {
-                        if attempt.acked.remove(dropped.id) {
-                            attempt.leaving.enqueue(dropped.id, dropped.name, dropped.params);
-                        } else {
-                            attempt.forget(dropped.id);
-                        }
+                        attempt.leave(dropped.id, dropped.name, dropped.params);
                     }
                     self.channel_dropped(dropped.id);
                 }

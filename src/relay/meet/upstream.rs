@@ -206,7 +206,7 @@ impl Relay {
             }
             if let Some(spec) = self.interest.spec(late.channel) {
                 // It may be subscribed all the same.
-                attempt.leaving.enqueue(late.channel, spec.name.into(), spec.params.map(Into::into));
+                attempt.leaving.enqueue(late.channel, spec.name.into(), spec.params.map(Into::into), None);
             }
             let message = format!("no answer to {} subscribes: does upstream know the channel?", late.tries);
             self.refuse_channel(now, late.channel, ErrorCode::UpstreamTimeout, &message);
