@@ -317,6 +317,16 @@ impl Attempt {
         Some(frame)
     }
 
+    /// A WebSocket ping is to leave now.
+    pub fn ask_ping(&mut self) {
+        self.ping_waits = true;
+    }
+
+    /// Whether a pong, receipt or ping waits to leave.
+    pub fn beat_waits(&self) -> bool {
+        self.ping_waits || !self.beats.is_empty()
+    }
+
     /// The next step of authentication.
     pub fn next_auth(&mut self) -> Option<Outgoing> {
         self.auths.pop_front()

@@ -73,6 +73,9 @@ impl Relay {
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
         if let Some(trip) = self.attempt_mut(attempt).and_then(|active| active.heartbeat.pong(at.mono, body)) {
             self.stats.link.rtt.observe(trip);
+            if !self.dialect.has_ping() {
+                self.barrier_passed(at);
+            }
         }
     }
 
@@ -136,6 +139,7 @@ impl Relay {
                 let active = self.attempt_mut(attempt);
                 if let Some(trip) = active.and_then(|active| active.heartbeat.dialect_pong(at.mono, request)) {
                     self.stats.link.rtt.observe(trip);
+                    self.barrier_passed(at);
                 }
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),

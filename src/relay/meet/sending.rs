@@ -1,12 +1,12 @@
 //! What is to leave for upstream meets the connection: one `Transmit` at a time, in the order of the classes, as the bucket allows.
 
-use crate::dialect::{ChannelId, MessageSpec, Outgoing, Purpose, SendError, WireFrame};
+use crate::dialect::{ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Carried};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
-use crate::relay::naming;
+use crate::relay::outbox::Confirm;
 use crate::relay::pairs::Output;
 use crate::relay::record::StoredMessage;
 use crate::relay::stats::ThrottlePlace;
@@ -24,6 +24,7 @@ impl Relay {
     /// Asks for the next `Transmit`, if the last one is done and something may leave.
     pub(in crate::relay) fn pump_upstream(&mut self, now: Time) {
         self.follow_interest();
+        self.stage_barrier(now);
         let (mut frames, mut carried, mut bytes) = (Vec::new(), Vec::new(), 0);
         while frames.len() < FRAMES_MAX
             && bytes < BYTES_MAX
@@ -45,6 +46,20 @@ impl Relay {
         self.stats.link.bytes_out += bytes as u64;
         attempt.transmit(carried);
         self.outputs.push_back(Output::Transmit { attempt: attempt.id(), frames });
+    }
+
+    /// Messages that only a later answer confirms get one: to a ping of the dialect's, where it has one, else of WebSocket.
+    fn stage_barrier(&mut self, now: Time) {
+        if !matches!(self.dialect.confirm(), Confirm::Barrier | Confirm::Echo) || !self.wants_barrier() {
+            return;
+        }
+        let ready = |attempt: &&mut Attempt| attempt.is_ready() && attempt.may_send() && !attempt.beat_waits();
+        let Some(attempt) = self.active.as_mut().filter(ready) else { return };
+        if !self.dialect.has_ping() {
+            attempt.ask_ping();
+        } else if let Some(ping) = attempt.conversation.as_mut().and_then(|conversation| conversation.ping(now)) {
+            attempt.stage(ping);
+        }
     }
 
     /// What changed in interest since the last turn becomes subscribes and unsubscribes.
@@ -73,11 +88,10 @@ impl Relay {
 
     /// The next frame, if the bucket has a token for it.
     fn next_outgoing(&mut self, now: Time) -> Option<Outgoing> {
-        let attempt = self.active.as_mut().filter(|attempt| attempt.may_send())?;
-        let ready = attempt.is_ready();
+        let ready = self.active.as_ref().filter(|attempt| attempt.may_send())?.is_ready();
         if self.link.pacing.control_is_free()
             && !self.link.pacing.held(now.mono)
-            && let Some(ping) = websocket_ping(attempt, now)
+            && let Some(ping) = self.next_ping(now)
         {
             return Some(ping);
         }
@@ -116,10 +130,20 @@ impl Relay {
         if let Some(beat) = attempt.next_beat() {
             if beat.purpose == Purpose::Ping {
                 attempt.heartbeat.dialect_ping_sent(now.mono, beat.request, beat.answered);
+                self.barrier_sent();
             }
             return Some(beat);
         }
-        websocket_ping(attempt, now)
+        self.next_ping(now)
+    }
+
+    /// The WebSocket ping that waits to leave. It has no number of the dialect's.
+    fn next_ping(&mut self, now: Time) -> Option<Outgoing> {
+        let frame = self.active.as_mut()?.next_ping(now.mono)?;
+        if !self.dialect.has_ping() {
+            self.barrier_sent();
+        }
+        Some(Outgoing { request: RequestId(0), purpose: Purpose::Ping, frame, answered: false })
     }
 
     /// The next unsubscribe or subscribe.
@@ -178,7 +202,7 @@ impl Relay {
     fn next_publish(&mut self, now: Time, critical_only: bool) -> Option<Outgoing> {
         for _ in 0..UNSENDABLE_MAX {
             let message = self.next_message(now, critical_only)?;
-            let spec = message_spec(&self.config, &message);
+            let spec = message_spec(&message);
             let conversation = self.active.as_mut()?.conversation.as_mut()?;
             match conversation.publish(now, &spec) {
                 Ok(outgoing) => {
@@ -193,25 +217,17 @@ impl Relay {
     }
 }
 
-/// A message as the dialect sees it: a channel with fixed params by the configuration gets those.
-fn message_spec<'a>(config: &'a crate::config::Config, message: &'a StoredMessage) -> MessageSpec<'a> {
-    let channel = &message.channel;
-    let fixed = || naming::policy(config, &channel.name).and_then(|policy| policy.params.as_deref());
+/// A message as the dialect sees it. Its channel is upstream's already.
+fn message_spec(message: &StoredMessage) -> MessageSpec<'_> {
     MessageSpec {
         id: message.id,
-        channel: &channel.name,
-        params: channel.params.as_deref().or_else(fixed),
+        channel: &message.channel.name,
+        params: message.channel.params.as_deref(),
         key: message.key.as_deref(),
         kind: message.kind.as_deref(),
         data: &message.data,
         idempotency_key: message.idempotency_key.as_deref(),
     }
-}
-
-/// The WebSocket ping that waits to leave. It has no number of the dialect's.
-fn websocket_ping(attempt: &mut Attempt, now: Time) -> Option<Outgoing> {
-    let frame = attempt.next_ping(now.mono)?;
-    Some(Outgoing { request: crate::dialect::RequestId(0), purpose: Purpose::Ping, frame, answered: false })
 }
 
 fn channels_of(purpose: &Purpose) -> &[ChannelId] {
