@@ -326,5 +326,5 @@ POST takes Content-Type: application/json; an empty body is fine where none is s
 ";
 
 #[cfg(test)]
-#[path = "admin_tests.rs"]
+#[path = "tests/admin.rs"]
 mod tests;

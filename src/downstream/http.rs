@@ -360,5 +360,5 @@ pub(super) async fn json_body(headers: &HeaderMap, body: Incoming, most: usize) 
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
+#[path = "tests/http.rs"]
 mod tests;

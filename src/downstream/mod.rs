@@ -22,6 +22,7 @@ pub mod policy;
 mod reader;
 mod reply;
 #[cfg(test)]
+#[path = "tests/rig.rs"]
 mod rig;
 mod websocket;
 pub mod writer;

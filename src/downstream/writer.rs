@@ -176,7 +176,7 @@ impl Writers {
     /// Writes a batch.
     pub fn deliver(&mut self, session: SessionId, batch: &Arc<Batch>) -> Deliver {
         let Some(writer) = self.find(session) else { return Deliver::Gone };
-        let bytes = batch.wire(writer.format).clone();
+        let bytes = batch.wire(writer.format);
         self.send(session, bytes, Piece::Batch)
     }
 
@@ -187,7 +187,7 @@ impl Writers {
             Format::WebSocket => close_frame(code).into(),
             Format::Sse => Bytes::from_static(LAST_CHUNK),
         };
-        self.send(session, bytes, Piece::Last(LeftReason::Closed(CloseCodeOrd(code.number()))));
+        self.send(session, &bytes, Piece::Last(LeftReason::Closed(CloseCodeOrd(code.number()))));
     }
 
     /// Sessions in the table.
@@ -231,16 +231,16 @@ impl Writers {
         if slot.generation == session.generation { slot.writer.as_mut() } else { None }
     }
 
-    fn send(&mut self, session: SessionId, bytes: Bytes, piece: Piece) -> Deliver {
+    fn send(&mut self, session: SessionId, bytes: &Bytes, piece: Piece) -> Deliver {
         let Some(writer) = self.find(session) else { return Deliver::Gone };
         if let Some(backlog) = &mut writer.backlog {
             if backlog.ends() {
                 return Deliver::Gone;
             }
-            backlog.push(bytes, piece);
+            backlog.push(bytes.clone(), piece);
             return Deliver::Blocked;
         }
-        match write_some(&writer.line.stream, &bytes) {
+        match write_some(&writer.line.stream, bytes) {
             Ok(written) if written == bytes.len() => {
                 if let Piece::Last(reason) = piece {
                     self.part(session, reason);
@@ -288,10 +288,10 @@ impl Writers {
         while let Some((session, ask)) = self.shared.next_ask() {
             match ask {
                 Ask::Pong(pong) => {
-                    self.send(session, pong.into(), Piece::Pong);
+                    self.send(session, &pong.into(), Piece::Pong);
                 }
                 Ask::Farewell(answer) => {
-                    self.send(session, answer.into(), Piece::Last(LeftReason::Client));
+                    self.send(session, &answer.into(), Piece::Last(LeftReason::Client));
                 }
                 Ask::Refuse(code) => self.close(session, code),
                 Ask::Gone => self.end(session, LeftReason::Client),
@@ -366,14 +366,14 @@ impl Writers {
             let session = writer.line.session;
             match format {
                 Format::Sse => {
-                    self.send(session, Bytes::from_static(COMMENT), Piece::Ping);
+                    self.send(session, &Bytes::from_static(COMMENT), Piece::Ping);
                 }
                 Format::WebSocket if writer.line.unanswered.get() >= PING_MISSES => {
                     self.close(session, CloseCode::PingTimeout);
                 }
                 Format::WebSocket => {
                     writer.line.unanswered.set(writer.line.unanswered.get() + 1);
-                    self.send(session, Bytes::from_static(PING), Piece::Ping);
+                    self.send(session, &Bytes::from_static(PING), Piece::Ping);
                 }
             }
         }
@@ -386,5 +386,5 @@ pub(super) fn sse_opening(retry: Duration) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "writer_tests.rs"]
+#[path = "tests/writer.rs"]
 mod tests;

@@ -300,3 +300,22 @@ fn chunk_lengths_are_right() {
     assert_eq!(COMMENT, chunk(b": ping\n\n"));
     assert_eq!(sse_opening(Duration::from_secs(2)), b"d\r\nretry: 2000\n\n\r\n");
 }
+
+/// What one silent session costs in this folder, beside its socket: a slot, the shared line, the reader's future.
+#[test]
+fn a_silent_session_costs_a_few_hundred_bytes() {
+    run(async {
+        let mut rig = Rig::new(&config());
+        let (_client, session) = rig.join(Format::WebSocket, b"").await;
+        let line = rig.writers.find(session).unwrap().line.clone();
+        let future = reader::read(line, rig.writers.shared.clone(), Format::WebSocket, Bytes::new());
+        let bytes = size_of::<Slot>() + size_of::<Line>() + size_of_val(&future);
+        assert!(
+            bytes <= 512,
+            "{bytes} bytes: {} + {} + {}",
+            size_of::<Slot>(),
+            size_of::<Line>(),
+            size_of_val(&future)
+        );
+    });
+}
