@@ -219,6 +219,13 @@ impl Dialect {
         self.rules.iter().any(|rule| rule.class == class)
     }
 
+    /// Whether every event names its subscription, so that one channel name with different params is several channels.
+    pub fn tells_params(&self) -> bool {
+        let mut events =
+            self.rules.iter().filter(|rule| matches!(rule.class, Class::Event | Class::Snapshot)).peekable();
+        events.peek().is_some() && events.all(|rule| rule.sub.is_some())
+    }
+
     /// Whether answers to subscribes bring subscription ids.
     pub(crate) fn binds(&self) -> bool {
         self.rules.iter().any(|rule| rule.bind.is_some())

@@ -90,7 +90,7 @@ impl Relay {
         }
         let upstream = interest::Upstream {
             subscribes: dialect.subscribes(),
-            tells_params: false,
+            tells_params: dialect.tells_params(),
             channels: dialect.limits().channels,
         };
         Relay {

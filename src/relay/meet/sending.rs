@@ -193,8 +193,7 @@ impl Relay {
                 Err(error) => error,
             };
             let code = if error == SendError::NoTemplate { ErrorCode::NotSupported } else { ErrorCode::Invalid };
-            let words = super::upstream::send_error_words(&error);
-            self.refuse_channel(now, first, code, &words);
+            self.refuse_channel(now, first, code, &error.to_string());
         }
     }
 

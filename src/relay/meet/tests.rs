@@ -18,6 +18,14 @@ use crate::relay::pairs::{AttemptId, Input, LeftReason, Output, SessionId};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
+const DIALECT: &str = r#"
+dialect = 1
+name = "test"
+[[on]]
+match = { "/ignore" = true }
+is = "ignore"
+"#;
+
 /// A relay whose dialect subscribes nothing, and clients that read as long as they are not stuck.
 struct House {
     relay: Relay,
@@ -32,7 +40,7 @@ impl House {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
-        let dialect = Dialect::parse("test", "dialect = 1\nname = \"test\"\n").unwrap();
+        let dialect = Dialect::parse("test", DIALECT).unwrap();
         let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
         let relay = Relay::new(Arc::new(config), Arc::new(dialect), Restored::default(), 1, now);
         House { relay, now, next: 0, stuck: BTreeSet::new(), batches: Vec::new(), closed: Vec::new() }

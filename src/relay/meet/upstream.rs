@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dialect::{Carried, Conversation, SendError, Then};
+use crate::dialect::{Carried, Conversation, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
 use crate::protocol::request::Secret;
@@ -46,7 +46,7 @@ impl Relay {
                 self.outputs.push_back(Output::Connect { attempt: attempt.id(), request });
             }
             Err(error) => {
-                let words = format!("{}: set it in upstream.params", send_error_words(&error));
+                let words = format!("{error}; what the dialect's [connect] needs comes from upstream.params");
                 self.lose(now, Ending::Unbuildable(words));
             }
         }
@@ -298,17 +298,6 @@ fn call_of(attempt: AttemptId) -> CallId {
 fn endpoint(url: &str) -> &str {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     if plain.contains('@') { plain.rsplit('@').next().unwrap_or_default() } else { plain }
-}
-
-/// What is wrong with something that the dialect could not make a frame of.
-pub(super) fn send_error_words(error: &SendError) -> String {
-    match error {
-        SendError::NoTemplate => "the dialect has no template for it".to_owned(),
-        SendError::Unset(name) => format!("the dialect's template needs {name:?}, which has no value"),
-        SendError::Name(text) => format!("the name does not fit the dialect's channel form: {text}"),
-        SendError::NotJoined => "its channel is not subscribed".to_owned(),
-        SendError::Invalid(text) => format!("the dialect's template does not give valid JSON with it: {text}"),
-    }
 }
 
 fn millis(d: Duration) -> u64 {
