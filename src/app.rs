@@ -5,7 +5,6 @@
 //! Deliberately not here: where a configuration comes from (`cli`), and any decision.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -15,19 +14,25 @@ use crate::config::Config;
 use crate::dialect::Dialect;
 use crate::downstream::writer::Writers;
 use crate::driver::{Carriers, Course, Driver, Sources};
-use crate::inbox::{FromOutside, Inbox};
+use crate::inbox::Inbox;
 use crate::listeners::{Bound, Listeners};
 use crate::log::Log;
+use crate::metrics::Metrics;
 use crate::protocol::request::parse::RequestLimits;
 use crate::relay::Relay;
 use crate::relay::record::Restored;
+use crate::reload::{Read, Reloader};
 use crate::service;
-use crate::signals::{self, Reload};
-use crate::store::{OpenError, Store, StoreAnswer, StoreConfig, StoreNumbers};
+use crate::side::Side;
+use crate::signals;
+use crate::store::{OpenError, Store, StoreAnswer, StoreConfig};
 use crate::upstream::Upstream;
 
 /// Inputs from other threads that may wait: HTTP calls and new connections wait beyond that.
 const OUTSIDE_WAITING: usize = 1024;
+
+/// Told where everything listens; an error ends the start.
+pub type Listening = Box<dyn FnOnce(&Bound) -> std::io::Result<()>>;
 
 /// What to run.
 pub struct App {
@@ -36,27 +41,11 @@ pub struct App {
     /// The dialect that it names.
     pub dialect: Arc<Dialect>,
     /// How SIGHUP and `POST /v1/reload` read the configuration again; `None`: they cannot.
-    pub reload: Option<Reload>,
+    pub read: Option<Read>,
     /// The log of this process.
     pub log: Log,
     /// Called once, when everything listens and before the first turn.
-    pub listening: Box<dyn FnOnce(&Bound) -> std::io::Result<()>>,
-}
-
-/// What the side runtime works with: everything that may be slow and is not the feed.
-pub struct Side {
-    /// Sockets to accept from.
-    pub listeners: Listeners,
-    /// The way to the feed thread.
-    pub outside: mpsc::Sender<FromOutside>,
-    /// The configuration in force, and whether new sessions are welcome. Closed: the process ends.
-    pub course: watch::Receiver<Course>,
-    /// How to read the configuration again.
-    pub reload: Option<Reload>,
-    /// The log of this process.
-    pub log: Log,
-    /// The store's numbers.
-    pub store: StoreNumbers,
+    pub listening: Listening,
 }
 
 /// Why the process ends before its time. The text names the place and the cure.
@@ -100,7 +89,15 @@ impl std::error::Error for Failure {}
 pub fn run(app: App) -> Result<(), Failure> {
     let (outside_sender, outside) = mpsc::channel(OUTSIDE_WAITING);
     // Before the store opens: a signal must find a listener at any time.
-    signals::listen(outside_sender.clone(), app.reload.clone()).map_err(|e| Failure::System("signals", e))?;
+    let course = watch::Sender::new(Course { config: app.config.clone(), draining: false });
+    let metrics = Arc::new(Metrics::new());
+    let reloader = Reloader {
+        read: app.read,
+        outside: outside_sender.clone(),
+        course: course.subscribe(),
+        metrics: metrics.clone(),
+    };
+    signals::listen(outside_sender.clone(), reloader.clone()).map_err(|e| Failure::System("signals", e))?;
     let (store, restored, store_answers) = open_store(&app.config)?;
     let listeners = Listeners::bind(&app.config).map_err(Failure::Bind)?;
     let bound = listeners.bound().map_err(|e| Failure::System("local addresses", e))?;
@@ -109,17 +106,18 @@ pub fn run(app: App) -> Result<(), Failure> {
         .build()
         .map_err(|e| Failure::System("the feed thread's runtime", e))?;
     let seed = seed()?;
-    let course = watch::Sender::new(Course { config: app.config.clone(), draining: false });
     (app.listening)(&bound).map_err(|e| Failure::System("telling where it listens", e))?;
     let side = Side {
         listeners,
         outside: outside_sender,
         course: course.subscribe(),
-        reload: app.reload,
+        reloader,
+        dialect: app.dialect.clone(),
         log: app.log,
+        metrics,
         store: store.numbers(),
     };
-    let side = start_side(side).map_err(|e| Failure::System("the side runtime", e))?;
+    let side = side.start().map_err(|e| Failure::System("the side runtime", e))?;
     let local = LocalSet::new();
     let store = local.block_on(&runtime, async {
         let inbox = Inbox::new();
@@ -136,23 +134,6 @@ pub fn run(app: App) -> Result<(), Failure> {
     // A name lookup or a token file on a dead mount must not keep the process.
     runtime.shutdown_background();
     closed
-}
-
-/// Starts the side runtime on a thread of its own. It ends when the course does.
-fn start_side(side: Side) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("side".to_owned()).spawn(move || {
-        LocalSet::new().block_on(&runtime, follow(side));
-        runtime.shutdown_background();
-    })
-}
-
-/// Puts into force what a reload changes outside the relay.
-async fn follow(mut side: Side) {
-    while side.course.changed().await.is_ok() {
-        let level = side.course.borrow_and_update().config.log.level;
-        side.log.set_level(level);
-    }
 }
 
 type Opened = (Store, Restored, mpsc::UnboundedReceiver<StoreAnswer>);

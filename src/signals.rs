@@ -3,23 +3,19 @@
 //!
 //! They are received on a thread of their own; nothing runs inside a signal handler.
 
-use std::sync::Arc;
-
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-use crate::config::Config;
 use crate::inbox::FromOutside;
-
-/// Reads the configuration again; `Err` is for people.
-pub type Reload = Arc<dyn Fn() -> Result<Arc<Config>, String> + Send + Sync>;
+use crate::reload::Reloader;
+use crate::service;
 
 /// Exit code of the third signal: what was asked for did not happen in time.
 const IMPATIENT: i32 = 1;
 
 /// Starts listening. Call before anything can be interrupted.
-pub fn listen(outside: mpsc::Sender<FromOutside>, reload: Option<Reload>) -> std::io::Result<()> {
+pub fn listen(outside: mpsc::Sender<FromOutside>, reloader: Reloader) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut stops = 0;
@@ -32,7 +28,13 @@ pub fn listen(outside: mpsc::Sender<FromOutside>, reload: Option<Reload>) -> std
                     }
                     Some(FromOutside::Stop { now: stops == 2 })
                 }
-                SIGHUP => reload.as_ref().and_then(reloaded),
+                SIGHUP => {
+                    service::reloading();
+                    if reloader.reload().is_err() {
+                        service::ready();
+                    }
+                    None
+                }
                 _ => None,
             };
             if let Some(input) = input
@@ -43,17 +45,4 @@ pub fn listen(outside: mpsc::Sender<FromOutside>, reload: Option<Reload>) -> std
         }
     })?;
     Ok(())
-}
-
-/// A configuration that does not load keeps the old one, and says so.
-fn reloaded(reload: &Reload) -> Option<FromOutside> {
-    crate::service::reloading();
-    match reload() {
-        Ok(config) => Some(FromOutside::Reload(config)),
-        Err(problem) => {
-            tracing::error!("reload failed, the old configuration stays in force: {problem}");
-            crate::service::ready();
-            None
-        }
-    }
 }

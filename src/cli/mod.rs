@@ -7,8 +7,10 @@
 mod check;
 mod client;
 mod config;
+mod demo;
 mod health;
 mod publish;
+mod run;
 mod status;
 mod tail;
 
@@ -66,8 +68,9 @@ impl Failure {
 struct Arguments {
     #[command(flatten)]
     config: ConfigArgs,
+    /// What to do; without a command: run
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 /// Where the configuration comes from. Precedence: file < TIDEGATE_SECTION__KEY < --set.
@@ -102,6 +105,10 @@ impl ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the relay (the default)
+    Run,
+    /// Show it at work: an upstream service made for showing, and a relay in front of it
+    Demo(demo::DemoArgs),
     /// Check the configuration: every error at once, with its place and cure
     Check,
     /// Print a configuration
@@ -139,7 +146,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let sources = arguments.config.sources();
-    match arguments.command {
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run::run(&sources),
+        Command::Demo(args) => demo::run(&args),
         Command::Check => check::run(&sources),
         Command::Config(args) => config::run(&args, &sources),
         Command::Tail(args) => tail::run(&args, &sources),

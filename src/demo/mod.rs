@@ -118,7 +118,7 @@ pub fn run(places: Places, log: Log) -> Result<(), DemoError> {
         out.flush()?;
         audience::start(*feed, world::channels())
     };
-    let app = App { config: Arc::new(config), dialect, reload: None, log, listening: Box::new(listening) };
+    let app = App { config: Arc::new(config), dialect, read: None, log, listening: Box::new(listening) };
     let result = app::run(app).map_err(DemoError::Relay);
     drop(keyboard);
     if io::stdout().is_terminal() {
