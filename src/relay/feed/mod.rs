@@ -241,10 +241,11 @@ impl Feed {
     ) {
         let next = self.head + 1;
         let (from, to) = span.map_or((next, None), |(from, to)| (from, Some(to)));
-        if self.append(id, at, |place| entry::gap(place, from, to, reason), stats).is_some() {
+        if let Some(gap) = self.append(id, at, |place| entry::gap(place, from, to, reason), stats) {
             stats.gaps.bump(reason);
             if let Some(ring) = self.ring_mut(id) {
                 ring.gaps += 1;
+                ring.hole = gap.offset;
                 ring.values.broken_by_hole();
             }
         }

@@ -52,6 +52,8 @@ pub struct Ring {
     pub complete_from: u64,
     /// Before this the channel was not carried; what `complete_from` is beyond it was evicted.
     carried_from: u64,
+    /// The newest hole: values from before it may be outdated, and are called stale.
+    pub hole: u64,
     /// The newest entry's offset, as long as it is after `complete_from`.
     pub last: Option<u64>,
     /// The state.
@@ -99,6 +101,7 @@ impl Ring {
             bytes: 0,
             complete_from,
             carried_from: complete_from,
+            hole: 0,
             last: None,
             values: Values::Unknown,
             readers: Vec::new(),
@@ -159,6 +162,7 @@ impl Ring {
         self.cut = None;
         self.values.broken_by_hole();
         self.carried_from = offset;
+        self.hole = offset;
         self.complete_from = offset;
     }
 

@@ -72,7 +72,7 @@ impl Values {
     /// never holds more increments than its ring.
     pub fn evicted_up_to(&mut self, offset: u64) {
         if let Values::Appended(entries) = self
-            && entries.iter().nth(1).is_some_and(|first| first.offset <= offset)
+            && entries.get(1).is_some_and(|first| first.offset <= offset)
         {
             *self = Values::Broken;
         }

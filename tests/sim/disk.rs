@@ -1,0 +1,62 @@
+//! The modelled disk: a commit is atomic and durable once answered; a crash before the answer keeps it or loses it whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
+
+#[derive(Default)]
+pub struct Disk {
+    messages: BTreeMap<u64, (Arc<StoredMessage>, u32)>,
+    outcomes: BTreeMap<MessageId, Arc<StoredOutcome>>,
+    next_sequence: u64,
+    /// Handed over, not answered.
+    pub in_flight: Option<Vec<Operation>>,
+    /// Every later commit fails.
+    pub dead: bool,
+}
+
+impl Disk {
+    pub fn apply(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            match operation {
+                Operation::Accept(message) => {
+                    self.next_sequence = self.next_sequence.max(message.sequence + 1);
+                    self.messages.insert(message.sequence, (Arc::clone(message), 0));
+                }
+                Operation::Attempt { sequence, attempts } => {
+                    if let Some((_, made)) = self.messages.get_mut(sequence) {
+                        *made = *attempts;
+                    }
+                }
+                Operation::Settle { sequence, outcome } => {
+                    self.messages.remove(sequence);
+                    self.outcomes.insert(outcome.id, Arc::clone(outcome));
+                }
+                Operation::Forget { id } => {
+                    self.outcomes.remove(id);
+                }
+            }
+        }
+    }
+
+    pub fn holds(&self, id: MessageId) -> bool {
+        self.outcomes.contains_key(&id) || self.messages.values().any(|(message, _)| message.id == id)
+    }
+
+    pub fn pending(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub fn restore(&mut self) -> Restored {
+        self.dead = false;
+        let mut outcomes: Vec<_> = self.outcomes.values().cloned().collect();
+        outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
+        Restored {
+            messages: self.messages.values().cloned().collect(),
+            outcomes,
+            next_sequence: self.next_sequence,
+            ..Restored::default()
+        }
+    }
+}
