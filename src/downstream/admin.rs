@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::connection::{self, Answer};
-use super::http::{guarded, json_body};
+use super::http::{deadlines, guarded, json_body};
 use super::listener::{self, Ends};
 use super::policy::Policy;
 use super::{calls, reply};
@@ -86,12 +86,12 @@ pub async fn serve_probes(
 }
 
 async fn connected(admin: Arc<Admin>, stream: TcpStream, ends: Ends, shows: Shows) {
-    let timeout = admin.policy.borrow().config.feed.header_timeout;
+    let deadlines = deadlines(&admin.policy.borrow());
     let handle = |request| {
         let admin = admin.clone();
         async move { Answer::<()>::Respond(admin.answer(ends, shows, request).await) }
     };
-    connection::serve(stream, timeout, handle).await;
+    connection::serve(stream, deadlines, handle).await;
 }
 
 /// Where a request goes.

@@ -22,9 +22,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 
 /// Bytes of a request's head (431 beyond), and of hyper's buffer.
 const HEAD_MAX: usize = 16 * 1024;
@@ -48,9 +50,17 @@ pub(super) struct Taken<T> {
     pub(super) with: T,
 }
 
-/// Serves a connection until it ends, or a handler takes it over. `head_timeout`: for each request's head, also the wait for
-/// the next one.
-pub(super) async fn serve<T, F, A>(stream: TcpStream, head_timeout: Duration, handle: F) -> Option<Taken<T>>
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// For a request's head, and from one request to the next.
+    pub(super) head: Duration,
+    /// Without taking any byte of an answer.
+    pub(super) write: Duration,
+}
+
+/// Serves a connection until it ends, or a handler takes it over.
+pub(super) async fn serve<T, F, A>(stream: TcpStream, deadlines: Deadlines, handle: F) -> Option<Taken<T>>
 where
     T: Send + 'static,
     F: Fn(Request<Incoming>) -> A + Unpin,
@@ -71,12 +81,12 @@ where
         })
     });
     let blocked = Arc::new(AtomicBool::new(false));
-    let tap = TokioIo::new(Tap { stream, blocked: blocked.clone() });
+    let tap = Tap { stream, blocked: blocked.clone(), write_timeout: deadlines.write, stall: None };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(deadlines.head)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(tap, service);
+        .serve_connection(TokioIo::new(tap), service);
     let mut with = None;
     let ended = poll_fn(|cx| {
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
@@ -113,16 +123,30 @@ async fn see_off(mut stream: TcpStream) {
     let _ = tokio::time::timeout(FAREWELL, rest).await;
 }
 
-/// A socket that knows whether its last write was blocked, that is, whether hyper holds bytes that are not flushed.
+/// A socket that knows whether its last write was blocked, that is, whether hyper holds bytes that are not flushed, and that
+/// fails when this lasts too long.
 struct Tap {
     stream: TcpStream,
     blocked: Arc<AtomicBool>,
+    write_timeout: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tap {
-    fn noted<T>(&self, poll: Poll<T>) -> Poll<T> {
+    fn noted(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.blocked.store(poll.is_pending(), Ordering::Relaxed);
-        poll
+        if poll.is_ready() {
+            self.stall = None;
+            return poll;
+        }
+        let timeout = self.write_timeout;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        let waited = stall.as_mut().poll(cx);
+        waited.map(|()| {
+            // The kernel should forget what this client does not read; if it cannot, closing takes longer.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 }
 
@@ -135,7 +159,7 @@ impl AsyncRead for Tap {
 impl AsyncWrite for Tap {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.noted(poll)
+        self.noted(cx, poll)
     }
 
     fn poll_write_vectored(
@@ -144,7 +168,7 @@ impl AsyncWrite for Tap {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.noted(poll)
+        self.noted(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use super::connection::{self, Answer, Taken};
+use super::connection::{self, Answer, Deadlines, Taken};
 use super::guard::{Asked, Guard};
 use super::handshake::{self, Upgrade, one};
 use super::listener::{self, Ends};
@@ -62,18 +62,23 @@ pub async fn serve(listener: std::net::TcpListener, feed: Arc<Feed>, stop: watch
 }
 
 async fn connected(feed: Arc<Feed>, stream: TcpStream, ends: Ends) {
-    let timeout = feed.policy.borrow().config.feed.header_timeout;
+    let deadlines = deadlines(&feed.policy.borrow());
     let handle = |request| {
         let feed = feed.clone();
         async move { feed.answer(ends, request).await }
     };
-    if let Some(taken) = connection::serve(stream, timeout, handle).await {
-        match tokio::time::timeout(timeout, hand_over(&feed, taken, ends)).await {
+    if let Some(taken) = connection::serve(stream, deadlines, handle).await {
+        match tokio::time::timeout(deadlines.head, hand_over(&feed, taken, ends)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(peer = %ends.peer, %error, "a client was gone before its session began"),
             Err(_) => tracing::debug!(peer = %ends.peer, "a session could not begin in time"),
         }
     }
+}
+
+/// The deadlines of connections that begin now.
+pub(super) fn deadlines(policy: &Policy) -> Deadlines {
+    Deadlines { head: policy.config.feed.header_timeout, write: policy.config.feed.write_timeout }
 }
 
 async fn hand_over(feed: &Feed, taken: Taken<Joining>, ends: Ends) -> io::Result<()> {

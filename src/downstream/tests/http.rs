@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{AccessMode, Config, TokenGrant};
-use crate::downstream::rig::{HELLO, Rig, ask, listener, read_all, run, status};
+use crate::downstream::rig::{HELLO, LARGE, Rig, ask, listener, read_all, run, status};
 use crate::downstream::websocket::tests::client_frame;
 use crate::protocol::request::Request as Asked;
 use crate::relay::pairs::{Input, LeftReason};
@@ -107,6 +107,48 @@ fn an_earlier_answer_on_the_same_connection_goes_first() {
         expect(&mut client, b"{}").await;
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101"));
         expect(&mut client, &hello_frame()).await;
+    });
+}
+
+/// Asks for a large snapshot and, behind it on the same connection, for a session; reads nothing.
+async fn ask_and_upgrade(address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    let mut client = socket.connect(address).await.unwrap();
+    let host = format!("HTTP/1.1\r\nHost: {address}\r\n");
+    let both = format!("GET /v1/snapshot?channel=a {host}\r\nGET /v1/ws {host}{UPGRADE}\r\n");
+    client.write_all(both.as_bytes()).await.unwrap();
+    client
+}
+
+#[test]
+fn a_large_answer_goes_out_whole_before_a_session_takes_over() {
+    run(async {
+        let (mut rig, address, _) = start(Config::default());
+        let mut client = ask_and_upgrade(address).await;
+        assert!(matches!(rig.calls.recv().await, Some(CallRequest::Snapshot(_))));
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200"));
+        let mut body = vec![0; LARGE];
+        client.read_exact(&mut body).await.unwrap();
+        assert!(body.iter().all(|byte| *byte == b'x'));
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101"));
+        expect(&mut client, &hello_frame()).await;
+        assert!(matches!(rig.inputs.recv().await, Some(Input::Joined { .. })));
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_let_go() {
+    run(async {
+        let mut config = Config::default();
+        config.feed.write_timeout = Duration::from_millis(50);
+        let (mut rig, address, _) = start(config);
+        let client = ask_and_upgrade(address).await;
+        // Data waits to be read all the time; what is waited for is the end behind it.
+        while !client.ready(tokio::io::Interest::READABLE).await.unwrap().is_read_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(rig.inputs.try_recv().is_err(), "no session came of it");
     });
 }
 

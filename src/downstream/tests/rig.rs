@@ -20,6 +20,8 @@ use crate::relay::pairs::{CallRequest, Input, Reply, SessionId};
 
 /// Fails a test that would hang.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of a snapshot: more than the kernel takes for a client that does not read.
+pub(super) const LARGE: usize = 16 << 20;
 /// What the scripted relay says to every session.
 pub(super) const HELLO: &str = r#"{"kind":"hello"}"#;
 
@@ -114,6 +116,7 @@ fn reply(request: &CallRequest) -> Reply {
             message: "no such message".to_owned(),
             retry_after: None,
         },
+        CallRequest::Snapshot(_) => Reply::Json { status: 200, body: vec![b'x'; LARGE].into(), location: None },
         CallRequest::Stats => Reply::Stats(Box::default()),
         _ => Reply::Json { status: 200, body: Bytes::from_static(b"{}"), location: None },
     }
