@@ -19,7 +19,6 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +38,6 @@ use crate::protocol::request::Secret;
 use crate::relay::rng::Rng;
 use crate::relay::time::{Mono, Time};
 
-/// Pings without an id whose pongs may still come; more are not remembered.
-const PINGS: usize = 16;
 /// Added to the interval that upstream says it is never silent for (`idle_s`, `idle_ms`).
 const IDLE_GRACE: Duration = Duration::from_secs(10);
 /// Intervals that upstream sets are kept within these.
@@ -101,8 +98,6 @@ pub struct Conversation {
     bindings: Bindings,
     held: Held,
     channels: Channels,
-    /// Dialect pings without an answer, oldest first.
-    pings: VecDeque<RequestId>,
     /// Replies to the frame at hand.
     replies: usize,
     /// The last reading of the clock that was passed in.
@@ -130,7 +125,6 @@ impl Conversation {
             bindings: Bindings::default(),
             held: Held::default(),
             channels: Channels::default(),
-            pings: VecDeque::new(),
             replies: 0,
             clock: Mono::default(),
             spans: Spans::new(),
@@ -196,7 +190,6 @@ impl Conversation {
 
     /// The deadline of this request passed (deadlines are the relay's): a late answer is about nothing.
     pub fn give_up(&mut self, request: RequestId) {
-        self.pings.retain(|ping| *ping != request);
         if let Some(given_up) = self.pending.remove(request)
             && given_up.op == Op::Subscribe
         {

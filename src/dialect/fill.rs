@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use super::bindings::Sub;
 use super::scan::{Kind, Spans, unescape};
 use super::variable::{Inside, Variable};
 use super::variables::Variables;
@@ -33,7 +34,7 @@ pub(crate) struct ChannelView<'a> {
     /// The params' JSON object text.
     pub(crate) params: Option<&'a str>,
     /// Its current subscription id.
-    pub(crate) sub: Option<&'a str>,
+    pub(crate) sub: Option<Sub<'a>>,
 }
 
 /// Everything that variables take their values from.
@@ -77,7 +78,10 @@ impl<'a> Context<'a> {
             Variable::Connect(inside) => within(inside, self.connection)?,
             Variable::Data => Filled::Document(Cow::Borrowed(self.message?.data)),
             Variable::Type => text(self.message?.kind?),
-            Variable::Sub => text(self.channel?.sub?),
+            Variable::Sub => match self.channel?.sub? {
+                Sub { text: number, number: true } => json(number),
+                Sub { text: id, number: false } => text(id),
+            },
             Variable::Session(slot) => json(self.variables.session(*slot)?),
             Variable::OfChannel(slot) => json(self.variables.of_channel(self.channel?.id?, *slot)?),
             Variable::Incoming(slot) => json(self.variables.incoming(*slot)?),

@@ -103,11 +103,6 @@ impl Pending {
         self.requests.iter().find(|(_, request)| request.message == Some(message)).map(|(id, _)| *id)
     }
 
-    /// The publishes that were sent before `id`.
-    pub(crate) fn publishes_before(&self, id: RequestId) -> Vec<RequestId> {
-        self.requests.range(..id).filter(|(_, request)| request.op == Op::Publish).map(|(id, _)| *id).collect()
-    }
-
     /// Settles a request, or, where it is about several channels and the answer names one of them, that one.
     /// `None`: the answer names a channel that the request is not about and several are open.
     pub(crate) fn settle(&mut self, id: RequestId, channel: Option<&str>) -> Option<Purpose> {

@@ -102,6 +102,12 @@ impl Template {
         self.holes.iter().any(|(variable, _, _)| like(variable))
     }
 
+    /// Whether it is plain text of nothing but a number of ours.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(&self.body, Body::Text(pieces)
+            if matches!(&**pieces, [Piece::Hole(Hole { variable: Variable::Id, .. })]))
+    }
+
     /// Whether it lists a batch.
     pub(crate) fn lists(&self) -> bool {
         self.holes.iter().any(|(_, _, need)| *need == Need::Listed)

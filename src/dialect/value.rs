@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::fill::Context;
 use super::message::Message;
 use super::pointer::Pointer;
-use super::scan::{PointerId, PointerSet};
+use super::scan::{Kind, PointerId, PointerSet};
 use super::variable::{Names, Scope, Unresolved, Variable};
 
 /// Where a rule takes a text from.
@@ -69,6 +69,11 @@ impl Value {
             Value::Pointer(pointer) => message.text(*pointer),
             Value::Text(parts) => join(parts, message, context),
         }
+    }
+
+    /// Whether the value is a JSON number.
+    pub(crate) fn is_number(&self, message: &Message<'_>) -> bool {
+        matches!(self, Value::Pointer(pointer) if message.span(*pointer).is_some_and(|span| span.kind == Kind::Number))
     }
 
     /// The value for people: arrays and objects as JSON.

@@ -4,12 +4,11 @@ use std::borrow::Cow;
 
 use super::Conversation;
 use super::receive::{Turn, retry_after};
-use crate::dialect::bindings::Bound;
+use crate::dialect::bindings::{Bound, Sub};
 use crate::dialect::fill::Context;
 use crate::dialect::pending::Op;
 use crate::dialect::rule::Taken;
 use crate::dialect::{ChannelId, Heard, Purpose, RequestId, Target};
-use crate::relay::outbox::Confirm;
 
 impl Conversation {
     pub(super) fn ack(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
@@ -36,7 +35,6 @@ impl Conversation {
         if let ([channel], Some(_)) = (&*channels, &turn.rule.each) {
             self.elements(turn, Some(Target::Channel(*channel)), heard);
         }
-        self.barrier(turn, request, heard);
         if let Some(sub) = bound {
             for held in self.held.take(&sub) {
                 self.message(turn.now, turn.dialect, &held.bytes, Some(held.rule), heard);
@@ -71,9 +69,11 @@ impl Conversation {
     fn bind<'t>(&mut self, turn: Turn<'t>, request: RequestId, purpose: &Purpose) -> Option<Cow<'t, str>> {
         let Purpose::Subscribe(channels) = purpose else { return None };
         let [channel] = channels[..] else { return None };
-        let sub = self.text(turn, turn.rule.bind.as_ref()?)?;
-        self.bindings.bind(turn.now.mono, &sub, channel, request);
-        Some(sub)
+        let value = turn.rule.bind.as_ref()?;
+        let text = self.text(turn, value)?;
+        let number = value.is_number(&turn.message);
+        self.bindings.bind(turn.now.mono, Sub { text: &text, number }, channel, request);
+        Some(text)
     }
 
     pub(super) fn error(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
@@ -122,23 +122,7 @@ impl Conversation {
         if let Some(request) = request {
             self.pending.remove(request);
         }
-        let answered = if named.is_some() { request } else { self.pings.pop_front() };
         heard(Heard::Pong { request });
-        if let Some(ping) = answered {
-            self.barrier(turn, ping, heard);
-        }
-    }
-
-    /// With `confirm = "barrier"`, any answer confirms every publish that was sent before its request.
-    fn barrier(&mut self, turn: Turn<'_>, answered: RequestId, heard: &mut dyn FnMut(Heard<'_>)) {
-        if turn.dialect.confirm() != Confirm::Barrier {
-            return;
-        }
-        for request in self.pending.publishes_before(answered) {
-            if let Some(purpose) = self.pending.settle(request, None) {
-                heard(Heard::Acked { request: Some(request), purpose, data: None });
-            }
-        }
     }
 
     /// A message settles a pending publish, whose answer it is.

@@ -190,12 +190,14 @@ impl Conversation {
         value.as_ref()?.words(&turn.message, &self.context(turn.now, None))
     }
 
-    /// The request that an answer names: by its number, or by the id of the message it publishes.
+    /// The request that an answer names: by its number, or by the id of the message it publishes (26 characters, more
+    /// than any number has).
     pub(super) fn request_named(&self, text: &str) -> Option<RequestId> {
-        match text.parse() {
-            Ok(number) => Some(RequestId(number)).filter(|id| self.pending.get(*id).is_some()),
-            Err(_) => self.pending.publish_of(MessageId::parse(text)?),
+        if text.len() == ulid::ULID_LEN {
+            return self.pending.publish_of(MessageId::parse(text)?);
         }
+        let id = RequestId(text.parse().ok()?);
+        self.pending.get(id).map(|_| id)
     }
 }
 

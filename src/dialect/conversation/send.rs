@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Conversation, PINGS, Stage};
+use super::{Conversation, Stage};
+use crate::dialect::bindings::Sub;
 use crate::dialect::fill::{ChannelView, Context};
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
-use crate::dialect::template::Need;
+use crate::dialect::template::{Need, Template};
 use crate::dialect::variable::Variable;
 use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::request::Secret;
@@ -55,7 +56,8 @@ impl Conversation {
         chosen.iter().for_each(|spec| self.channels.add(spec));
         let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered);
         if let (Some(sub), Some(spec)) = (sub, chosen.first()) {
-            self.bindings.bind(now.mono, &sub, spec.id, outgoing.request);
+            let number = send.bind.as_ref().is_some_and(Template::is_number);
+            self.bindings.bind(now.mono, Sub { text: &sub, number }, spec.id, outgoing.request);
         }
         if outgoing.answered {
             let request = Request { op: Op::Subscribe, channels: named(&chosen), message: None, resumes };
@@ -138,13 +140,8 @@ impl Conversation {
         let send = dialect.templates.ping.as_ref()?;
         let mut outgoing = self.plain(now, send, Purpose::Ping).ok()?;
         self.expect(&outgoing, Op::Ping, Vec::new());
-        if !outgoing.answered && dialect.hears(Class::Pong) {
-            outgoing.answered = true;
-            if self.pings.len() == PINGS {
-                self.pings.pop_front();
-            }
-            self.pings.push_back(outgoing.request);
-        }
+        // A pong without an id is an answer too.
+        outgoing.answered |= dialect.hears(Class::Pong);
         Some(outgoing)
     }
 

@@ -65,12 +65,12 @@ fn template(
         }
     };
     let mut bind = None;
-    if scope == Scope::Channel {
-        if let Some(text) = section.text("bind", faults) {
-            bind = compiled(Template::text(text.value, names, scope, &format!("{name}.bind")), text, faults);
-            if template.as_ref().is_some_and(Template::lists) {
-                faults.add(text.at, "one subscription id cannot stand for a list of channels");
-            }
+    if scope == Scope::Channel
+        && let Some(text) = section.text("bind", faults)
+    {
+        bind = compiled(Template::text(text.value, names, scope, &format!("{name}.bind")), text, faults);
+        if template.as_ref().is_some_and(Template::lists) {
+            faults.add(text.at, "one subscription id cannot stand for a list of channels");
         }
     }
     let ack = section.boolean("ack", faults);
@@ -104,7 +104,7 @@ impl SendTemplate {
     fn new(template: Template, bind: Option<Template>, ack: Option<bool>, confirm: Option<Confirm>) -> Self {
         let numbered = template.uses(|variable| matches!(variable, Variable::Id));
         let answered = match confirm {
-            Some(confirm) => confirm != Confirm::Written,
+            Some(confirm) => matches!(confirm, Confirm::Ack | Confirm::Echo),
             None => ack.unwrap_or(numbered),
         };
         let confirm = confirm.unwrap_or(if answered { Confirm::Ack } else { Confirm::Written });
