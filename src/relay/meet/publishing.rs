@@ -79,7 +79,7 @@ impl Relay {
             let admitted =
                 self.checked(principal, message).and_then(|checked| self.hand_over(now, from, vec![checked]));
             match admitted {
-                Ok(admitted) => admitted.into_iter().for_each(|one| self.await_accepted(&asker, place, one)),
+                Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(&asker, place, one)),
                 Err(refusal) => self.answer_refused(&asker, place, refusal),
             }
         }
@@ -99,7 +99,7 @@ impl Relay {
         match admitted {
             Ok(admitted) => {
                 for (place, one) in admitted.into_iter().enumerate() {
-                    self.await_accepted(asker, place, one);
+                    self.answer_once_accepted(asker, place, one);
                 }
             }
             Err(refusal) => {
@@ -154,7 +154,7 @@ impl Relay {
     }
 
     /// Answers now if the message is durable already, else when it is.
-    fn await_accepted(&mut self, asker: &Asker, place: usize, admitted: Admitted) {
+    fn answer_once_accepted(&mut self, asker: &Asker, place: usize, admitted: Admitted) {
         let id = admitted.id();
         if self.outbox.is_accepted(id) {
             self.answer_accepted(asker, place, id);

@@ -1,1 +1,457 @@
-//! Random histories against a small reference.
+//! Random histories against a small reference: publishers, an upstream and a disk that remember everything, and at every
+//! step the promises about it. Crashes lose whatever was not durable; a commit that was out may or may not have been.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::codes::ErrorCode;
+
+/// One thing that happens. `usize`: one of those that it can happen to.
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(Vec<Spec>),
+    Commit,
+    Committed,
+    CommitFailed,
+    Send,
+    Written(usize),
+    Ack(usize),
+    StrayAck(usize),
+    Nack(usize, bool),
+    Park(usize),
+    Unpark,
+    Postpone,
+    Cancel(usize),
+    Lose,
+    Pass(u64),
+    Crash { commit_survives: bool },
+}
+
+/// What a publisher chooses.
+#[derive(Debug, Clone)]
+struct Spec {
+    principal: u8,
+    lane: usize,
+    order: Option<u8>,
+    idempotency: Option<u8>,
+    body: u8,
+    once: bool,
+    ttl: Option<u64>,
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let order = prop_oneof![2 => Just(None), 3 => (0u8..2).prop_map(Some)];
+    let idempotency = prop_oneof![2 => Just(None), 1 => (0u8..3).prop_map(Some)];
+    let ttl = prop_oneof![4 => Just(None), 1 => (1u64..40).prop_map(Some)];
+    (0u8..2, 0usize..4, order, idempotency, 0u8..2, any::<bool>(), ttl).prop_map(
+        |(principal, lane, order, idempotency, body, once, ttl)| Spec {
+            principal,
+            lane,
+            order,
+            idempotency,
+            body,
+            once,
+            ttl,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => vec(spec(), 1..3).prop_map(Step::Publish),
+        8 => Just(Step::Commit),
+        10 => Just(Step::Committed),
+        1 => Just(Step::CommitFailed),
+        12 => Just(Step::Send),
+        2 => any::<usize>().prop_map(Step::Written),
+        6 => any::<usize>().prop_map(Step::Ack),
+        1 => any::<usize>().prop_map(Step::StrayAck),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(of, again)| Step::Nack(of, again)),
+        1 => any::<usize>().prop_map(Step::Park),
+        1 => Just(Step::Unpark),
+        1 => Just(Step::Postpone),
+        2 => any::<usize>().prop_map(Step::Cancel),
+        2 => Just(Step::Lose),
+        4 => (1u64..30_000).prop_map(Step::Pass),
+        1 => any::<bool>().prop_map(|commit_survives| Step::Crash { commit_survives }),
+    ]
+}
+
+/// What is known of a message from outside.
+#[derive(Debug, Clone)]
+struct Known {
+    stored: Arc<StoredMessage>,
+    /// Told to the publisher.
+    end: Option<Outcome>,
+    /// Attempts since the process started.
+    attempts: u32,
+    /// Attempts in all.
+    ever: u32,
+    in_flight: bool,
+    /// An attempt left whose fate is not known.
+    uncertain: bool,
+    acked: bool,
+    /// Why it may be passed over: parked, postponed, cancelled, refused.
+    aside: bool,
+    parked: bool,
+}
+
+struct World {
+    bench: Bench,
+    known: BTreeMap<MessageId, Known>,
+    keys: BTreeMap<(String, String), (MessageId, String)>,
+    /// Admitted and not accepted yet.
+    admitted: BTreeMap<MessageId, (String, Option<String>, String)>,
+    out: Option<Vec<Operation>>,
+    failed: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, ..config() };
+        World {
+            bench: Bench::with(config),
+            known: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            admitted: BTreeMap::new(),
+            out: None,
+            failed: false,
+        }
+    }
+
+    fn publish(&mut self, specs: &[Spec]) {
+        let principal = format!("p{}", specs[0].principal);
+        let publishes: Vec<Publish> = specs.iter().map(to_publish).collect();
+        // What the batch must come to, key by key.
+        let (mut expected, mut keys) = (Vec::new(), self.keys.clone());
+        for (at, publish) in publishes.iter().enumerate() {
+            let body = format!("{}{:?}", publish.data, publish.order_key);
+            let key = publish.idempotency_key.as_ref().map(|key| (principal.clone(), key.to_string()));
+            match key.clone().and_then(|key| keys.get(&key)) {
+                Some((_, earlier)) if *earlier != body => expected.push(None),
+                Some((id, _)) => expected.push(Some(Some(*id))),
+                None => expected.push(Some(None)),
+            }
+            if let (Some(key), Some(Some(None))) = (key, expected.last()) {
+                keys.insert(key, (MessageId(at as u128), body));
+            }
+        }
+        match self.bench.publish_by(&principal, publishes.clone()) {
+            Ok(admitted) => {
+                assert!(!self.failed || admitted.iter().all(|one| matches!(one, Admitted::Known(_))), "S16");
+                let ids: Vec<MessageId> = admitted.iter().map(|one| one.id()).collect();
+                for ((at, one), publish) in admitted.iter().enumerate().zip(&publishes) {
+                    let body = format!("{}{:?}", publish.data, publish.order_key);
+                    let key = publish.idempotency_key.as_ref().map(|key| key.to_string());
+                    match (expected[at], one) {
+                        (Some(Some(id)), Admitted::Known(found)) => {
+                            let id = usize::try_from(id.0).ok().and_then(|at| ids.get(at).copied()).unwrap_or(id);
+                            assert_eq!(id, *found, "S15: the key finds its own message");
+                        }
+                        (Some(None), Admitted::New(id)) => {
+                            if let Some(key) = &key {
+                                self.keys.insert((principal.clone(), key.clone()), (*id, body.clone()));
+                            }
+                            self.admitted.insert(*id, (principal.clone(), key, body));
+                        }
+                        other => panic!("S15: {other:?}"),
+                    }
+                }
+            }
+            Err(refusal) if refusal.code == ErrorCode::Conflict => assert!(expected.contains(&None)),
+            Err(refusal) => assert!(self.failed && refusal.code == ErrorCode::StoreFailed, "{refusal:?}"),
+        }
+    }
+
+    fn commit(&mut self) {
+        if self.out.is_none() {
+            self.out = self.bench.outbox.take_commit();
+            assert!(self.out.is_none() || !self.failed, "S16");
+        }
+    }
+
+    fn committed(&mut self) {
+        let Some(operations) = self.out.take() else { return };
+        operations.iter().for_each(|operation| self.bench.disk.apply(operation));
+        for durable in self.bench.outbox.committed(self.bench.now, &mut self.bench.stats) {
+            match durable {
+                Durable::Accepted(id) => self.learn(id),
+                Durable::Settled { outcome, .. } => self.ended(&outcome),
+            }
+        }
+    }
+
+    /// The message is accepted: it must be on the disk.
+    fn learn(&mut self, id: MessageId) {
+        self.admitted.remove(&id);
+        let held = self.bench.disk.messages.iter().find(|(message, _)| message.id == id);
+        let (stored, _) = held.expect("S8: what is accepted is durable");
+        let known = Known {
+            stored: Arc::clone(stored),
+            end: None,
+            attempts: 0,
+            ever: 0,
+            in_flight: false,
+            uncertain: false,
+            acked: false,
+            aside: false,
+            parked: false,
+        };
+        assert!(self.known.insert(id, known).is_none(), "accepted is told once");
+    }
+
+    fn ended(&mut self, outcome: &StoredOutcome) {
+        assert!(self.bench.disk.outcomes.iter().any(|kept| kept.id == outcome.id), "S8: an end is durable");
+        let known = self.known.get_mut(&outcome.id).expect("only what was accepted ends");
+        assert_eq!(known.end, None, "S9: one end");
+        match outcome.outcome.state {
+            OutcomeState::Delivered => assert!(known.acked, "S13: delivered only if acked"),
+            OutcomeState::Expired => {
+                assert!(known.stored.expires.is_some_and(|at| at <= self.bench.now.wall), "expired in time");
+            }
+            OutcomeState::Rejected => assert!(known.aside, "nobody refused it"),
+            OutcomeState::DeadLettered => {}
+        }
+        known.end = Some(outcome.outcome.clone());
+        known.in_flight = false;
+    }
+
+    fn send(&mut self) {
+        let Some(message) = self.bench.outbox.next(self.bench.now, false) else { return };
+        let id = message.id;
+        assert!(!self.failed, "nothing leaves after the store failed");
+        let now = self.bench.now;
+        let known = self.known.get(&id).expect("G-O1: only what is accepted leaves").clone();
+        assert_eq!(known.end, None, "S14: no attempt after the end");
+        assert!(!known.in_flight && !known.acked && !known.parked, "one attempt at a time, none after an ack");
+        assert!(message.expires.is_none_or(|at| at > now.wall), "S14: no attempt after expiry");
+        if let Some(key) = &message.order_key {
+            let before = self.known.range(..id).map(|(_, other)| other);
+            let open =
+                before.filter(|other| other.stored.order_key.as_ref() == Some(key) && other.end.is_none()).count();
+            assert_eq!(open, 0, "S11: the one before has not ended");
+        } else if known.attempts == 0 {
+            let jumped = self.known.range(..id).find(|(_, other)| {
+                other.stored.order_key.is_none()
+                    && other.stored.lane == message.lane
+                    && other.end.is_none()
+                    && other.attempts == 0
+                    && !other.aside
+                    && other.stored.expires.is_none_or(|at| at > now.wall)
+            });
+            assert_eq!(jumped.map(|(id, _)| id), None, "G-O5: first attempts in the order of acceptance");
+        }
+        if message.on_unknown == OnUnknown::DeadLetter {
+            assert!(!known.uncertain, "G-O4: it may have left before");
+            let held = self.bench.disk.messages.iter().find(|(held, _)| held.id == id).unwrap();
+            assert!(held.1 > known.attempts, "G-O4: the attempt is durable before it leaves");
+        }
+        let confirm = if id.0.is_multiple_of(5) { Confirm::Written } else { Confirm::Ack };
+        self.bench.outbox.sent(now, id, confirm, &mut self.bench.stats);
+        let known = self.known.get_mut(&id).unwrap();
+        known.attempts += 1;
+        known.ever += 1;
+        known.in_flight = true;
+        known.uncertain = true;
+        assert!(known.attempts <= self.bench.config.max_attempts, "S12");
+        let in_flight = self.known.values().filter(|known| known.in_flight).count();
+        assert!(in_flight <= self.bench.config.window, "the window holds: {in_flight}");
+    }
+
+    /// One of those that fit.
+    fn pick(&self, at: usize, fits: impl Fn(&Known) -> bool) -> Option<MessageId> {
+        let all: Vec<MessageId> = self.known.iter().filter(|(_, known)| fits(known)).map(|(id, _)| *id).collect();
+        all.get(at.checked_rem(all.len())?).copied()
+    }
+
+    fn ack(&mut self, id: MessageId) {
+        let known = self.known.get_mut(&id).unwrap();
+        known.acked |= !self.failed;
+        known.in_flight = false;
+        self.bench.ack(id);
+    }
+
+    fn written(&mut self, id: MessageId) {
+        if id.0.is_multiple_of(5) {
+            let known = self.known.get_mut(&id).unwrap();
+            known.acked |= !self.failed;
+            known.in_flight = false;
+        }
+        self.bench.outbox.written(self.bench.now, &[id], &mut self.bench.stats);
+    }
+
+    fn nack(&mut self, id: MessageId, again: bool) {
+        self.bench.nack(id, Nack { then: Some(if again { Then::Retry } else { Then::Reject }), ..Nack::default() });
+        let known = self.known.get_mut(&id).unwrap();
+        known.in_flight = false;
+        known.uncertain = false;
+        known.aside = true;
+    }
+
+    fn lose(&mut self) {
+        self.bench.lose();
+        for known in self.known.values_mut() {
+            known.in_flight = false;
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let before = self.bench.stats.ack_timeouts;
+        self.bench.pass(time);
+        // Which ones were given up: ask, one by one.
+        if self.bench.stats.ack_timeouts > before {
+            for (id, known) in self.known.iter_mut().filter(|(_, known)| known.in_flight) {
+                known.in_flight = self.bench.outbox.state_text(*id) == "in_flight";
+            }
+        }
+    }
+
+    fn crash(&mut self, commit_survives: bool) {
+        if let Some(operations) = self.out.take().filter(|_| commit_survives) {
+            operations.iter().for_each(|operation| self.bench.disk.apply(operation));
+        }
+        self.failed = false;
+        self.bench.restart();
+        // What was durable and never told is true all the same.
+        let disk = self.bench.disk.clone();
+        for (message, _) in &disk.messages {
+            if !self.known.contains_key(&message.id) {
+                self.learn(message.id);
+            }
+        }
+        for outcome in &disk.outcomes {
+            if self.known.get(&outcome.id).is_some_and(|known| known.end.is_none()) {
+                self.ended(outcome);
+            }
+        }
+        for (id, known) in &mut self.known {
+            let held = disk.messages.iter().find(|(message, _)| message.id == *id);
+            let kept = disk.outcomes.iter().find(|outcome| outcome.id == *id);
+            assert_eq!(kept.map(|outcome| &outcome.outcome), known.end.as_ref(), "S9: the end stays what it was");
+            assert!(held.is_some() != known.end.is_some(), "S8: what was accepted is there");
+            (known.attempts, known.in_flight, known.acked, known.parked) = (0, false, false, false);
+            // An attempt that may have left before the crash: it ends, and is passed over until that is durable.
+            known.aside = held.is_some_and(|(_, attempts)| *attempts > 0);
+        }
+        // Keys of what was never durable are free again.
+        let known = &self.known;
+        self.keys.retain(|_, (id, _)| known.contains_key(id));
+        self.admitted.clear();
+    }
+
+    fn take(&mut self, step: &Step) {
+        let sent = |known: &Known| known.attempts > 0 && known.end.is_none();
+        let flying = |known: &Known| known.in_flight;
+        let waiting = |known: &Known| known.attempts == 0 && known.end.is_none();
+        match step {
+            Step::Publish(specs) => self.publish(specs),
+            Step::Commit => self.commit(),
+            Step::Committed => self.committed(),
+            Step::CommitFailed => {
+                if self.out.take().is_some() {
+                    self.bench.outbox.commit_failed("test", &mut self.bench.stats);
+                    self.failed = true;
+                    let lost = std::mem::take(&mut self.admitted);
+                    self.keys.retain(|_, (id, _)| !lost.contains_key(id));
+                }
+            }
+            Step::Send => self.send(),
+            Step::Written(of) => self.pick(*of, flying).into_iter().for_each(|id| self.written(id)),
+            Step::Ack(of) => self.pick(*of, sent).into_iter().for_each(|id| self.ack(id)),
+            Step::StrayAck(of) => self.pick(*of, waiting).into_iter().for_each(|id| self.bench.ack(id)),
+            Step::Nack(of, again) => self.pick(*of, flying).into_iter().for_each(|id| self.nack(id, *again)),
+            Step::Park(_) => {
+                if let Some(id) = self.bench.outbox.next(self.bench.now, false).map(|message| message.id) {
+                    self.bench.outbox.park(id);
+                    let known = self.known.get_mut(&id).unwrap();
+                    (known.parked, known.aside) = (true, true);
+                }
+            }
+            Step::Unpark => {
+                for (id, known) in self.known.iter_mut().filter(|(_, known)| known.parked) {
+                    self.bench.outbox.unpark(*id);
+                    known.parked = false;
+                }
+            }
+            Step::Postpone => {
+                if let Some(id) = self.bench.outbox.next(self.bench.now, false).map(|message| message.id) {
+                    self.bench.outbox.postpone(self.bench.now, id, &mut self.bench.rng, &mut self.bench.stats);
+                    self.known.get_mut(&id).unwrap().aside = true;
+                }
+            }
+            Step::Cancel(of) => {
+                let Some(id) = self.pick(*of, |known| known.end.is_none()) else { return };
+                let principal = Arc::clone(&self.known[&id].stored.principal);
+                if self.bench.outbox.cancel(self.bench.now, &principal, id).is_ok() {
+                    assert!(!self.known[&id].in_flight && !self.failed);
+                    self.known.get_mut(&id).unwrap().aside = true;
+                }
+            }
+            Step::Lose => self.lose(),
+            Step::Pass(ms) => self.pass(MS * u32::try_from(*ms).unwrap()),
+            Step::Crash { commit_survives } => self.crash(*commit_survives),
+        }
+        self.check();
+    }
+
+    /// What must be true after every step.
+    fn check(&self) {
+        assert_eq!(self.bench.stats.conservation_error(), 0, "S10");
+        for id in self.admitted.keys() {
+            assert!(!self.bench.outbox.is_accepted(*id), "G-O1: accepted before it was durable");
+        }
+        for (id, known) in &self.known {
+            assert_eq!(self.bench.outbox.outcome(*id), known.end.as_ref(), "G-O6: an end is seen when it is durable");
+        }
+    }
+
+    /// Without further faults everything ends.
+    fn drain(&mut self) {
+        if self.failed {
+            self.crash(false);
+        }
+        self.take(&Step::Unpark);
+        for _ in 0..2000 {
+            self.take(&Step::Commit);
+            self.take(&Step::Committed);
+            self.take(&Step::Send);
+            // Only what is in flight is answered: what was forgotten must show.
+            self.pick(0, |known| known.in_flight).into_iter().for_each(|id| self.ack(id));
+            if self.known.values().all(|known| known.end.is_some()) && self.admitted.is_empty() {
+                let depth: u64 = self.bench.stats.lanes.iter().map(|lane| lane.depth).sum();
+                assert_eq!((depth, self.bench.outbox.in_flight()), (0, 0));
+                return;
+            }
+            self.take(&Step::Pass(500));
+        }
+        let left: Vec<_> = self.known.values().filter(|known| known.end.is_none()).collect();
+        panic!("L2: never ended: {left:?}, {:?}", self.admitted);
+    }
+}
+
+fn to_publish(spec: &Spec) -> Publish {
+    Publish {
+        order_key: spec.order.map(|key| format!("o{key}").into()),
+        idempotency_key: spec.idempotency.map(|key| format!("k{key}").into()),
+        lane: Lane::ALL[spec.lane],
+        on_unknown: Some(if spec.once { OnUnknown::DeadLetter } else { OnUnknown::Retry }),
+        ttl: spec.ttl.map(Duration::from_secs),
+        ..message(&spec.body.to_string())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_keeps_the_promises(steps in vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.take(step);
+        }
+        world.drain();
+    }
+}
