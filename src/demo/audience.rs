@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use serde_json::Value;
+
 /// Between two tries to join.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Frames that are worth a line.
@@ -14,14 +16,22 @@ const ALOUD: [&str; 4] = ["gap", "reset", "error", "closing"];
 pub fn start(feed: SocketAddr, channels: Vec<String>) -> std::io::Result<()> {
     std::thread::Builder::new().name("demo-audience".to_owned()).spawn(move || {
         loop {
-            if let Err(error) = listen(feed, &channels, |line| tracing::info!(target: "tidegate::demo", "feed: {line}"))
-            {
+            if let Err(error) = listen(feed, &channels, say) {
                 tracing::debug!(target: "tidegate::demo", %error, "the demo's own client lost the feed");
             }
             std::thread::sleep(PAUSE);
         }
     })?;
     Ok(())
+}
+
+/// A line for people: `gap on price:BTC-USD: reconnect`.
+fn say(frame: &str) {
+    let frame: Value = serde_json::from_str(frame).unwrap_or_default();
+    let text = |name: &str| frame[name].as_str().unwrap_or("?");
+    let about = frame["channel"].as_str().map(|channel| format!(" on {channel}")).unwrap_or_default();
+    let why = frame["reason"].as_str().unwrap_or_else(|| text("message"));
+    tracing::info!(target: "tidegate::demo", "feed: {}{about}: {why}", text("kind"));
 }
 
 /// One connection, until it ends. `aloud` gets the text of frames other than events.

@@ -39,7 +39,7 @@ pub fn text(addresses: &Addresses, keys: bool) -> String {
 
   Send something (upstream acknowledges orders, and rejects every fourth):
     curl -X POST http://{feed}/v1/publish -H 'content-type: application/json' \\
-      -d '{{\"channel\":\"orders\",\"data\":{{\"buy\":1}},\"idempotency_key\":\"o-1\"}}'
+      -d '{{\"channel\":\"orders\",\"data\":{{\"buy\":1}}}}'
 
   Look inside:
     curl http://{feed}/v1/status

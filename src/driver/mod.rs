@@ -7,6 +7,7 @@
 
 mod calls;
 mod meter;
+mod news;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::upstream::Upstream;
 
 use self::calls::Calls;
 use self::meter::Meter;
+use self::news::News;
 
 /// Inputs of one turn, over all kinds.
 const TURN_INPUTS: usize = 1024;
@@ -88,6 +90,7 @@ pub struct Driver {
     watchdog: Watchdog,
     feed_watchdog_at: Option<Instant>,
     meter: Meter,
+    news: News,
     disk_free: Option<(u64, Mono)>,
     /// What was taken out of a source to see whether it has something.
     held: Option<Held>,
@@ -113,6 +116,7 @@ impl Driver {
             feed_watchdog_at: watchdog.period().map(|_| Instant::now()),
             watchdog,
             meter: Meter::default(),
+            news: News::default(),
             disk_free: None,
             held: None,
             stopped: false,
@@ -153,7 +157,8 @@ impl Driver {
         }
         // 6. Outputs, until there are none or enough was written that inputs deserve a look.
         let drained = self.drain(now);
-        // 7. Sign of life.
+        // 7. The log and the sign of life.
+        self.news.tell(now.mono, self.relay.link());
         self.feed_watchdog();
         self.meter.turned(now.mono, clock::mono());
         drained

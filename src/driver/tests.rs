@@ -1,6 +1,7 @@
 //! The loop with a real relay, a real store and real sockets; upstream is a port where nobody listens.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,8 +51,8 @@ impl Bench {
         let inbox = Inbox::new();
         let (upstream, upstream_inputs) = Upstream::new(&config.upstream);
         let writers = Writers::new(&config.feed, RequestLimits::new(&config), inbox.clone());
-        let dialect = Dialect::parse("test", "dialect = 1\nname = \"test\"\n").unwrap();
-        let relay = Relay::new(config.clone(), Arc::new(dialect), restored, 1, clock::now());
+        let dialect = Dialect::builtin("plain").unwrap();
+        let relay = Relay::new(config.clone(), dialect, restored, 1, clock::now());
         let sources = Sources { inbox, upstream: upstream_inputs, store: store_answers, outside: from_outside };
         let sender = watch::Sender::new(Course { config, draining: false });
         let course = sender.subscribe();
@@ -204,6 +205,24 @@ async fn a_reload_changes_what_it_may_and_keeps_the_rest() {
             let after = bench.course.borrow_and_update().config.clone();
             assert_eq!(after.feed.max_sessions, 7);
             assert_eq!(after.upstream.url, before.upstream.url);
+            bench.stop().await;
+        })
+        .await;
+}
+#[tokio::test]
+async fn the_longest_wait_is_the_relays_next_timer() {
+    LocalSet::new()
+        .run_until(async {
+            let bench = Bench::start();
+            // Nobody listens upstream: attempts go on by the relay's timers alone.
+            loop {
+                let Reply::Stats(stats) = bench.call(CallRequest::Stats).await else { panic!("statistics") };
+                if stats.link.attempts >= 2 {
+                    assert!(stats.link.disconnects.get(&"refused") >= 1);
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             bench.stop().await;
         })
         .await;

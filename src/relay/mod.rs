@@ -173,6 +173,11 @@ impl Relay {
         self.draining_timeout(now);
     }
 
+    /// The link as it stands, for the log.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Plain numbers for the metrics and the status.
     pub fn stats(&self) -> &Stats {
         &self.stats

@@ -1,0 +1,42 @@
+//! What the log says about the link: one line when it is live, one when a connection ended or did not come about, with the
+//! reason, how long it lasted and when the next attempt begins.
+
+use crate::relay::link::Link;
+use crate::relay::stats::LinkState;
+use crate::relay::time::Mono;
+
+/// What was said last.
+#[derive(Default)]
+pub struct News {
+    state: Option<LinkState>,
+    ended: Option<Mono>,
+}
+
+impl News {
+    /// Says what changed since the last turn.
+    pub fn tell(&mut self, now: Mono, link: &Link) {
+        let ending = link.last_ending().filter(|ending| Some(ending.at) != self.ended);
+        if let Some(ending) = ending {
+            self.ended = Some(ending.at);
+            let next_try_ms = link.due().map(|due| due.since(now).as_millis());
+            let (reason, failures) = (ending.reason, link.failures());
+            let detail = Some(ending.detail.as_str()).filter(|detail| !detail.is_empty());
+            if ending.live_for.is_zero() {
+                tracing::info!(reason, detail, failures, next_try_ms, "no connection to upstream");
+            } else {
+                let live_ms = ending.live_for.as_millis();
+                tracing::info!(reason, detail, live_ms, next_try_ms, "the connection to upstream ended");
+            }
+        }
+        let state = link.state();
+        if self.state.replace(state) == Some(state) {
+            return;
+        }
+        match state {
+            LinkState::Live => tracing::info!("upstream is live"),
+            LinkState::Paused => tracing::info!("upstream is paused until it is resumed"),
+            LinkState::GivenUp => tracing::error!("upstream is given up: POST /v1/upstream/reconnect tries again"),
+            LinkState::Idle | LinkState::Connecting | LinkState::BackingOff => {}
+        }
+    }
+}
