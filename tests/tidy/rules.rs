@@ -172,9 +172,6 @@ const SYNONYMS: &[(&str, &str)] = &[
 /// Names that say nothing; forbidden where something is named, not where a foreign name is used.
 const EMPTY: &[&str] = &["manager", "helper", "util", "misc", "handler"];
 
-/// Lines that may use such a word because another program's vocabulary is meant: `(path, word)`.
-const FOREIGN: &[(&str, &str)] = &[];
-
 /// Synonyms of glossary words in names and comments.
 pub fn glossary(file: &File) -> Complaints {
     let masked = mask(&file.text);
@@ -184,10 +181,11 @@ pub fn glossary(file: &File) -> Complaints {
         for word in words {
             let single = word.strip_suffix('s').unwrap_or(&word);
             let found = SYNONYMS.iter().find(|(wrong, _)| *wrong == word || *wrong == single);
-            let foreign =
-                FOREIGN.iter().any(|(path, known)| file.path == *path && (*known == word || *known == single));
-            if let (Some((wrong, right)), false) = (found, foreign) {
+            if let Some((wrong, right)) = found {
                 out.push(complain(file, number, &format!("`{wrong}`: the glossary's word is {right}")));
+            }
+            if names_something(code) && EMPTY.contains(&single) {
+                out.push(complain(file, number, &format!("`{single}` says nothing: name what it does or holds")));
             }
         }
     }
