@@ -105,7 +105,8 @@ impl ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay (the default)
+    /// Run the relay (the default). With TIDEGATE_PORTS_FILE=PATH in the environment it writes the addresses that it listens on
+    /// there, as JSON: for port 0
     Run,
     /// Show it at work: an upstream service made for showing, and a relay in front of it
     Demo(demo::DemoArgs),

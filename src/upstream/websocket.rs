@@ -137,7 +137,10 @@ impl Wire {
             Disconnect::Protocol(_) => Some(CloseCode::Protocol),
             Disconnect::NotUtf8 => Some(CloseCode::Invalid),
             Disconnect::Oversize => Some(CloseCode::Size),
-            _ => None,
+            // tungstenite has the echo ready.
+            Disconnect::Closed { .. } => None,
+            // Nobody hears it.
+            _ => return,
         };
         let goodbye = async {
             if let Some(code) = code {
