@@ -34,7 +34,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty() && total <= LONGEST).then_some(total)
 }
 
-/// `"4/s"`, `"110/60s"`, `"300/m"`: tokens that come back in that time. The bucket is one second's worth, at least 1.
+/// `"4/s"`, `"110/60s"`, `"300/m"`: tokens that come back in that time. The bucket holds one, so that frames leave evenly
+/// spaced: a burst at the seam of a provider's own counting windows trips limits that the mean rate keeps.
 pub(crate) fn rate(text: &str) -> Option<Rate> {
     let (tokens, per) = text.split_once('/')?;
     let tokens: u32 = tokens.parse().ok().filter(|tokens| *tokens > 0)?;
@@ -44,8 +45,7 @@ pub(crate) fn rate(text: &str) -> Option<Rate> {
         "h" => Duration::from_secs(3600),
         _ => duration(per).filter(|per| !per.is_zero())?,
     };
-    let burst = u64::from(tokens).saturating_mul(1000) / u64::try_from(per.as_millis()).unwrap_or(u64::MAX).max(1);
-    Some(Rate { tokens, per, burst: u32::try_from(burst).unwrap_or(u32::MAX).max(1) })
+    Some(Rate { tokens, per, burst: 1 })
 }
 
 /// `"retry"`, …, `"pause 30s"`.
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn rates() {
         let read = |text| rate(text).map(|rate| (rate.tokens, rate.per.as_secs(), rate.burst));
-        assert_eq!(read("4/s"), Some((4, 1, 4)));
+        assert_eq!(read("4/s"), Some((4, 1, 1)));
         assert_eq!(read("110/60s"), Some((110, 60, 1)));
-        assert_eq!(read("600/m"), Some((600, 60, 10)));
+        assert_eq!(read("600/m"), Some((600, 60, 1)));
         for text in ["", "4", "0/s", "4/0s", "-4/s", "4/x", "s/4"] {
             assert_eq!(read(text), None, "{text}");
         }

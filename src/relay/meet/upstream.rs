@@ -1,5 +1,8 @@
 //! Link, attempt and interest meet: connecting, endings, timeouts, what people ask of the link and are shown of it.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,288 @@
+//! A relay and the service upstream of it, in virtual time. The service says only what a test makes it say.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::dialect::{Dialect, WireFrame};
+use crate::protocol::frame::Format;
+use crate::protocol::request::{Publish, Request, Subscribe};
+use crate::relay::Relay;
+use crate::relay::access::Principal;
+use crate::relay::outbox::Lane;
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Input, Output, SessionId};
+use crate::relay::record::Restored;
+use crate::relay::time::{Mono, Time, Wall};
+
+/// Subscribes with acks, refusals of every kind, publishing, and a ping of its own.
+pub(super) const DIALECT: &str = r#"
+dialect = 1
+name = "service"
+LIMITS
+[close]
+then = { "4000-4099" = "fatal" }
+[send]
+subscribe = '{"op":"subscribe","channels":{channel*},"id":{id}}'
+unsubscribe = '{"op":"unsubscribe","channels":{channel*},"id":{id}}'
+publish = '{"op":"publish","channel":{channel},"data":{data},"id":{id}}'
+HELLO
+[[on]]
+match = { "/event" = { exists = true } }
+is = "event"
+channel = "/event"
+data = "/data"
+[[on]]
+match = { "/ok" = { exists = true } }
+is = "ack"
+req = "/ok"
+[[on]]
+match = { "/busy" = { exists = true } }
+is = "error"
+req = "/busy"
+message = "/why"
+then = "retry"
+[[on]]
+match = { "/slower" = { exists = true } }
+is = "error"
+message = "/why"
+then = "pause 30s"
+[[on]]
+match = { "/no" = { exists = true } }
+is = "error"
+req = "/no"
+message = "/why"
+[[on]]
+match = { "/gone" = { exists = true } }
+is = "gone"
+channel = "/gone"
+[[on]]
+match = { "/bye" = true }
+is = "reconnect"
+[[on]]
+match = { "/denied" = true }
+is = "denied"
+"#;
+
+/// Rules for a service that says hello and answers authentication.
+pub(super) const HELLO: &str = r#"
+auth = '{"op":"auth","id":{id}}'
+[[on]]
+match = { "/hello" = true }
+is = "hello"
+[[on]]
+match = { "/ready" = true }
+is = "ready"
+"#;
+
+/// The relay, the service, and what passed between them.
+pub(super) struct Service {
+    pub relay: Relay,
+    pub now: Time,
+    /// Attempts that asked for a token; answered at once.
+    pub fetches: u32,
+    /// Attempts whose connect is not answered.
+    pub connects: VecDeque<AttemptId>,
+    /// The last attempt that connected.
+    pub attempt: AttemptId,
+    /// Frames transmitted, with when.
+    pub sent: Vec<(Mono, WireFrame)>,
+    /// A transmit whose answer is held back.
+    pub stuck: bool,
+    pub outstanding: u32,
+    /// Connections that the relay closed.
+    pub closed: Vec<AttemptId>,
+    pub told: Vec<(SessionId, Value)>,
+}
+
+impl Service {
+    pub(super) fn new(limits: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::speaking(&DIALECT.replace("LIMITS", limits).replace("HELLO", ""), change)
+    }
+
+    pub(super) fn speaking(dialect: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.interest.linger = Duration::from_secs(5);
+        change(&mut config);
+        let dialect = Dialect::parse("service", dialect).unwrap();
+        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
+        let relay = Relay::new(Arc::new(config), Arc::new(dialect), Restored::default(), 1, now);
+        let mut service = Service {
+            relay,
+            now,
+            fetches: 0,
+            connects: VecDeque::new(),
+            attempt: AttemptId(0),
+            sent: Vec::new(),
+            stuck: false,
+            outstanding: 0,
+            closed: Vec::new(),
+            told: Vec::new(),
+        };
+        service.pass(Duration::ZERO);
+        service
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        self.relay.handle_input(self.now, input);
+        self.turn();
+    }
+
+    pub(super) fn turn(&mut self) {
+        let mut steps = 0;
+        while let Some(output) = self.relay.poll_output(self.now) {
+            steps += 1;
+            assert!(steps < 100_000, "a turn ends");
+            match output {
+                Output::Fetch { call: CallId(call), .. } => {
+                    self.fetches += 1;
+                    self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result: Ok(None) });
+                }
+                Output::Connect { attempt, .. } => self.connects.push_back(attempt),
+                Output::Transmit { attempt, frames } => {
+                    assert_eq!(attempt, self.attempt);
+                    assert_eq!(self.outstanding, 0, "one transmit at a time");
+                    self.sent.extend(frames.into_iter().map(|frame| (self.now.mono, frame)));
+                    if self.stuck {
+                        self.outstanding += 1;
+                    } else {
+                        self.relay.handle_input(self.now, Input::Transmitted { attempt });
+                    }
+                }
+                Output::Disconnect { attempt, .. } => self.closed.push(attempt),
+                Output::Deliver { session, batch } => {
+                    for item in batch.items() {
+                        self.told.push((session, serde_json::from_slice(item.text()).unwrap()));
+                    }
+                    self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
+                }
+                Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
+                Output::Answer { .. } | Output::Close { .. } | Output::Stopped => {}
+            }
+        }
+    }
+
+    /// Lets time pass, stopping wherever the relay has something to do.
+    pub(super) fn pass(&mut self, d: Duration) {
+        let end = self.now.after(d);
+        let mut spins = 0;
+        while let Some(due) = self.relay.poll_timeout().filter(|due| *due <= end.mono) {
+            spins = if due > self.now.mono { 0 } else { spins + 1 };
+            assert!(spins < 10, "no busy loop");
+            self.now = self.now.after(due.since(self.now.mono));
+            self.relay.handle_timeout(self.now);
+            self.turn();
+        }
+        self.now = self.now.after(end.mono.since(self.now.mono));
+    }
+
+    pub(super) fn pass_seconds(&mut self, seconds: u64) {
+        self.pass(Duration::from_secs(seconds));
+    }
+
+    /// Answers the connect that waits.
+    pub(super) fn connect(&mut self) {
+        self.attempt = self.connects.pop_front().expect("the relay connects");
+        self.outstanding = 0;
+        self.input(Input::Connected { attempt: self.attempt, peer: "192.0.2.1:443".to_owned() });
+    }
+
+    /// Lets time pass until the relay connects again; gives how long that took.
+    pub(super) fn until_connect(&mut self) -> Duration {
+        let begin = self.now.mono;
+        while self.connects.is_empty() {
+            let due = self.relay.upstream_due().expect("it will connect");
+            assert!(due.since(begin) < Duration::from_secs(3700), "it will connect");
+            self.pass(due.since(self.now.mono));
+        }
+        self.now.mono.since(begin)
+    }
+
+    pub(super) fn lose(&mut self, reason: Disconnect) {
+        self.input(Input::Disconnected { attempt: self.attempt, reason });
+    }
+
+    pub(super) fn close(&mut self, code: u16) {
+        self.lose(Disconnect::Closed { code, reason: String::new() });
+    }
+
+    /// The service says something.
+    pub(super) fn say(&mut self, message: &Value) {
+        self.say_frame(WireFrame::Text(Bytes::from(message.to_string())));
+    }
+
+    pub(super) fn say_frame(&mut self, frame: WireFrame) {
+        let (attempt, at) = (self.attempt, self.now);
+        self.input(Input::Received { attempt, at, frames: vec![frame] });
+    }
+
+    /// The messages sent since the last look.
+    pub(super) fn heard(&mut self) -> Vec<Value> {
+        let texts = std::mem::take(&mut self.sent).into_iter().filter_map(|(_, frame)| match frame {
+            WireFrame::Text(text) => Some(serde_json::from_slice(&text).unwrap()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// Acks every request among the messages sent since the last look; gives the messages.
+    pub(super) fn ack_all(&mut self) -> Vec<Value> {
+        let heard = self.heard();
+        for message in &heard {
+            self.say(&json!({"ok": message["id"]}));
+        }
+        heard
+    }
+
+    pub(super) fn join(&mut self, index: u32) -> SessionId {
+        let session = SessionId { index, generation: 1 };
+        let principal = Arc::new(Principal::local());
+        self.input(Input::Joined { session, principal, format: Format::WebSocket, subscribe: None });
+        session
+    }
+
+    pub(super) fn subscribe(&mut self, session: SessionId, channels: &[&str]) {
+        self.ask(session, Request::Subscribe(super::subscribe(channels)));
+    }
+
+    pub(super) fn unsubscribe(&mut self, session: SessionId, channels: &[&str]) {
+        let Subscribe { channels, .. } = super::subscribe(channels);
+        self.ask(session, Request::Unsubscribe { reference: None, channels });
+    }
+
+    pub(super) fn publish(&mut self, session: SessionId, channel: &str, lane: Lane) {
+        let message = Publish {
+            channel: super::subscribe(&[channel]).channels.remove(0),
+            key: None,
+            kind: None,
+            data: "1".into(),
+            idempotency_key: None,
+            order_key: None,
+            lane,
+            ttl: None,
+            on_unknown: None,
+        };
+        self.ask(session, Request::Publish { reference: None, messages: vec![message], atomic: false });
+    }
+
+    fn ask(&mut self, session: SessionId, request: Request) {
+        self.input(Input::Request { session, request: Ok(request) });
+    }
+
+    /// What a session was told since the last look, in short: kind, channel, and reason or code or data.
+    pub(super) fn told(&mut self, session: SessionId) -> Vec<String> {
+        let (mine, rest) = std::mem::take(&mut self.told).into_iter().partition(|(to, _)| *to == session);
+        self.told = rest;
+        let mine: Vec<(SessionId, Value)> = mine;
+        let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let short = |frame: &Value| {
+            let extra = ["reason", "code", "data", "state", "upstream"].iter().find_map(|name| frame.get(name));
+            let parts = [Some(&frame["kind"]), frame.get("channel"), extra];
+            parts.into_iter().flatten().map(word).collect::<Vec<_>>().join(" ")
+        };
+        mine.iter().map(|(_, frame)| short(frame)).collect()
+    }
+}
