@@ -137,7 +137,7 @@ impl Access {
         let Some(grants) = &self.grants else { return Ok(Arc::clone(&self.local)) };
         let shown = token_hash(token.unwrap_or(""));
         let found = find(grants, &shown).filter(|_| token.is_some());
-        found.map(|principal| Arc::clone(principal)).ok_or(ErrorCode::Unauthenticated)
+        found.cloned().ok_or(ErrorCode::Unauthenticated)
     }
 
     /// What a principal of an earlier configuration is now, with today's patterns; `None` if its proof no longer counts.
@@ -174,7 +174,10 @@ mod tests {
     use super::*;
     use crate::protocol::request::Secret;
 
-    fn access(mode: AccessMode, tokens: &[(&str, &str, &[&str], &[&str])]) -> Access {
+    /// Name, token, what it may read and write.
+    type Grant<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+
+    fn access(mode: AccessMode, tokens: &[Grant<'_>]) -> Access {
         let strings = |patterns: &[&str]| patterns.iter().map(|p| (*p).to_owned()).collect();
         let tokens = tokens.iter().map(|(name, token, read, write)| TokenGrant {
             name: (*name).to_owned(),

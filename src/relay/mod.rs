@@ -147,7 +147,7 @@ impl Relay {
 
     /// The next thing to do, or `None` when the turn is over. Drain it after every turn.
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
-        if self.stirred && self.outputs.is_empty() {
+        while self.stirred && self.outputs.is_empty() {
             self.stirred = false;
             self.pump_upstream(now);
             self.pump_store();

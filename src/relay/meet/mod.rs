@@ -13,6 +13,8 @@ pub(super) mod draining;
 pub(super) mod events;
 pub(super) mod hearing;
 pub(super) mod outbound;
+#[cfg(test)]
+mod outbound_tests;
 pub(super) mod publishing;
 pub(super) mod sending;
 pub(super) mod sessions;

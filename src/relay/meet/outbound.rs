@@ -197,6 +197,7 @@ impl Relay {
         let linger = policy.and_then(|policy| policy.linger).unwrap_or(self.config.interest.linger);
         let priority = policy.map_or(Lane::Medium, |policy| policy.priority);
         let channel = self.interest.want(now.mono, Want { identity: &identity, name, params, priority, linger })?;
+        self.stirred = true; // it is to be subscribed, and this comes up while frames are made
         let joins = &mut self.outbound.joins;
         joins.of.insert(message.id, channel);
         let messages = joins.wanted.entry(channel).or_default();

@@ -1,0 +1,476 @@
+//! Publishing through the whole relay, in virtual time: what publishers are told and what upstream gets, with built-in
+//! dialects and a store that answers when it is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::config::{Config, TokenSource};
+use crate::dialect::{Dialect, WireFrame};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::frame::Format;
+use crate::protocol::request::{ChannelRequest, Publish, Ref, Request};
+use crate::relay::Relay;
+use crate::relay::access::Principal;
+use crate::relay::outbox::{Lane, OnUnknown};
+use crate::relay::pairs::{AttemptId, CallId, CallRequest, Disconnect, Input, LeftReason, Output, Reply, SessionId};
+use crate::relay::record::Restored;
+use crate::relay::time::{Mono, Time, Wall};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A relay with its carriers.
+struct House {
+    relay: Relay,
+    now: Time,
+    attempt: Option<AttemptId>,
+    /// Connections are refused.
+    down: bool,
+    /// Commits wait for [`House::commit`].
+    slow_store: bool,
+    committing: bool,
+    /// What upstream got, parsed.
+    sent: Vec<Value>,
+    told: Vec<(SessionId, Value)>,
+    answers: Vec<(CallId, Reply)>,
+    sessions: u32,
+    calls: u64,
+}
+
+impl House {
+    fn new(dialect: &str) -> Self {
+        Self::with(dialect, |_| {})
+    }
+
+    fn with(dialect: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.upstream.url = "ws://upstream.test/".into();
+        config.upstream.token = TokenSource::None;
+        change(&mut config);
+        let dialect = Dialect::builtin(dialect).expect("a built-in dialect");
+        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
+        let mut house = House {
+            relay: Relay::new(Arc::new(config), dialect, Restored::default(), 1, now),
+            now,
+            attempt: None,
+            down: false,
+            slow_store: false,
+            committing: false,
+            sent: Vec::new(),
+            told: Vec::new(),
+            answers: Vec::new(),
+            sessions: 0,
+            calls: 0,
+        };
+        house.wait(Duration::ZERO);
+        house
+    }
+
+    fn input(&mut self, input: Input) {
+        self.relay.handle_input(self.now, input);
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        while let Some(output) = self.relay.poll_output(self.now) {
+            let answer = self.carry(output);
+            if let Some(answer) = answer {
+                self.relay.handle_input(self.now, answer);
+            }
+        }
+    }
+
+    /// Does what the relay asks; gives the answer.
+    fn carry(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Connect { attempt, .. } if self.down => {
+                Some(Input::Disconnected { attempt, reason: Disconnect::Refused })
+            }
+            Output::Connect { attempt, .. } => {
+                self.attempt = Some(attempt);
+                Some(Input::Connected { attempt, peer: "test".into() })
+            }
+            Output::Transmit { attempt, frames } => {
+                for frame in frames {
+                    if let WireFrame::Text(text) = frame {
+                        self.sent.push(serde_json::from_slice(&text).unwrap());
+                    }
+                }
+                Some(Input::Transmitted { attempt })
+            }
+            Output::Disconnect { attempt, .. } => Some(Input::Disconnected { attempt, reason: Disconnect::Asked }),
+            Output::Fetch { call, .. } => Some(Input::Fetched { call, result: Ok(None) }),
+            Output::Commit(_) => {
+                self.committing = true;
+                (!self.slow_store).then_some(Input::Committed)
+            }
+            Output::Deliver { session, batch } => {
+                let texts = batch.items().iter().map(|item| serde_json::from_slice(item.text()).unwrap());
+                self.told.extend(texts.map(|frame| (session, frame)));
+                Some(Input::Delivered { session, at: self.now.mono })
+            }
+            Output::Answer { call, reply } => {
+                self.answers.push((call, reply));
+                None
+            }
+            Output::Close { session, .. } => Some(Input::Left { session, reason: LeftReason::Client }),
+            Output::Stopped => None,
+        }
+    }
+
+    /// The store answers what it was asked, and is quick from now on.
+    fn commit(&mut self) {
+        self.slow_store = false;
+        if std::mem::take(&mut self.committing) {
+            self.input(Input::Committed);
+        }
+    }
+
+    /// Lets time pass, with every timer on the way.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        for _ in 0..10_000 {
+            let Some(due) = self.relay.poll_timeout().filter(|due| *due <= end.mono) else { break };
+            self.now = self.now.after(due.since(self.now.mono));
+            self.relay.handle_timeout(self.now);
+            self.turn();
+        }
+        self.now = end;
+    }
+
+    fn join(&mut self) -> SessionId {
+        self.sessions += 1;
+        let session = SessionId { index: self.sessions, generation: 1 };
+        let principal = Arc::new(Principal::local());
+        self.input(Input::Joined { session, principal, format: Format::WebSocket, subscribe: None });
+        self.told.clear();
+        session
+    }
+
+    fn publish(&mut self, session: SessionId, messages: Vec<Publish>, atomic: bool) {
+        let request = Request::Publish { reference: Some(Ref("7".into())), messages, atomic };
+        self.input(Input::Request { session, request: Ok(request) });
+    }
+
+    fn call(&mut self, request: CallRequest) -> CallId {
+        self.calls += 1;
+        let call = CallId(self.calls);
+        self.input(Input::Call { call, principal: Arc::new(Principal::local()), request });
+        call
+    }
+
+    /// The answer to a call: status, or the problem's code, and the body.
+    fn answer(&mut self, call: CallId) -> Option<(Result<u16, ErrorCode>, Value)> {
+        let at = self.answers.iter().position(|(of, _)| *of == call)?;
+        match self.answers.remove(at).1 {
+            Reply::Json { status, body, location } => {
+                let mut body: Value = serde_json::from_slice(&body).unwrap();
+                if let Some(location) = location {
+                    body["location"] = location.into();
+                }
+                Some((Ok(status), body))
+            }
+            Reply::Problem { code, message, .. } => Some((Err(code), message.into())),
+            Reply::Stats(_) => panic!("nobody asked for statistics"),
+        }
+    }
+
+    /// What a session was told since the last look: kind, and state or code.
+    fn told(&mut self, session: SessionId) -> Vec<String> {
+        let frames = std::mem::take(&mut self.told).into_iter().filter(|(of, _)| *of == session);
+        let word = |frame: &Value| frame.get("state").or(frame.get("code")).and_then(Value::as_str).map(str::to_owned);
+        frames
+            .map(|(_, frame)| format!("{} {}", frame["kind"].as_str().unwrap(), word(&frame).unwrap_or_default()))
+            .collect()
+    }
+
+    /// What upstream got since the last look.
+    fn sent(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.sent)
+    }
+
+    fn receive(&mut self, frame: &Value) {
+        let frames = vec![WireFrame::Text(Bytes::from(frame.to_string()))];
+        let attempt = self.attempt.expect("connected");
+        self.input(Input::Received { attempt, at: self.now, frames });
+    }
+
+    fn cut(&mut self) {
+        let attempt = self.attempt.take().expect("connected");
+        self.input(Input::Disconnected { attempt, reason: Disconnect::Reset("test".into()) });
+    }
+}
+
+fn message(channel: &str, data: &str) -> Publish {
+    Publish {
+        channel: ChannelRequest { name: channel.into(), params: None },
+        key: None,
+        kind: Some("place".into()),
+        data: data.into(),
+        idempotency_key: None,
+        order_key: None,
+        lane: Lane::Medium,
+        ttl: None,
+        on_unknown: None,
+    }
+}
+
+fn keyed(data: &str) -> Publish {
+    Publish { idempotency_key: Some("k".into()), ..message("orders", data) }
+}
+
+#[test]
+fn accepted_after_the_store_outcome_after_upstream() {
+    let mut house = House::new("plain");
+    house.slow_store = true;
+    let session = house.join();
+    house.publish(session, vec![message("orders", "{\"price\":1.10}")], false);
+    assert_eq!((house.told(session), house.sent()), (vec![], vec![]), "not durable yet");
+    house.commit();
+    assert_eq!(house.told(session), ["accepted accepted"]);
+    let sent = house.sent();
+    assert_eq!(
+        (&sent[0]["type"], &sent[0]["channel"], &sent[0]["event"]),
+        (&"publish".into(), &"orders".into(), &"place".into())
+    );
+    house.slow_store = true;
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"], "data": {"order": 5}}));
+    assert_eq!(house.told(session), Vec::<String>::new(), "the end is not durable yet");
+    house.commit();
+    let (_, outcome) = house.told.pop().unwrap();
+    assert_eq!((&outcome["state"], &outcome["confirmed_by"]), (&"delivered".into(), &"ack".into()));
+    assert_eq!(outcome["reply"], json!({"order": 5}));
+}
+
+#[test]
+fn over_http_the_answer_waits_for_the_store_and_names_the_message() {
+    let mut house = House::new("plain");
+    house.slow_store = true;
+    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "1")], atomic: false });
+    assert_eq!(house.answer(call), None);
+    house.commit();
+    let (status, body) = house.answer(call).unwrap();
+    let id = body["message"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (status, &body["state"], &body["location"]),
+        (Ok(202), &"accepted".into(), &format!("/v1/messages/{id}").into())
+    );
+    let call = house.call(CallRequest::Message(id.as_str().into()));
+    let (status, state) = house.answer(call).unwrap();
+    assert_eq!((status, &state["state"], &state["attempts"]), (Ok(200), &"in_flight".into(), &1.into()));
+    let call = house.call(CallRequest::Cancel(id.as_str().into()));
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Conflict));
+    for strange in ["", "x", "01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
+        let call = house.call(CallRequest::Message(strange.into()));
+        assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::NotFound));
+    }
+}
+
+#[test]
+fn a_list_is_answered_message_by_message_and_an_atomic_one_as_a_whole() {
+    let mut house = House::with("plain", |config| config.outbox.message_max = 10);
+    let list = || vec![message("orders", "1"), message("orders", &"2".repeat(11)), message("orders", "3")];
+    let call = house.call(CallRequest::Publish { messages: list(), atomic: false });
+    let (status, body) = house.answer(call).unwrap();
+    let codes: Vec<&Value> =
+        (0..3).map(|n| body["messages"][n].get("state").unwrap_or(&body["messages"][n]["code"])).collect();
+    assert_eq!((status, codes), (Ok(202), vec![&json!("accepted"), &json!("too_large"), &json!("accepted")]));
+    house.sent();
+    let call = house.call(CallRequest::Publish { messages: list(), atomic: true });
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::TooLarge));
+    let call = house.call(CallRequest::Publish { messages: vec![], atomic: false });
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Invalid));
+    let session = house.join();
+    house.publish(session, list(), true);
+    assert_eq!((house.told(session), house.sent()), (vec!["error too_large".to_owned()], vec![]));
+    house.publish(session, list(), false);
+    let mut told = house.told(session);
+    told.sort();
+    assert_eq!(told, ["accepted accepted", "accepted accepted", "error too_large"]);
+}
+
+#[test]
+fn what_is_published_in_an_outage_leaves_after_it() {
+    let mut house = House::new("plain");
+    house.down = true;
+    house.cut();
+    let session = house.join();
+    house.publish(session, vec![message("orders", "1"), message("orders", "2")], false);
+    assert_eq!((house.told(session).len(), house.sent()), (2, vec![]));
+    house.wait(30 * SECOND);
+    house.down = false;
+    house.wait(120 * SECOND);
+    let data: Vec<Value> = house
+        .sent()
+        .into_iter()
+        .filter(|frame| frame["type"] == "publish")
+        .map(|frame| frame["data"].clone())
+        .collect();
+    assert_eq!(data[..2], [json!(1), json!(2)]);
+}
+
+#[test]
+fn an_unanswered_message_goes_again_on_the_next_connection_or_ends() {
+    let mut house = House::new("plain");
+    let session = house.join();
+    let once = Publish { on_unknown: Some(OnUnknown::DeadLetter), ..message("orders", "2") };
+    house.publish(session, vec![message("orders", "1"), once], false);
+    assert_eq!(house.sent().len(), 2);
+    house.told.clear();
+    house.cut();
+    assert_eq!(house.told(session), ["outcome dead_lettered"]);
+    house.wait(5 * SECOND);
+    let sent = house.sent();
+    assert_eq!((sent.len(), &sent[0]["data"]), (1, &json!(1)));
+    house.receive(&json!({"type": "error", "id": sent[0]["id"], "code": "E1", "message": "no"}));
+    let (_, outcome) = house.told.pop().unwrap();
+    assert_eq!(
+        (&outcome["state"], &outcome["reason"], &outcome["reply"]),
+        (&"rejected".into(), &"E1".into(), &"no".into())
+    );
+    assert_eq!(house.relay.stats().outbox.conservation_error(), 0);
+}
+
+#[test]
+fn a_repeated_publish_gets_the_first_message_and_its_end() {
+    let mut house = House::new("plain");
+    let first = house.join();
+    house.publish(first, vec![keyed("1")], false);
+    let second = house.join();
+    house.publish(second, vec![keyed("1")], false);
+    assert_eq!(house.told(second), ["accepted in_flight"]);
+    let sent = house.sent();
+    assert_eq!(sent.len(), 1);
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
+    let told = std::mem::take(&mut house.told);
+    let who: Vec<SessionId> = told.iter().map(|(session, _)| *session).collect();
+    assert_eq!(who, [first, second], "both are told");
+    house.publish(second, vec![keyed("1")], false);
+    assert_eq!(house.told(second), ["accepted delivered", "outcome delivered"]);
+    house.publish(second, vec![keyed("2")], false);
+    assert_eq!(house.told(second), ["error conflict"]);
+}
+
+#[test]
+fn a_cancelled_message_is_answered_once_it_has_ended() {
+    let mut house = House::new("plain");
+    house.down = true;
+    house.cut();
+    let session = house.join();
+    house.publish(session, vec![message("orders", "1"), message("orders", "2")], false);
+    let ids: Vec<Box<str>> = house.told.iter().map(|(_, frame)| frame["message"].as_str().unwrap().into()).collect();
+    house.told.clear();
+    house.slow_store = true;
+    let reference = Some(Ref("\"c\"".into()));
+    house.input(Input::Request { session, request: Ok(Request::Cancel { reference, message: ids[0].clone() }) });
+    assert_eq!(house.told(session), Vec::<String>::new());
+    house.commit();
+    assert_eq!(house.told(session), ["outcome rejected", "ok "]);
+    let call = house.call(CallRequest::Cancel(ids[1].clone()));
+    let (status, state) = house.answer(call).unwrap();
+    assert_eq!((status, &state["state"], &state["reason"]), (Ok(200), &"rejected".into(), &"cancelled".into()));
+    house.down = false;
+    house.wait(120 * SECOND);
+    assert_eq!(house.sent().iter().filter(|frame| frame["type"] == "publish").count(), 0);
+}
+
+#[test]
+fn what_may_not_or_cannot_be_published_is_refused_before_acceptance() {
+    let mut house = House::new("plain");
+    let session = house.join();
+    house.publish(session, vec![message("$status", "1")], false);
+    assert_eq!(house.told(session), ["error forbidden"]);
+    house.relay.disk_free(0);
+    house.publish(session, vec![message("orders", "1")], false);
+    assert_eq!(house.told(session), ["error store_full"]);
+    house.input(Input::Stop { now: false });
+    house.told.clear();
+    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "1")], atomic: false });
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Draining));
+
+    let mut house = House::new("binance");
+    let session = house.join();
+    house.publish(session, vec![message("btcusdt@trade", "1")], false);
+    assert_eq!(house.told(session), ["error not_supported"]);
+
+    let mut house = House::new("phoenix");
+    let session = house.join();
+    house.publish(session, vec![Publish { kind: None, ..message("room:lobby", "1") }], false);
+    assert_eq!(house.told(session), ["error invalid"], "the template needs a type");
+    assert_eq!(house.relay.stats().outbox.accepted, 0);
+}
+
+#[test]
+fn a_failed_store_is_told_to_all_who_wait_and_ends_nothing_more() {
+    let mut house = House::new("plain");
+    let session = house.join();
+    house.publish(session, vec![message("orders", "1")], false);
+    let sent = house.sent();
+    house.told.clear();
+    house.slow_store = true;
+    house.publish(session, vec![message("orders", "2")], false);
+    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "3")], atomic: false });
+    house.input(Input::CommitFailed { reason: "disk on fire".into() });
+    assert_eq!(house.told(session), ["error store_failed"]);
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::StoreFailed));
+    house.committing = false;
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
+    house.wait(60 * SECOND);
+    assert_eq!(house.told(session), Vec::<String>::new(), "its end cannot be durable");
+    house.publish(session, vec![message("orders", "4")], false);
+    assert_eq!(house.told(session), ["error store_failed"]);
+    assert!(!house.committing && house.sent().iter().all(|frame| frame["type"] != "publish"));
+}
+
+#[test]
+fn a_publish_that_needs_a_joined_channel_joins_it_and_leaves_it_again() {
+    let mut house = House::new("phoenix");
+    let session = house.join();
+    let publishes = vec![message("room:lobby", "{\"n\":1}"), message("room:lobby", "{\"n\":2}")];
+    house.publish(session, publishes, false);
+    let sent = house.sent();
+    assert_eq!((sent.len(), &sent[0][3]), (1, &json!("phx_join")), "{sent:?}");
+    house.receive(&json!([sent[0][0], sent[0][1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
+    let pushed = house.sent();
+    let events: Vec<(&Value, &Value)> = pushed.iter().map(|frame| (&frame[0], &frame[4]["n"])).collect();
+    assert_eq!(events, [(&sent[0][0], &json!(1)), (&sent[0][0], &json!(2))], "with the join's reference");
+    house.told.clear();
+    for frame in &pushed {
+        house.receive(&json!([frame[0], frame[1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
+    }
+    assert_eq!(house.told(session), ["outcome delivered", "outcome delivered"]);
+    house.wait(29 * SECOND);
+    assert!(house.sent().iter().any(|frame| frame[3] == "phx_leave"), "after the linger");
+}
+
+#[test]
+fn a_refused_join_rejects_what_waits_for_it_and_nothing_else() {
+    let mut house = House::new("phoenix");
+    let session = house.join();
+    house.publish(session, vec![message("room:secret", "1"), message("room:lobby", "2")], false);
+    let sent = house.sent();
+    assert_eq!(sent.len(), 2, "both are joined: {sent:?}");
+    house.told.clear();
+    let refusal = json!({"status": "error", "response": {"reason": "unauthorized"}});
+    house.receive(&json!([sent[0][0], sent[0][1], "room:secret", "phx_reply", refusal]));
+    assert_eq!(house.told(session), ["outcome rejected"]);
+    house.receive(&json!([sent[1][0], sent[1][1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
+    assert_eq!(house.sent()[0][4], json!(2));
+    house.publish(session, vec![message("room:secret", "3")], false);
+    assert_eq!(house.told(session), ["accepted accepted", "outcome rejected"], "the refusal is remembered");
+}
+
+#[test]
+fn operators_see_the_outbox() {
+    let mut house = House::new("plain");
+    house.down = true;
+    house.cut();
+    let session = house.join();
+    house.publish(session, vec![message("orders", "\"secret\"")], false);
+    let call = house.call(CallRequest::Outbox);
+    let (status, body) = house.answer(call).unwrap();
+    assert_eq!((status, &body["depth"], &body["messages"][0]["channel"]), (Ok(200), &1.into(), &"orders".into()));
+    assert!(!body.to_string().contains("secret"));
+}
