@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod config;
 mod demo;
+mod dialect;
 mod health;
 mod publish;
 mod run;
@@ -114,6 +115,8 @@ enum Command {
     Check,
     /// Print a configuration
     Config(config::ConfigCommandArgs),
+    /// Look at dialects, and test them offline
+    Dialect(dialect::DialectArgs),
     /// Print the frames of channels as they come, one a line, across reconnects
     Tail(tail::TailArgs),
     /// Publish a message to upstream through a running relay
@@ -152,6 +155,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args),
         Command::Check => check::run(&sources),
         Command::Config(args) => config::run(&args, &sources),
+        Command::Dialect(args) => dialect::run(&args),
         Command::Tail(args) => tail::run(&args, &sources),
         Command::Publish(args) => publish::run(&args, &sources),
         Command::Status(args) => status::run(&args, &sources),

@@ -33,7 +33,7 @@ pub(crate) struct Sub<'a> {
 }
 
 /// All subscription ids of an attempt. A number and a string with the same text are the same id: services answer `"1"` to 1.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Bindings {
     by_id: HashMap<Box<str>, Bound>,
     current: BTreeMap<ChannelId, (Box<str>, bool)>,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{ChannelId, ChannelSpec};
 
 /// Names and params of the channels at hand.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Channels {
     by_name: HashMap<Box<str>, Vec<ChannelId>>,
     params: BTreeMap<ChannelId, (Box<str>, Option<Box<str>>)>,

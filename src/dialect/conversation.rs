@@ -46,7 +46,7 @@ const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What outlives an attempt: session variables, channel variables, the source of `{uuid}`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Carried {
     variables: Variables,
     rng: Rng,
@@ -84,7 +84,7 @@ enum Stage {
 }
 
 /// A dialect at work on one attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Conversation {
     dialect: Arc<Dialect>,
     variables: Variables,
@@ -197,6 +197,12 @@ impl Conversation {
                 self.bindings.leave_request(self.clock, *channel, request);
             }
         }
+    }
+
+    /// The next request gets this number, at least 1. For tools that hold a recorded conversation again; where requests
+    /// are really sent, numbers only rise.
+    pub fn renumber(&mut self, next: u64) {
+        self.last_id = next.saturating_sub(1);
     }
 
     /// The channel is unsubscribed for good: its variables go, its number may be used anew.

@@ -10,7 +10,7 @@ pub(crate) const MOST: usize = 256;
 pub(crate) const MOST_BYTES: usize = 1024 * 1024;
 
 /// A message that waits for its subscription id.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeldMessage {
     pub(crate) sub: Box<str>,
     /// The rule that matched it.
@@ -19,7 +19,7 @@ pub(crate) struct HeldMessage {
 }
 
 /// All of them, in the order they came.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Held {
     messages: VecDeque<HeldMessage>,
     bytes: usize,

@@ -18,7 +18,7 @@
 //! | `variable`, `variables`, `fill` | names, stored values, and what a name means at one moment |
 //! | `conversation` | the running state: `pending` requests, `bindings` of subscription ids, `held` events, `channels` |
 //! | `limits`, `units`, `timestamp` | what the provider allows, and small notations |
-//! | `explain` | what a frame would mean, for people |
+//! | `explain`, `rehearsal` | what a frame would mean, for people; recorded conversations held again |
 
 mod bindings;
 mod channels;
@@ -34,6 +34,7 @@ mod message;
 mod pending;
 pub mod pointer;
 mod reader;
+pub mod rehearsal;
 pub mod rule;
 pub mod scan;
 pub mod schema;

@@ -57,7 +57,7 @@ impl Request {
 }
 
 /// All requests that wait, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Pending {
     requests: BTreeMap<RequestId, Request>,
     subscribes: usize,

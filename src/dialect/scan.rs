@@ -81,7 +81,7 @@ pub struct Span {
 }
 
 /// What a scan found. Reusable: keep one for each conversation.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Spans {
     slots: Vec<Slot>,
     generation: u64,

@@ -13,7 +13,7 @@ use super::variable::{Names, Variable};
 pub(crate) const LARGEST: usize = 16 * 1024;
 
 /// All stored values of a conversation.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Variables {
     session: Vec<Option<String>>,
     incoming: Vec<Option<String>>,
