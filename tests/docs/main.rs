@@ -88,7 +88,9 @@ macro_rules! pages {
 
         #[test]
         fn every_document_is_followed() {
-            assert_eq!(documents(), [$($path,)*]);
+            // docs/dialects.md is followed by tests/dialects, which compares what its commands print, too.
+            let documents: Vec<_> = documents().into_iter().filter(|path| path != "docs/dialects.md").collect();
+            assert_eq!(documents, [$($path,)*]);
         }
     };
 }
