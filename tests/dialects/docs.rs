@@ -110,7 +110,7 @@ fn everything_on_the_page_is_true() {
         }
     }
     assert!(
-        commands >= 5 && fragments >= 10,
+        commands >= 5 && fragments >= 9,
         "{commands} commands and {fragments} fragments: has the page changed its marks?"
     );
 }
@@ -128,83 +128,36 @@ fn console(text: &str) -> Vec<(&str, String)> {
     runs
 }
 
-/// Every key that the language has stands on the page.
+/// The keys that the language has, as it names them itself when it meets one that it does not have.
+fn keys() -> Vec<String> {
+    let unknown = r#"
+        dialect = 1
+        name = "x"
+        zz = 1
+        frame = { zz = 1 }
+        connect = { zz = 1 }
+        limits = { zz = 1 }
+        gap = { zz = 1 }
+        close = { zz = 1 }
+        send = { zz = 1, publish = { json = "{}", zz = 1 }, subscribe = { json = "{}", zz = 1 } }
+        [[on]]
+        match = { "/a" = { exists = true, zz = 1 } }
+        is = "event"
+        channel = "/c"
+        zz = 1
+        each = { at = "/x", zz = 1 }
+    "#;
+    let errors = Dialect::parse("unknown", unknown).unwrap_err();
+    let lists = errors.iter().filter_map(|error| error.reason.split_once("expected one of "));
+    let keys: Vec<_> = lists.flat_map(|(_, list)| list.split(", ").map(|key| key.replace('`', ""))).collect();
+    assert_eq!(errors.len(), 12, "{errors:?}");
+    keys
+}
+
 #[test]
 fn every_key_is_explained() {
     let page = page();
-    let keys = [
-        "dialect",
-        "name",
-        "channel",
-        "secret",
-        "rotate",
-        "frame",
-        "kind",
-        "array",
-        "connect",
-        "url",
-        "path",
-        "query",
-        "headers",
-        "subprotocols",
-        "limits",
-        "rate",
-        "burst",
-        "per_frame",
-        "channels",
-        "age",
-        "idle",
-        "ping",
-        "ping_jitter",
-        "counts",
-        "gap",
-        "scope",
-        "step",
-        "then",
-        "close",
-        "forget",
-        "ours",
-        "send",
-        "auth",
-        "resume",
-        "renew",
-        "subscribe",
-        "resubscribe",
-        "unsubscribe",
-        "publish",
-        "pong",
-        "receipt",
-        "json",
-        "text",
-        "bind",
-        "ack",
-        "confirm",
-        "on",
-        "match",
-        "is",
-        "sub",
-        "key",
-        "fold",
-        "type",
-        "id",
-        "seq",
-        "ts",
-        "data",
-        "decode",
-        "req",
-        "of",
-        "retry_after",
-        "code",
-        "message",
-        "set",
-        "each",
-        "lost",
-        "resumed",
-        "reply",
-        "exists",
-        "prefix",
-        "not",
-    ];
+    let keys = keys();
     let missing: Vec<_> = keys.iter().filter(|key| !page.contains(&format!("`{key}`"))).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    assert!(missing.is_empty() && keys.len() > 70, "of {} keys: {missing:?}", keys.len());
 }
