@@ -35,7 +35,7 @@ pub struct StoredMessage {
     pub accepted: Wall,
     /// The name of the principal that published it.
     pub principal: Arc<str>,
-    /// Where to.
+    /// Where to: upstream's channel and its params, as the configuration maps them.
     pub channel: ChannelRequest,
     /// The item within the channel.
     pub key: Option<Box<str>>,
@@ -81,7 +81,8 @@ pub struct StoredOutcome {
 pub enum Operation {
     /// A message was accepted.
     Accept(Arc<StoredMessage>),
-    /// An attempt is about to leave (only where `on_unknown` is `dead_letter`).
+    /// An attempt is about to leave (only where `on_unknown` is `dead_letter`); or one that was about to did not, and the
+    /// number goes back.
     Attempt {
         /// Which message, by its place in the order.
         sequence: u64,
