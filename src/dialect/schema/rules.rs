@@ -101,7 +101,7 @@ impl Reader<'_> {
             self.faults.add(on.at, "missing field `is`: a rule says what its messages are");
         }
         if let Some(class) = class {
-            self.check(&on, class, &rule, place);
+            self.check(&on, class, place);
         }
         if matches!(rule.class, Class::Event | Class::Snapshot) && rule.each.is_none() && rule.fields.data.is_none() {
             rule.fields.data = pointer("", self.pointers).ok();
@@ -111,10 +111,12 @@ impl Reader<'_> {
     }
 
     /// What a rule of this class needs, and what would have no effect in it.
-    fn check(&mut self, on: &Section<'_>, class: Class, rule: &Rule, place: Place<'_>) {
+    fn check(&mut self, on: &Section<'_>, class: Class, place: Place<'_>) {
         let word = class.word();
         let keys = keys_of(class);
-        for (key, at, _) in place.entries() {
+        let entries = place.entries();
+        let has = |name: &str| entries.iter().any(|(key, _, _)| *key == name);
+        for &(key, at, _) in &entries {
             if on.knows(key) && !COMMON.contains(&key) && !keys.contains(&key) {
                 let useful = quoted(keys);
                 let reason = if keys.is_empty() {
@@ -126,16 +128,13 @@ impl Reader<'_> {
             }
         }
         let missing = match class {
-            Class::Event | Class::Snapshot | Class::Gone if rule.channel.is_none() && rule.sub.is_none() => {
-                "`channel` or `sub`"
-            }
-            Class::Ack if rule.req.is_none() && rule.channel.is_none() && rule.of.is_empty() => {
-                "`req`, `channel` or `of`"
-            }
+            Class::Event | Class::Snapshot | Class::Gone if !has("channel") && !has("sub") => "`channel` or `sub`",
+            Class::Ack if !has("req") && !has("channel") && !has("of") => "`req`, `channel` or `of`",
             _ => return,
         };
         // An element's own channel will do.
-        if rule.each.as_ref().is_none_or(|each| each.channel.is_none()) {
+        let each = entries.iter().find(|(key, _, _)| *key == "each");
+        if !each.is_some_and(|(_, _, each)| each.entries().iter().any(|(key, _, _)| *key == "channel")) {
             self.faults.add(on.at, format!("a rule that is `{word}` needs {missing}"));
         }
     }
