@@ -157,7 +157,7 @@ impl Conversation {
             match self.plain(now, send, Purpose::Auth) {
                 Ok(mut outgoing) => {
                     outgoing.answered |= answers;
-                    self.expect(&outgoing, Op::Auth, Vec::new());
+                    self.note(&outgoing, Op::Auth, Vec::new());
                     heard(Heard::Send(outgoing));
                     failure = None;
                     if answers {

@@ -269,9 +269,9 @@ pub enum Heard<'a> {
     Event(Event<'a>),
     /// A request was answered well.
     Acked {
-        /// Which request; `None`: matched by channel or age only and nothing was pending.
+        /// Which request; `None`: nothing that waits (the answer is late, repeated, or to somebody else).
         request: Option<RequestId>,
-        /// What it was for, as far as this answer settles it (one channel of several, say).
+        /// What it was for, as far as this answer settles it (one channel of several, say). Without a request: nothing.
         purpose: Purpose,
         /// Upstream's answer payload.
         data: Option<Cow<'a, [u8]>>,

@@ -15,9 +15,8 @@ impl Conversation {
         let (request, channel) = self.about(turn);
         let settled = request.and_then(|id| Some((id, self.pending.settle(id, channel.as_deref())?)));
         let Some((request, purpose)) = settled else {
-            // Late, or about something that another program asked for.
             self.store(turn, &[]);
-            return heard(Heard::Ignored);
+            return heard(Heard::Acked { request: None, purpose: Purpose::Subscribe(Vec::new()), data: None });
         };
         let channels = channels_of(&purpose).to_vec();
         self.store(turn, &channels);

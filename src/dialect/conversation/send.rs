@@ -87,7 +87,7 @@ impl Conversation {
             self.bindings.leave(now.mono, spec.id);
         }
         let outgoing = self.numbered(text, Purpose::Unsubscribe(ids(&chosen)), send.answered);
-        self.expect(&outgoing, Op::Unsubscribe, named(&chosen));
+        self.note(&outgoing, Op::Unsubscribe, named(&chosen));
         Ok(Some(outgoing))
     }
 
@@ -139,7 +139,7 @@ impl Conversation {
         let dialect = Arc::clone(&self.dialect);
         let send = dialect.templates.ping.as_ref()?;
         let mut outgoing = self.plain(now, send, Purpose::Ping).ok()?;
-        self.expect(&outgoing, Op::Ping, Vec::new());
+        self.note(&outgoing, Op::Ping, Vec::new());
         // A pong without an id is an answer too.
         outgoing.answered |= dialect.hears(Class::Pong);
         Some(outgoing)
@@ -151,7 +151,7 @@ impl Conversation {
         let send = dialect.templates.renew.as_ref().ok_or(SendError::NoTemplate)?;
         self.token = Some(token);
         let outgoing = self.plain(now, send, Purpose::Auth)?;
-        self.expect(&outgoing, Op::Auth, Vec::new());
+        self.note(&outgoing, Op::Auth, Vec::new());
         Ok(outgoing)
     }
 
@@ -174,7 +174,7 @@ impl Conversation {
     }
 
     /// Notes a request that upstream answers.
-    pub(super) fn expect(&mut self, outgoing: &Outgoing, op: Op, channels: Vec<(ChannelId, Box<str>)>) {
+    pub(super) fn note(&mut self, outgoing: &Outgoing, op: Op, channels: Vec<(ChannelId, Box<str>)>) {
         if outgoing.answered {
             self.pending.add(outgoing.request, Request { op, channels, message: None, resumes: false });
         }

@@ -1,3 +1,5 @@
+//! Dialect files with faults, and what loading says about them.
+
 use super::*;
 
 fn faults(text: &str) -> Vec<String> {
@@ -31,168 +33,169 @@ fn with_head(lines: &str) -> Vec<String> {
     faults(&format!("dialect = 1\nname = \"x\"\n{lines}{rules}"))
 }
 
-/// Every fault of a file that begins with `dialect = 1`, `name = "x"`: place and reason, exactly.
+/// Files, without their head `dialect = 1`, `name = "x"`, and every fault in them: place and reason, exactly.
+const FAULTS: &[(&str, &[&str])] = &[
+    (
+        "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"evnt\"\n",
+        &[
+            "5:6: unknown variant `evnt`, expected one of `event`, `snapshot`, `ack`, `error`, `hello`, `ready`, `denied`, `ping`, `pong`, `gone`, `reconnect`, `ignore`",
+        ],
+    ),
+    (
+        "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"ignore\"\nchanel = \"/c\"\n",
+        &[
+            "6:1: unknown field `chanel`, expected one of `match`, `is`, `channel`, `sub`, `decode`, `fold`, `req`, `of`, `bind`, `then`, `retry_after`, `code`, `message`, `set`, `each`, `lost`, `resumed`, `forget`, `reply`, `key`, `type`, `id`, `seq`, `ts`, `data`",
+        ],
+    ),
+    (
+        "[[on]]\nmatch = { \"type\" = 1, \"/c~2\" = 1, \"#event\" = 2 }\nis = \"ignore\"\n",
+        &[
+            "4:11: a JSON Pointer starts with '/': \"type\"",
+            "4:23: bad '~' escape in JSON Pointer \"/c~2\" (only ~0 and ~1)",
+            "4:35: frame fields (#...) are not supported yet by this version",
+        ],
+    ),
+    (
+        "[send]\nsubscribe   = '{\"subscribe\":{chanel},\"id\":{idd}}'\npong = '{\"a\":{now} \"b\":1}'\n",
+        &[
+            "4:29: unknown variable {chanel} in send.subscribe",
+            "4:43: unknown variable {idd} in send.subscribe",
+            "5:20: send.pong: not JSON: expected `,` or `}`",
+        ],
+    ),
+    (
+        "[send]\nauth = '{data}'\nping = { json = '[{id}]', text = 'x' }\npublish = { post = '/x' }\nstate = '1'\n",
+        &[
+            "4:9: variable {data} has no value in send.auth",
+            "5:8: send.ping needs `json` or `text`, one of them",
+            "6:11: send.publish needs `json` or `text`, one of them",
+            "6:13: `post` is not supported yet by this version",
+            "7:1: `state` is not supported yet by this version",
+        ],
+    ),
+    (
+        "[send]\nsubscribe = { json = '{\"c\":{channel*}}', bind = '{id}' }\nresubscribe = '{\"a\":\"{channel*}\"}'\nauth = '{token*}'\n",
+        &[
+            "4:49: one subscription id cannot stand for a list of channels",
+            "5:22: {channel*} cannot stand here: a list is a JSON value of its own",
+            "6:9: {token*}: only {channel*} and parts of its name can be listed, in subscribes",
+        ],
+    ),
+    (
+        "[send]\nunsubscribe = '{\"c\":{channel}}'\npublish = '{\"c\":{sub}}'\n",
+        &[
+            "4:15: send.unsubscribe needs send.subscribe",
+            "5:11: send.publish names {sub}, which only send.subscribe gives",
+        ],
+    ),
+    (
+        "[send]\nping = '{\"a\":1'\npong = '[1,]'\nauth = '{\"a\":\"\\q\"}'\nresume = '{}{}'\nrenew = '{id'\n",
+        &[
+            "4:15: send.ping: not JSON: expected `,` or `}`",
+            "5:12: send.pong: not JSON: expected a value",
+            "6:17: send.auth: not JSON: invalid escape",
+            "7:13: send.resume: not JSON: something follows the JSON value",
+            "8:10: send.renew: not JSON: `{` without `}`",
+        ],
+    ),
+    (
+        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make_before_break\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
+        &[
+            "3:18: a separator must stand before {symbol}",
+            "4:18: frame.kind = \"socket.io\" is not supported yet by this version",
+            "4:31: `namespace` is not supported yet by this version",
+            "4:57: unknown variant `parts`, expected one of `message`, `split`",
+            "5:1: `rotate` is not supported yet by this version",
+            "6:2: `fetch` is not supported yet by this version",
+            "8:2: `sign` is not supported yet by this version",
+            "10:2: `transport` is not supported yet by this version",
+        ],
+    ),
+    (
+        "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nreorder = \"50ms\"\n",
+        &[
+            "4:8: `rate` must be tokens per time, like \"4/s\" or \"110/60s\"",
+            "5:13: `per_frame` must be a whole number from 1 to 100000",
+            "6:8: `idle` must be a duration, like \"30s\", \"500ms\" or \"23h50m\"",
+            "7:15: `ping_jitter` must be true or false",
+            "8:10: unknown variant `some`, expected one of `all`, `messages`",
+            "10:8: `step` must be a whole number from 1 to 1000000",
+            "11:1: `reorder` is not supported yet by this version",
+        ],
+    ),
+    (
+        "[close]\nthen = { \"99\" = \"fatal\", \"4000\" = \"panic\" }\nforget = [1000, \"x\"]\nours = 1006\n",
+        &[
+            "4:10: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
+            "4:35: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
+            "5:17: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
+            "6:8: `ours` must be 1000, 1001, or from 3000 to 4999",
+        ],
+    ),
+    (
+        "[connect]\nurl = \"{resume_url?}\"\npath = \"/sub/{channel}\"\nsubprotocols = [\"a b\", 1]\nheaders = { \"x y\" = \"1\", a = 2 }\nquery = 3\n",
+        &[
+            "4:8: unknown variable {resume_url} in connect.url",
+            "5:8: connect.path: channels in the address are not supported yet by this version",
+            "6:17: a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)",
+            "6:24: `subprotocols` must be a list of texts",
+            "7:13: `x y` is not a header's name",
+            "7:30: `a` must be a text",
+            "8:9: `query` must be a table: name = \"value\"",
+        ],
+    ),
+    (
+        "[[on]]\nis = \"event\"\nbind = \"/b\"\n[[on]]\nmatch = {}\nis = \"ack\"\n[[on]]\nmatch = { \"/a\" = { exist = true } }\n",
+        &[
+            "3:1: missing field `match`: a rule says which messages it is about",
+            "3:1: a rule that is `event` needs `channel` or `sub`",
+            "5:1: `bind` has no effect in a rule that is `event`, where these have: `channel`, `sub`, `key`, `fold`, `type`, `id`, `seq`, `ts`, `data`, `decode`, `req`, `each`, `lost`",
+            "6:1: a rule that is `ack` needs `req`, `channel` or `of`",
+            "7:9: `match` must be a table of conditions: \"/pointer\" = value",
+            "9:1: missing field `is`: a rule says what its messages are",
+            "10:20: unknown field `exist`, expected one of `exists`, `type`, `prefix`, `not`",
+        ],
+    ),
+    (
+        "[[on]]\nmatch = { \"/a\" = \"{nope}\", \"/b\" = { type = \"text\" }, \"/c\" = [1, { x = 1 }], \"/d\" = {} }\nis = \"pong\"\nseq = [\"/a\"]\n",
+        &[
+            "4:19: unknown variable {nope} in a rule",
+            "4:44: unknown variant `text`, expected one of `null`, `bool`, `number`, `string`, `array`, `object`, `empty`",
+            "4:67: unknown field `x`, expected one of `exists`, `type`, `prefix`, `not`",
+            "4:84: an empty condition: expected `exists`, `type`, `prefix` or `not`",
+            "6:1: `seq` has no effect in a rule that is `pong`, where these have: `req`",
+            "6:7: `seq` must be a pointer or a list of two: [first, last]",
+        ],
+    ),
+    (
+        "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"event\"\nchannel = \"{/a}:{b}:{#c}:{\"\ndata = \"/~\"\nts = \"time\"\nset = { token = \"/t\", ok = 1, \"channel.x\" = \"{/y\" }\neach = { key = \"/k\", chan = \"/c\" }\nreply = \"receipt\"\n",
+        &[
+            "6:17: unknown variable {b} in a rule",
+            "6:21: frame fields (#...) are not supported yet by this version",
+            "6:26: `{` without `}`",
+            "7:8: bad '~' escape in JSON Pointer \"/~\" (only ~0 and ~1)",
+            "8:6: a JSON Pointer starts with '/': \"time\"",
+            "9:9: {token} is filled by the engine and cannot be set",
+            "9:28: `ok` must be a text: a pointer, or text with {holes}",
+            "9:46: `{` without `}`",
+            "10:8: missing field `at`: the array whose elements are events",
+            "10:22: unknown field `chan`, expected one of `at`, `channel`, `key`, `type`, `id`, `seq`, `ts`, `data`",
+            "3:1: this rule replies with send.receipt, which is not there",
+        ],
+    ),
+    (
+        "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"error\"\nof = [\"subscribe\", \"sub\"]\nthen = \"later\"\nmessage = 5\n",
+        &[
+            "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`",
+            "7:8: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
+            "8:11: `message` must be a text",
+        ],
+    ),
+];
+
 #[test]
 fn faults_have_their_place_and_their_cure() {
-    let table: &[(&str, &[&str])] = &[
-        (
-            "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"evnt\"\n",
-            &[
-                "5:6: unknown variant `evnt`, expected one of `event`, `snapshot`, `ack`, `error`, `hello`, `ready`, `denied`, `ping`, `pong`, `gone`, `reconnect`, `ignore`",
-            ],
-        ),
-        (
-            "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"ignore\"\nchanel = \"/c\"\n",
-            &[
-                "6:1: unknown field `chanel`, expected one of `match`, `is`, `channel`, `sub`, `decode`, `fold`, `req`, `of`, `bind`, `then`, `retry_after`, `code`, `message`, `set`, `each`, `lost`, `resumed`, `forget`, `reply`, `key`, `type`, `id`, `seq`, `ts`, `data`",
-            ],
-        ),
-        (
-            "[[on]]\nmatch = { \"type\" = 1, \"/c~2\" = 1, \"#event\" = 2 }\nis = \"ignore\"\n",
-            &[
-                "4:11: a JSON Pointer starts with '/': \"type\"",
-                "4:23: bad '~' escape in JSON Pointer \"/c~2\" (only ~0 and ~1)",
-                "4:35: frame fields (#...) are not supported yet by this version",
-            ],
-        ),
-        (
-            "[send]\nsubscribe   = '{\"subscribe\":{chanel},\"id\":{idd}}'\npong = '{\"a\":{now} \"b\":1}'\n",
-            &[
-                "4:29: unknown variable {chanel} in send.subscribe",
-                "4:43: unknown variable {idd} in send.subscribe",
-                "5:20: send.pong: not JSON: expected `,` or `}`",
-            ],
-        ),
-        (
-            "[send]\nauth = '{data}'\nping = { json = '[{id}]', text = 'x' }\npublish = { post = '/x' }\nstate = '1'\n",
-            &[
-                "4:9: variable {data} has no value in send.auth",
-                "5:8: send.ping needs `json` or `text`, one of them",
-                "6:11: send.publish needs `json` or `text`, one of them",
-                "6:13: `post` is not supported yet by this version",
-                "7:1: `state` is not supported yet by this version",
-            ],
-        ),
-        (
-            "[send]\nsubscribe = { json = '{\"c\":{channel*}}', bind = '{id}' }\nresubscribe = '{\"a\":\"{channel*}\"}'\nauth = '{token*}'\n",
-            &[
-                "4:49: one subscription id cannot stand for a list of channels",
-                "5:22: {channel*} cannot stand here: a list is a JSON value of its own",
-                "6:9: {token*}: only {channel*} and parts of its name can be listed, in subscribes",
-            ],
-        ),
-        (
-            "[send]\nunsubscribe = '{\"c\":{channel}}'\npublish = '{\"c\":{sub}}'\n",
-            &[
-                "4:15: send.unsubscribe needs send.subscribe",
-                "5:11: send.publish names {sub}, which only send.subscribe gives",
-            ],
-        ),
-        (
-            "[send]\nping = '{\"a\":1'\npong = '[1,]'\nauth = '{\"a\":\"\\q\"}'\nresume = '{}{}'\nrenew = '{id'\n",
-            &[
-                "4:15: send.ping: not JSON: expected `,` or `}`",
-                "5:12: send.pong: not JSON: expected a value",
-                "6:17: send.auth: not JSON: invalid escape",
-                "7:13: send.resume: not JSON: something follows the JSON value",
-                "8:10: send.renew: not JSON: `{` without `}`",
-            ],
-        ),
-        (
-            "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make_before_break\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
-            &[
-                "3:18: a separator must stand before {symbol}",
-                "4:18: frame.kind = \"socket.io\" is not supported yet by this version",
-                "4:31: `namespace` is not supported yet by this version",
-                "4:57: unknown variant `parts`, expected one of `message`, `split`",
-                "5:1: `rotate` is not supported yet by this version",
-                "6:2: `fetch` is not supported yet by this version",
-                "8:2: `sign` is not supported yet by this version",
-                "10:2: `transport` is not supported yet by this version",
-            ],
-        ),
-        (
-            "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nreorder = \"50ms\"\n",
-            &[
-                "4:8: `rate` must be tokens per time, like \"4/s\" or \"110/60s\"",
-                "5:13: `per_frame` must be a whole number from 1 to 100000",
-                "6:8: `idle` must be a duration, like \"30s\", \"500ms\" or \"23h50m\"",
-                "7:15: `ping_jitter` must be true or false",
-                "8:10: unknown variant `some`, expected one of `all`, `messages`",
-                "10:8: `step` must be a whole number from 1 to 1000000",
-                "11:1: `reorder` is not supported yet by this version",
-            ],
-        ),
-        (
-            "[close]\nthen = { \"99\" = \"fatal\", \"4000\" = \"panic\" }\nforget = [1000, \"x\"]\nours = 1006\n",
-            &[
-                "4:10: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
-                "4:35: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
-                "5:17: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
-                "6:8: `ours` must be 1000, 1001, or from 3000 to 4999",
-            ],
-        ),
-        (
-            "[connect]\nurl = \"{resume_url?}\"\npath = \"/sub/{channel}\"\nsubprotocols = [\"a b\", 1]\nheaders = { \"x y\" = \"1\", a = 2 }\nquery = 3\n",
-            &[
-                "4:8: unknown variable {resume_url} in connect.url",
-                "5:8: connect.path: channels in the address are not supported yet by this version",
-                "6:17: a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)",
-                "6:24: `subprotocols` must be a list of texts",
-                "7:13: `x y` is not a header's name",
-                "7:30: `a` must be a text",
-                "8:9: `query` must be a table: name = \"value\"",
-            ],
-        ),
-        (
-            "[[on]]\nis = \"event\"\nbind = \"/b\"\n[[on]]\nmatch = {}\nis = \"ack\"\n[[on]]\nmatch = { \"/a\" = { exist = true } }\n",
-            &[
-                "3:1: missing field `match`: a rule says which messages it is about",
-                "3:1: a rule that is `event` needs `channel` or `sub`",
-                "5:1: `bind` has no effect in a rule that is `event`, where these have: `channel`, `sub`, `key`, `fold`, `type`, `id`, `seq`, `ts`, `data`, `decode`, `req`, `each`, `lost`",
-                "6:1: a rule that is `ack` needs `req`, `channel` or `of`",
-                "7:9: `match` must be a table of conditions: \"/pointer\" = value",
-                "9:1: missing field `is`: a rule says what its messages are",
-                "10:20: unknown field `exist`, expected one of `exists`, `type`, `prefix`, `not`",
-            ],
-        ),
-        (
-            "[[on]]\nmatch = { \"/a\" = \"{nope}\", \"/b\" = { type = \"text\" }, \"/c\" = [1, { x = 1 }], \"/d\" = {} }\nis = \"pong\"\nseq = [\"/a\"]\n",
-            &[
-                "4:19: unknown variable {nope} in a rule",
-                "4:44: unknown variant `text`, expected one of `null`, `bool`, `number`, `string`, `array`, `object`, `empty`",
-                "4:67: unknown field `x`, expected one of `exists`, `type`, `prefix`, `not`",
-                "4:84: an empty condition: expected `exists`, `type`, `prefix` or `not`",
-                "6:1: `seq` has no effect in a rule that is `pong`, where these have: `req`",
-                "6:7: `seq` must be a pointer or a list of two: [first, last]",
-            ],
-        ),
-        (
-            "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"event\"\nchannel = \"{/a}:{b}:{#c}:{\"\ndata = \"/~\"\nts = \"time\"\nset = { token = \"/t\", ok = 1, \"channel.x\" = \"{/y\" }\neach = { key = \"/k\", chan = \"/c\" }\nreply = \"receipt\"\n",
-            &[
-                "6:17: unknown variable {b} in a rule",
-                "6:21: frame fields (#...) are not supported yet by this version",
-                "6:26: `{` without `}`",
-                "7:8: bad '~' escape in JSON Pointer \"/~\" (only ~0 and ~1)",
-                "8:6: a JSON Pointer starts with '/': \"time\"",
-                "9:9: {token} is filled by the engine and cannot be set",
-                "9:28: `ok` must be a text: a pointer, or text with {holes}",
-                "9:46: `{` without `}`",
-                "10:8: missing field `at`: the array whose elements are events",
-                "10:22: unknown field `chan`, expected one of `at`, `channel`, `key`, `type`, `id`, `seq`, `ts`, `data`",
-                "3:1: this rule replies with send.receipt, which is not there",
-            ],
-        ),
-        (
-            "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"error\"\nof = [\"subscribe\", \"sub\"]\nthen = \"later\"\nmessage = 5\n",
-            &[
-                "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`",
-                "7:8: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
-                "8:11: `message` must be a text",
-            ],
-        ),
-    ];
-    for (lines, expected) in table {
+    for (lines, expected) in FAULTS {
         let expected: Vec<String> = expected.iter().map(|fault| format!("bad.toml:{fault}")).collect();
         let mut expected = expected;
         expected.sort_by_key(|fault| place(fault));

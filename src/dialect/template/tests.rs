@@ -1,3 +1,5 @@
+//! Templates and what they fill to.
+
 use super::*;
 use crate::dialect::composition::Composition;
 use crate::dialect::fill::{ChannelView, Context};

@@ -72,7 +72,7 @@ fn an_answer_after_the_deadline_is_about_nothing() {
     talk.open();
     assert_eq!(talk.subscribe(&["a"]), r#"#1 subscribe[1]? {"c":"a","id":1}"#);
     talk.conversation.give_up(RequestId(1));
-    assert_eq!(talk.hear(r#"{"ok":1}"#), ["ignored"]);
+    assert_eq!(talk.hear(r#"{"ok":1}"#), ["acked #0 subscribe[]"]);
     talk.subscribe(&["a"]);
     assert_eq!(talk.hear(r#"{"ok":"2"}"#), ["acked #2 subscribe[1]"], "ids come back as text too");
 }

