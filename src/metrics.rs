@@ -10,6 +10,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use crate::downstream::counts::HttpCounts;
 use crate::relay::stats::Stats;
 use crate::relay::time::Wall;
 use crate::store::StoreStats;
@@ -20,6 +21,8 @@ pub struct View<'a> {
     pub stats: &'a Stats,
     /// The store's.
     pub store: &'a StoreStats,
+    /// What the listeners count.
+    pub http: &'a HttpCounts,
     /// Lines that the log dropped because nobody read it (`log::Log::dropped`).
     pub log_dropped: u64,
     /// The time of the scrape.

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::show;
 use crate::dialect::Dialect;
 use crate::downstream::admin::{self, Admin, Hooks};
+use crate::downstream::counts::HttpCounts;
 use crate::downstream::http::{self, Feed};
 use crate::downstream::policy::Policy;
 use crate::driver::Course;
@@ -64,12 +65,18 @@ impl Side {
         let (closing, feed_closes) = watch::channel(false);
         let (_open, admin_closes) = watch::channel(false);
         let policy = Policy::follow(configs.clone());
-        let feed = Arc::new(Feed { policy: policy.clone(), outside: outside.clone(), seats: Seats::default() });
+        let counts = Arc::new(HttpCounts::default());
+        let feed = Arc::new(Feed {
+            policy: policy.clone(),
+            outside: outside.clone(),
+            seats: Seats::default(),
+            counts: counts.clone(),
+        });
         for listener in listeners.feed {
             tokio::spawn(http::serve(listener, feed.clone(), feed_closes.clone()));
         }
-        let hooks = hooks(configs, reloader, dialect, log.clone(), metrics, store);
-        let admin = Arc::new(Admin::new(policy, outside, hooks));
+        let hooks = hooks(configs, reloader, dialect, log.clone(), metrics, store, counts.clone());
+        let admin = Arc::new(Admin::new(policy, outside, hooks, counts));
         for listener in listeners.admin {
             tokio::spawn(admin::serve(listener, admin.clone(), admin_closes.clone()));
         }
@@ -98,11 +105,18 @@ fn hooks(
     log: Log,
     metrics: Arc<Metrics>,
     store: StoreNumbers,
+    counts: Arc<HttpCounts>,
 ) -> Hooks {
     let lines = log.clone();
     Hooks {
         metrics: Box::new(move |stats| {
-            let view = View { stats, store: &store.read(), log_dropped: lines.dropped(), now: clock::now().wall };
+            let view = View {
+                stats,
+                store: &store.read(),
+                http: &counts,
+                log_dropped: lines.dropped(),
+                now: clock::now().wall,
+            };
             metrics.render(&view)
         }),
         config: Box::new(move || show::json(&config.borrow(), dialect.secret_params()).to_string()),

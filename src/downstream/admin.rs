@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::connection::{self, Answer};
+use super::counts::HttpCounts;
 use super::http::{deadlines, guarded, json_body};
 use super::listener::{self, Ends};
 use super::policy::Policy;
@@ -60,6 +61,7 @@ pub struct Admin {
     hooks: Hooks,
     scrapes: Semaphore,
     operator: Arc<Principal>,
+    counts: Arc<HttpCounts>,
 }
 
 /// What a listener shows.
@@ -71,8 +73,8 @@ enum Shows {
 
 /// Serves `admin.listen` until `stop` is true. Errors only if the listener cannot be registered with the runtime.
 pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>, stop: watch::Receiver<bool>) -> io::Result<()> {
-    listener::accept(listener, CONNECTIONS, stop, |stream, ends| connected(admin.clone(), stream, ends, Shows::All))
-        .await
+    let serve = |stream, ends| connected(admin.clone(), stream, ends, Shows::All);
+    listener::accept(listener, CONNECTIONS, stop, &admin.counts, serve).await
 }
 
 /// Serves `admin.probes`: probes and metrics, no access rules.
@@ -82,7 +84,7 @@ pub async fn serve_probes(
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let serve = |stream, ends| connected(admin.clone(), stream, ends, Shows::ProbesOnly);
-    listener::accept(listener, CONNECTIONS, stop, serve).await
+    listener::accept(listener, CONNECTIONS, stop, &admin.counts, serve).await
 }
 
 async fn connected(admin: Arc<Admin>, stream: TcpStream, ends: Ends, shows: Shows) {
@@ -163,10 +165,15 @@ impl Route {
 }
 
 impl Admin {
-    /// `policy` for the guard, `outside` to the feed thread.
-    pub fn new(policy: watch::Receiver<Arc<Policy>>, outside: mpsc::Sender<FromOutside>, hooks: Hooks) -> Self {
+    /// `policy` for the guard, `outside` to the feed thread, `counts` of all listeners.
+    pub fn new(
+        policy: watch::Receiver<Arc<Policy>>,
+        outside: mpsc::Sender<FromOutside>,
+        hooks: Hooks,
+        counts: Arc<HttpCounts>,
+    ) -> Self {
         let operator = Arc::new(Principal::local());
-        Admin { policy, outside, hooks, scrapes: Semaphore::new(SCRAPES), operator }
+        Admin { policy, outside, hooks, scrapes: Semaphore::new(SCRAPES), operator, counts }
     }
 
     async fn answer(&self, ends: Ends, shows: Shows, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -198,7 +205,7 @@ impl Admin {
             return Ok(reply::preflight(methods));
         }
         if !methods.split(", ").any(|method| method == request.method().as_str()) {
-            return Ok(reply::wrong_method(methods));
+            return Err(reply::wrong_method(methods));
         }
         let body = match *request.method() {
             Method::POST => {

@@ -135,9 +135,9 @@ fn invalid(message: &str) -> Problem {
 
 fn wrong_upgrade(message: &str) -> Problem {
     // RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
-    const HEADERS: &[(HeaderName, &str)] =
-        &[(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
-    Problem { status: 426, headers: HEADERS, ..invalid(message) }
+    let headers =
+        vec![(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
+    Problem { status: 426, headers, ..invalid(message) }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::connection::{self, Answer, Deadlines, Taken};
+use super::counts::HttpCounts;
 use super::guard::{Asked, Guard};
 use super::handshake::{self, Upgrade, one};
 use super::listener::{self, Ends};
@@ -54,11 +55,14 @@ pub struct Feed {
     pub outside: mpsc::Sender<FromOutside>,
     /// Sessions, counted from their handshake on.
     pub seats: Seats,
+    /// Of all listeners.
+    pub counts: Arc<HttpCounts>,
 }
 
 /// Serves a feed listener until `stop` is true. Errors only if the listener cannot be registered with the runtime.
 pub async fn serve(listener: std::net::TcpListener, feed: Arc<Feed>, stop: watch::Receiver<bool>) -> io::Result<()> {
-    listener::accept(listener, CONNECTIONS, stop, |stream, ends| connected(feed.clone(), stream, ends)).await
+    let serve = |stream, ends| connected(feed.clone(), stream, ends);
+    listener::accept(listener, CONNECTIONS, stop, &feed.counts, serve).await
 }
 
 async fn connected(feed: Arc<Feed>, stream: TcpStream, ends: Ends) {
@@ -152,16 +156,21 @@ impl Feed {
         let policy = self.policy.borrow().clone();
         let origin = match guarded(&policy.feed_guard, ends, &request) {
             Ok(origin) => origin,
-            Err(problem) => return Answer::Respond(problem.response()),
+            Err(problem) => return Answer::Respond(self.refuse(problem)),
         };
         let answer = self.let_in(&policy, ends, request, origin.as_deref()).await;
-        match answer.unwrap_or_else(|problem| Answer::Respond(problem.response())) {
+        match answer.unwrap_or_else(|problem| Answer::Respond(self.refuse(problem))) {
             Answer::Respond(mut response) => {
                 reply::let_read(&mut response, origin.as_deref());
                 Answer::Respond(response)
             }
             taken @ Answer::TakeOver(_) => taken,
         }
+    }
+
+    fn refuse(&self, problem: Problem) -> Response<Full<Bytes>> {
+        self.counts.refuse(problem.code);
+        problem.response()
     }
 
     async fn let_in(
@@ -186,7 +195,7 @@ impl Feed {
             return Ok(Answer::Respond(reply::preflight(methods)));
         }
         if !methods.split(", ").any(|method| method == request.method().as_str()) {
-            return Ok(Answer::Respond(reply::wrong_method(methods)));
+            return Err(reply::wrong_method(methods));
         }
         let bearer = handshake::authorization(request.headers())?;
         match route {
@@ -344,9 +353,13 @@ async fn publish(policy: &Policy, request: Request<Incoming>) -> Result<CallRequ
 }
 
 /// The whole body of a POST, which must call itself JSON: a page of another site can send other types without asking first.
+/// No body needs no type.
 pub(super) async fn json_body(headers: &HeaderMap, body: Incoming, most: usize) -> Result<String, Problem> {
-    let kind = one(headers, &header::CONTENT_TYPE)?.unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim();
+    let kind = one(headers, &header::CONTENT_TYPE)?;
+    if kind.is_none() && body.is_end_stream() {
+        return Ok(String::new());
+    }
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or("").trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(ErrorCode::UnsupportedMediaType, "send Content-Type: application/json"));
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::counts::HttpCounts;
+
 /// Pauses after failed accepts: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -28,6 +30,7 @@ pub(super) async fn accept<F, S>(
     listener: std::net::TcpListener,
     cap: usize,
     mut stop: watch::Receiver<bool>,
+    counts: &HttpCounts,
     serve: F,
 ) -> io::Result<()>
 where
@@ -36,7 +39,7 @@ where
 {
     let listener = TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(cap));
-    let all = accept_all(&listener, &places, &serve);
+    let all = accept_all(&listener, &places, counts, &serve);
     tokio::select! {
         // An error: the sender is gone, and with it whoever could want this to go on.
         _ = stop.wait_for(|stop| *stop) => {}
@@ -45,7 +48,7 @@ where
     Ok(())
 }
 
-async fn accept_all<F, S>(listener: &TcpListener, places: &Arc<Semaphore>, serve: &F)
+async fn accept_all<F, S>(listener: &TcpListener, places: &Arc<Semaphore>, counts: &HttpCounts, serve: &F)
 where
     F: Fn(TcpStream, Ends) -> S,
     S: Future<Output = ()> + Send + 'static,
@@ -71,6 +74,7 @@ where
             // The client was faster than we: its connection is over, the listener is fine.
             Err(error) if is_clients(&error) => tracing::debug!(%error, "a connection ended before it was accepted"),
             Err(error) => {
+                counts.accept_failed();
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections: check the limit of open files");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);

@@ -7,12 +7,13 @@
 //! | `line`, `backlog` | feed | one session's socket; what its kernel has not taken yet |
 //! | [`http`], [`admin`] | side | the two listeners' requests, and handshakes of sessions |
 //! | `listener`, `connection` | side | accepting; one HTTP connection, and how a session leaves it |
-//! | [`guard`], `handshake`, [`policy`], `reply`, `calls` | side | Host and Origin; upgrades and tokens; rules in force; answers |
+//! | [`guard`], `handshake`, [`policy`], `reply`, `calls`, [`counts`] | side | Host and Origin; upgrades and tokens; rules in force; answers |
 
 pub mod admin;
 mod backlog;
 mod calls;
 mod connection;
+pub mod counts;
 pub mod guard;
 mod handshake;
 pub mod http;

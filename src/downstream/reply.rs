@@ -22,16 +22,16 @@ pub(super) struct Problem {
     pub(super) status: u16,
     pub(super) message: String,
     pub(super) retry_after: Option<Duration>,
-    pub(super) headers: &'static [(HeaderName, &'static str)],
+    pub(super) headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Problem {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status = code.http_status();
         let retry_after = matches!(status, 429 | 503).then_some(RETRY_AFTER);
-        let headers: &[_] = match code {
-            ErrorCode::Unauthenticated => &[(header::WWW_AUTHENTICATE, "Bearer")],
-            _ => &[],
+        let headers = match code {
+            ErrorCode::Unauthenticated => vec![(header::WWW_AUTHENTICATE, "Bearer")],
+            _ => Vec::new(),
         };
         Problem { code, status, message: message.into(), retry_after, headers }
     }
@@ -130,9 +130,7 @@ pub(super) fn preflight(methods: &'static str) -> Response<Full<Bytes>> {
 }
 
 /// This method is not for this path.
-pub(super) fn wrong_method(methods: &'static str) -> Response<Full<Bytes>> {
-    let message = format!("this path takes {methods}");
-    let mut response = Problem::new(ErrorCode::MethodNotAllowed, message).response();
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
-    response
+pub(super) fn wrong_method(methods: &'static str) -> Problem {
+    let problem = Problem::new(ErrorCode::MethodNotAllowed, format!("this path takes {methods}"));
+    Problem { headers: vec![(header::ALLOW, methods)], ..problem }
 }

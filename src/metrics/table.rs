@@ -55,6 +55,11 @@ pub(super) const METRICS: &[Declared] = &[
     metric("tidegate_dialect_unexpected_total", "Acknowledgements and refusals that belong to no pending request.",
         Counter(|v| v.stats.dialect.unexpected)),
 
+    metric("tidegate_http_refused_total", "Requests to the feed's listener that were refused before the relay saw them, by error code.",
+        Counters("code", |v, put| ErrorCode::ALL.iter().for_each(|c| put(c.text(), v.http.refused(*c))))),
+    metric("tidegate_accept_errors_total", "Connections that could not be accepted for want of descriptors or memory.",
+        Counter(|v| v.http.accept_errors())),
+
     metric("tidegate_throttled_total", "How often a limit held something back, by place.",
         Counters("place", |v, put| ThrottlePlace::ALL.iter().for_each(|p| put(p.text(), v.stats.throttled.get(p))))),
 

@@ -29,7 +29,13 @@ fn rendered() -> String {
     let store = StoreStats { commits: 2, commit_nanos: 3_000_000, ..StoreStats::default() };
     let metrics = Metrics::new();
     metrics.reloaded(false);
-    metrics.render(&View { stats: &stats(), store: &store, log_dropped: 9, now: Wall(3_500_000_000) })
+    metrics.render(&View {
+        stats: &stats(),
+        store: &store,
+        http: &HttpCounts::default(),
+        log_dropped: 9,
+        now: Wall(3_500_000_000),
+    })
 }
 
 #[test]
@@ -82,7 +88,13 @@ fn names_follow_the_convention_and_occur_once() {
 fn the_number_of_series_does_not_depend_on_traffic() {
     let series = |stats: &Stats| {
         let store = StoreStats::default();
-        let text = Metrics::new().render(&View { stats, store: &store, log_dropped: 0, now: Wall(0) });
+        let text = Metrics::new().render(&View {
+            stats,
+            store: &store,
+            http: &HttpCounts::default(),
+            log_dropped: 0,
+            now: Wall(0),
+        });
         text.lines()
             .filter(|line| {
                 line.starts_with("tidegate_")

@@ -19,7 +19,7 @@ fn start() -> (Rig, SocketAddr, SocketAddr, Arc<Mutex<Vec<tracing::Level>>>) {
         reload: Box::new(|| Err(vec!["tidegate.toml:3:1: unknown key".to_owned()])),
         log_level: Box::new(move |level| set.lock().unwrap().push(level)),
     };
-    let admin = Arc::new(Admin::new(rig.policy.clone(), rig.outside.clone(), hooks));
+    let admin = Arc::new(Admin::new(rig.policy.clone(), rig.outside.clone(), hooks, Arc::default()));
     let (all, address) = listener();
     let (probes, probes_address) = listener();
     tokio::spawn(serve(all, admin.clone(), rig.stop.subscribe()));
@@ -57,6 +57,7 @@ fn every_path_asks_what_it_names() {
         assert!(index.contains("/metrics") && index.contains("/v1/drain"), "{index}");
         let metrics = ask(address, "GET /metrics", &[], "").await;
         assert!(metrics.contains("version=0.0.4") && metrics.ends_with("tidegate_up 1\n"), "{metrics}");
+        assert_eq!(status(&ask(address, "POST /v1/drain", &[], "").await), 200, "no body needs no type");
         assert!(ask(address, "GET /v1/config", &[], "").await.ends_with(r#"{"access":{"mode":"loopback"}}"#));
     });
 }
@@ -68,7 +69,8 @@ fn get_changes_nothing_and_pages_of_others_reach_nothing() {
         for (line, headers, body, wanted, word) in [
             ("GET /v1/drain", &[][..], "", 405, "POST"),
             ("GET /v1/reload", &[], "", 405, "POST"),
-            ("POST /v1/drain", &[], "", 415, "application/json"),
+            ("POST /v1/drain", &["Content-Type: text/plain"], "", 415, "application/json"),
+            ("POST /v1/drain", &[], "{}", 415, "application/json"),
             ("POST /v1/drain", &[JSON, "Origin: https://app.example.com"], "", 403, "origin"),
             ("POST /v1/drain", &[JSON, "Sec-Fetch-Site: cross-site"], "", 403, ""),
             ("POST /v1/drain", &[JSON, "Host: evil.example"], "", 403, "access.hosts"),

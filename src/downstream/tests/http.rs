@@ -17,9 +17,12 @@ fn start(config: Config) -> (Rig, SocketAddr, Seats) {
     let rig = Rig::new(config);
     let (listener, address) = listener();
     let seats = Seats::default();
-    let feed = Feed { policy: rig.policy.clone(), outside: rig.outside.clone(), seats: seats.clone() };
-    tokio::spawn(serve(listener, Arc::new(feed), rig.stop.subscribe()));
+    tokio::spawn(serve(listener, Arc::new(feed(&rig, seats.clone())), rig.stop.subscribe()));
     (rig, address, seats)
+}
+
+fn feed(rig: &Rig, seats: Seats) -> Feed {
+    Feed { policy: rig.policy.clone(), outside: rig.outside.clone(), seats, counts: Arc::default() }
 }
 
 fn tokens() -> Config {
@@ -416,8 +419,10 @@ fn a_stopped_listener_takes_no_more() {
     run(async {
         let rig = Rig::new(Config::default());
         let (listener, address) = listener();
-        let feed = Feed { policy: rig.policy.clone(), outside: rig.outside.clone(), seats: Seats::default() };
-        let served = tokio::spawn(serve(listener, Arc::new(feed), rig.stop.subscribe()));
+        let feed = Arc::new(feed(&rig, Seats::default()));
+        let served = tokio::spawn(serve(listener, feed.clone(), rig.stop.subscribe()));
+        assert_eq!(status(&ask(address, "GET /", &[], "").await), 404);
+        assert_eq!((feed.counts.refused(ErrorCode::NotFound), feed.counts.refused(ErrorCode::Forbidden)), (1, 0));
         assert_eq!(status(&ask(address, "GET /v1/status", &[], "").await), 200);
         rig.stop.send(true).unwrap();
         served.await.unwrap().unwrap();
