@@ -22,6 +22,8 @@ use leaving::Leaving;
 
 /// How long a connection that we close may take until it is forgotten.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// At which part of a token's life the next one is fetched.
+const RENEW_AT: f64 = 0.8;
 /// Frames that wait to leave because upstream asked for them; beyond it, it asks for more than it takes.
 const STAGED_MAX: usize = 1024;
 
@@ -114,6 +116,8 @@ impl Ending {
 pub enum Due {
     /// The dialect's ping is to be rendered and staged.
     DialectPing,
+    /// The token runs out soon: another one is to be fetched.
+    Renew,
     /// The connection is over.
     Over(Ending),
 }
@@ -137,7 +141,7 @@ pub struct Attempt {
     deadline: Option<Mono>,
     handshake_timeout: Duration,
     /// The dialect at work; absent while dialing, and while it tells what a frame meant.
-    pub conversation: Option<Conversation>,
+    pub conversation: Option<Box<Conversation>>,
     /// Signs of life.
     pub heartbeat: Heartbeat,
     /// What upstream acked.
@@ -157,6 +161,8 @@ pub struct Attempt {
     forgotten: Vec<ChannelId>,
     /// Intervals may have been set since they were last looked at.
     news: bool,
+    /// When another token is to be fetched; `None` also while one is being fetched.
+    renew_at: Option<Mono>,
     peer: Option<String>,
 }
 
@@ -181,6 +187,7 @@ impl Attempt {
             ending: None,
             forgotten: Vec::new(),
             news: true,
+            renew_at: None,
             peer: None,
         }
     }
@@ -281,6 +288,16 @@ impl Attempt {
         std::mem::replace(&mut self.news, self.phase != Phase::Ready)
     }
 
+    /// Upstream may have set intervals.
+    pub fn note_news(&mut self) {
+        self.news = true;
+    }
+
+    /// The token is good for this long from now on, if upstream says so.
+    pub fn token_lasts(&mut self, now: Mono, ttl: Option<Duration>) {
+        self.renew_at = ttl.map(|ttl| now + ttl.mul_f64(RENEW_AT));
+    }
+
     /// Whether a `Transmit` may be asked for now.
     pub fn may_send(&self) -> bool {
         matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.in_flight.is_none()
@@ -355,6 +372,10 @@ impl Attempt {
         if !matches!(self.phase, Phase::Authenticating | Phase::Ready) {
             return None;
         }
+        if self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_at = None;
+            return Some(Due::Renew);
+        }
         while let Some(beat) = self.heartbeat.beat(now) {
             match beat {
                 Beat::Ping => self.ping_waits = true,
@@ -372,6 +393,7 @@ impl Attempt {
         let open = matches!(self.phase, Phase::Authenticating | Phase::Ready);
         let heartbeat = open.then(|| self.heartbeat.due());
         let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
-        [self.deadline, heartbeat, acked, leaving].into_iter().flatten().min()
+        let renew = self.renew_at.filter(|_| open);
+        [self.deadline, heartbeat, acked, leaving, renew].into_iter().flatten().min()
     }
 }

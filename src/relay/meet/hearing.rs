@@ -111,6 +111,7 @@ impl Relay {
             self.abandon(now, ending);
         } else if news {
             self.adopt_timing(now);
+            self.token_accepted(now);
         }
     }
 
@@ -220,7 +221,12 @@ impl Relay {
                 let reply = data.and_then(|data| std::str::from_utf8(data).ok());
                 self.message_acked(now, *message, confirmed_by, reply);
             }
-            Purpose::Auth | Purpose::Ping | Purpose::Reply => {}
+            Purpose::Auth => {
+                if let Some(active) = self.active.as_mut() {
+                    active.note_news();
+                }
+            }
+            Purpose::Ping | Purpose::Reply => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
     }

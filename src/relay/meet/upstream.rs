@@ -24,14 +24,26 @@ impl Relay {
     }
 
     pub(in crate::relay) fn fetched(&mut self, now: Time, call: CallId, result: Result<Option<Secret>, String>) {
-        let dialing = self
-            .active
-            .as_ref()
-            .is_some_and(|attempt| attempt.phase() == Phase::Dialing && call_of(attempt.id()) == call);
-        match result {
-            _ if !dialing => {}
-            Ok(token) => self.dial(now, token),
-            Err(reason) => self.lose(now, Ending::Token(reason)),
+        let asked = self.active.as_ref().filter(|attempt| call_of(attempt.id()) == call);
+        match (asked.map(Attempt::phase), result) {
+            (Some(Phase::Dialing), Ok(token)) => self.dial(now, token),
+            (Some(Phase::Dialing), Err(reason)) => self.lose(now, Ending::Token(reason)),
+            (Some(Phase::Ready), Ok(Some(token))) => self.renew(now, token),
+            // Without another token upstream ends the connection when this one runs out.
+            _ => {}
+        }
+    }
+
+    /// Another token is there before the old one runs out: tells upstream, or connects anew with it.
+    fn renew(&mut self, now: Time, token: Secret) {
+        let Some(attempt) = self.active.as_mut() else { return };
+        match attempt.conversation.as_mut().map(|conversation| conversation.renew(now, token)) {
+            Some(Ok(outgoing)) => attempt.stage(outgoing),
+            Some(Err(error)) => {
+                let message = format!("the token runs out, and it cannot be renewed on this connection: {error}");
+                self.abandon(now, Ending::Told { then: Then::Reconnect, retry_after: None, message });
+            }
+            None => {}
         }
     }
 
@@ -42,7 +54,7 @@ impl Relay {
         let carried = self.link.carried.take().unwrap_or_else(|| Carried::new(self.rng.next_u64()));
         let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
         let request = conversation.connect_request(&upstream.url, &upstream.headers);
-        attempt.conversation = Some(conversation);
+        attempt.conversation = Some(Box::new(conversation));
         match request {
             Ok(request) => {
                 attempt.connecting(now.mono, upstream);
@@ -183,6 +195,12 @@ impl Relay {
         while let Some(due) = self.active.as_mut().and_then(|attempt| attempt.timeout(now.mono)) {
             match due {
                 Due::Over(ending) => return self.abandon(now, ending),
+                Due::Renew => {
+                    if let Some(attempt) = &self.active {
+                        let call = call_of(attempt.id());
+                        self.outputs.push_back(Output::Fetch { call, request: Fetch::Token });
+                    }
+                }
                 Due::DialectPing => {
                     self.adopt_timing(now);
                     let Some(attempt) = self.active.as_mut() else { return };
@@ -231,6 +249,14 @@ impl Relay {
             && let Some(conversation) = &attempt.conversation
         {
             attempt.heartbeat.set_timing(now.mono, conversation.timing(), pings);
+        }
+    }
+
+    /// Upstream accepted a token: it is good for as long as upstream says.
+    pub(super) fn token_accepted(&mut self, now: Time) {
+        if let Some(attempt) = self.active.as_mut() {
+            let ttl = attempt.conversation.as_ref().and_then(|conversation| conversation.timing().token_ttl);
+            attempt.token_lasts(now.mono, ttl);
         }
     }
 

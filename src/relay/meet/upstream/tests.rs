@@ -309,6 +309,40 @@ fn authentication_has_a_deadline() {
 }
 
 #[test]
+fn a_token_is_renewed_before_it_runs_out() {
+    let renew = format!("renew = '{{\"op\":\"renew\",\"token\":{{token}},\"id\":{{id}}}}'\n{HELLO}");
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", &renew);
+    let mut service = Service::speaking(&dialect, |_| {});
+    service.token = Some(Secret::new("second"));
+    service.connect();
+    service.say(&json!({"hello": true}));
+    service.say(&json!({"ready": true, "ttl": 20}));
+    service.heard();
+    service.pass(Duration::from_millis(15_999));
+    assert_eq!(service.heard().len(), 0);
+    service.pass(Duration::from_millis(1));
+    let renewal = service.heard();
+    assert_eq!((&renewal[0]["op"], &renewal[0]["token"]), (&json!("renew"), &json!("second")));
+    service.say(&json!({"renewed": renewal[0]["id"], "ttl": 10}));
+    service.pass_seconds(8);
+    assert_eq!(service.heard().len(), 1);
+    service.pass_seconds(10);
+    assert_eq!(service.heard().len(), 0, "one at a time");
+}
+
+#[test]
+fn a_token_that_cannot_be_renewed_is_taken_to_a_new_connection() {
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", HELLO);
+    let mut service = Service::speaking(&dialect, |_| {});
+    service.token = Some(Secret::new("second"));
+    service.connect();
+    service.say(&json!({"hello": true}));
+    service.say(&json!({"ready": true, "ttl": 20}));
+    service.pass_seconds(16);
+    assert_eq!((service.closed.len(), service.connects.len()), (1, 1));
+}
+
+#[test]
 fn a_carrier_that_never_answers_is_given_up() {
     let mut service = Service::new("", |_| {});
     let first = service.connects.pop_front().unwrap();

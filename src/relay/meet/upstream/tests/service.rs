@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::dialect::{Dialect, WireFrame};
 use crate::protocol::frame::Format;
-use crate::protocol::request::{Publish, Request, Subscribe};
+use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
@@ -76,6 +76,12 @@ is = "hello"
 [[on]]
 match = { "/ready" = true }
 is = "ready"
+set = { token_ttl_s = "/ttl" }
+[[on]]
+match = { "/renewed" = { exists = true } }
+is = "ack"
+req = "/renewed"
+set = { token_ttl_s = "/ttl" }
 "#;
 
 /// The relay, the service, and what passed between them.
@@ -96,6 +102,8 @@ pub(super) struct Service {
     /// Connections that the relay closed.
     pub closed: Vec<AttemptId>,
     pub told: Vec<(SessionId, Value)>,
+    /// What fetches are answered with.
+    pub token: Option<Secret>,
 }
 
 impl Service {
@@ -121,6 +129,7 @@ impl Service {
             outstanding: 0,
             closed: Vec::new(),
             told: Vec::new(),
+            token: None,
         };
         service.pass(Duration::ZERO);
         service
@@ -139,7 +148,8 @@ impl Service {
             match output {
                 Output::Fetch { call: CallId(call), .. } => {
                     self.fetches += 1;
-                    self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result: Ok(None) });
+                    self.relay
+                        .handle_input(self.now, Input::Fetched { call: CallId(call), result: Ok(self.token.clone()) });
                 }
                 Output::Connect { attempt, .. } => self.connects.push_back(attempt),
                 Output::Transmit { attempt, frames } => {
