@@ -38,6 +38,11 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Something in it.
     pub(super) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)

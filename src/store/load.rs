@@ -198,6 +198,7 @@ impl Scan {
             }
             _ => {}
         }
+        let sound = lost == 0 && self.damaged.is_empty() && self.settled.is_empty();
         let mark = if let Found::Counts(mark) = mark { mark } else { Census::default() };
         let known = self.census.unwrap_or_default();
         let after_last = self.messages.last().map_or(0, |(message, _)| message.sequence.saturating_add(1));
@@ -215,7 +216,7 @@ impl Scan {
             lost,
             losses: self.told,
         };
-        Judged { restored, census, index: self.index, damaged: self.damaged, settled: self.settled }
+        Judged { restored, sound, census, index: self.index, damaged: self.damaged, settled: self.settled }
     }
 }
 
@@ -224,6 +225,8 @@ impl Scan {
 pub(super) struct Judged {
     /// What the relay gets.
     pub(super) restored: Restored,
+    /// Nothing is missing or damaged, as far as both witnesses know.
+    pub(super) sound: bool,
     /// The counts to go on with.
     pub(super) census: Census,
     /// What is needed to remove records again.

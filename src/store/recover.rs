@@ -1,8 +1,10 @@
 //! Opens sled whatever state it is in.
 //!
-//! Invariant: damage never keeps the relay from starting and never removes anything: what cannot be used is set aside under
-//! another name, what can be read is carried over, and what is missing is counted by `load`. Errors of the disk itself, and
-//! data of a newer version, do end the start: waiting for a person is better than starting empty beside good data.
+//! Invariant: damage never keeps the relay from starting, and a damaged sled is never written to again: what can be read is
+//! carried over to a new one, the old one stays under another name, and what is missing is counted by `load`. Errors of the
+//! disk itself, and data of a newer version, do end the start: waiting for a person is better than starting empty beside
+//! good data. One thing cannot be kept from here: at its start sled itself overwrites what follows damage in its newest
+//! segment.
 
 use std::cell::Cell;
 use std::fs::{self, DirBuilder};
@@ -16,7 +18,7 @@ use sled::{Batch, Db, Mode};
 
 use super::commit::Committer;
 use super::directory::{Directory, FORMAT};
-use super::load::{self, ScanError};
+use super::load::{self, Judged, ScanError};
 use super::mark::Mark;
 use super::{OpenError, StoreConfig};
 use crate::relay::record::Restored;
@@ -63,18 +65,26 @@ pub(super) fn open(directory: &Directory, config: StoreConfig) -> Result<(Commit
     let (mark, found) = Mark::open(&mark_path).map_err(|error| OpenError::io(&mark_path, "reading", error))?;
     let mut told = Vec::new();
     finish_swap(directory)?;
-    let db = open_data(directory, config, &mut told)?;
-    let (db, scan) = match read(directory, &db)? {
-        Ok(scan) => (db, scan),
-        Err(problem) => {
-            let db = rebuild(directory, config, db, &problem, &mut told)?;
-            let again = read(directory, &db)?;
-            let scan =
-                again.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
-            (db, scan)
-        }
+    let Data { mut db, fresh } = open_data(directory, config, &mut told)?;
+    let problem = match read(directory, &db)?.map(|scan| scan.judge(found)) {
+        Ok(judged) if judged.sound || fresh => return begin(directory, db, mark, judged, told),
+        Ok(_) => "records are missing or damaged".to_owned(),
+        Err(problem) => problem,
     };
-    let mut judged = scan.judge(found);
+    db = rebuild(directory, config, db, &problem, &mut told)?;
+    let again = read(directory, &db)?;
+    let scan = again.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
+    begin(directory, db, mark, scan.judge(found), told)
+}
+
+/// The last step of a start: everything durable, the verdict told.
+fn begin(
+    directory: &Directory,
+    db: Db,
+    mark: Mark,
+    mut judged: Judged,
+    mut told: Vec<String>,
+) -> Result<(Committer, Restored), OpenError> {
     told.append(&mut judged.restored.losses);
     judged.restored.losses = told;
     let data = directory.join(DATA);
@@ -82,8 +92,8 @@ pub(super) fn open(directory: &Directory, config: StoreConfig) -> Result<(Commit
         let data = data.clone();
         move |error: io::Error| OpenError::io(&data, doing, error)
     };
-    let mut committer =
-        Committer::new(db, data.join("db"), mark, judged.index, judged.census).map_err(io("opening its file"))?;
+    let committer = Committer::new(db, data.join("db"), mark, judged.index, judged.census);
+    let mut committer = committer.map_err(io("opening its file"))?;
     directory.sync_all(&data).map_err(io("syncing the directory"))?;
     let begun = guarded(AssertUnwindSafe(|| committer.begin(&judged.damaged, &judged.settled))).unwrap_or_else(Err);
     begun.map_err(|problem| OpenError::io(&data, "writing", problem))?;
@@ -100,16 +110,23 @@ fn read(directory: &Directory, db: &Db) -> Result<Result<load::Scan, String>, Op
         Ok(Err(ScanError::Unreadable(problem))) | Err(problem) => Ok(Err(problem)),
         Ok(Err(ScanError::Io(error))) => Err(OpenError::io(&directory.join(DATA), "reading", error)),
         Ok(Err(ScanError::Newer(version))) => {
-            Err(OpenError::NewerFormat { directory: directory.join(""), found: FORMAT.max(version.into()) })
+            Err(OpenError::NewerFormat { directory: directory.path().to_owned(), found: FORMAT.max(version.into()) })
         }
     }
 }
 
+/// An open sled.
+struct Data {
+    db: Db,
+    /// It is new and empty, because the old one could not be opened.
+    fresh: bool,
+}
+
 /// Opens the data; what cannot be opened is set aside and an empty one takes its place.
-fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>) -> Result<Db, OpenError> {
+fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>) -> Result<Data, OpenError> {
     let data = directory.join(DATA);
     let problem = match try_open(&data, config)? {
-        Ok(db) => return Ok(db),
+        Ok(db) => return Ok(Data { db, fresh: false }),
         Err(problem) => problem,
     };
     // The snapshot and the parameters are only shortcuts: sled makes them anew from its log and our constants.
@@ -117,12 +134,15 @@ fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>)
     set_shortcuts_aside(&data, &aside).map_err(|error| OpenError::io(&data, "setting damaged parts aside", error))?;
     if let Ok(db) = try_open(&data, config)? {
         told.push(format!("sled did not open ({problem}) until its snapshot was moved to {}", aside.display()));
-        return Ok(db);
+        return Ok(Data { db, fresh: false });
     }
     let corrupt = unused(directory, "sled.corrupt");
     fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
     told.push(format!("sled does not open ({problem}); its data was moved to {}", corrupt.display()));
-    try_open(&data, config)?.map_err(|problem| OpenError::io(&data, "making a new store", problem))
+    match try_open(&data, config)? {
+        Ok(db) => Ok(Data { db, fresh: true }),
+        Err(problem) => Err(OpenError::io(&data, "making a new store", problem)),
+    }
 }
 
 /// One attempt; the inner error is damage.
@@ -184,7 +204,8 @@ fn set_shortcuts_aside(data: &Path, aside: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Carries every entry that can be read over to a new sled, which then takes the old one's place.
+/// Carries every entry that can be read over to a new sled, which then takes the old one's place. A sled that lost
+/// something must not be written to again: it takes places for free that still hold records, and loses those next.
 fn rebuild(
     directory: &Directory,
     config: StoreConfig,
@@ -198,9 +219,11 @@ fn rebuild(
         move |problem: String| OpenError::io(&rebuilt, doing, problem)
     };
     let new = try_open(&rebuilt, config)?.map_err(failed("making a new store"))?;
-    // From both ends: the damage lies between.
-    let forward = copy(old.iter(), &new).map_err(failed("copying"))?;
-    let backward = copy(old.iter().rev(), &new).map_err(failed("copying"))?;
+    let (mut copied, whole) = copy(old.iter(), &new).map_err(failed("copying"))?;
+    if !whole {
+        // From the other end, too: what cannot be read lies between.
+        copied += copy(old.iter().rev(), &new).map_err(failed("copying"))?.0;
+    }
     let flushed = guarded(AssertUnwindSafe(|| new.flush().map(drop).map_err(|error| error.to_string())));
     flushed.unwrap_or_else(Err).map_err(failed("flushing"))?;
     directory.sync_all(&rebuilt).map_err(|error| failed("syncing")(error.to_string()))?;
@@ -212,30 +235,38 @@ fn rebuild(
     fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
     finish_swap(directory)?;
     told.push(format!(
-        "part of the data cannot be read ({problem}); {} entries were carried over, the old data was moved to {}",
-        forward + backward,
+        "the data is damaged ({problem}); {copied} entries were carried over, the old data was moved to {}",
         corrupt.display()
     ));
-    open_data(directory, config, told)
+    open_data(directory, config, told).map(|data| data.db)
 }
 
-/// Copies until the end or the damage; says how many. An error is the new store's.
-fn copy(entries: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>, to: &Db) -> Result<usize, String> {
+/// Copies until the end, or until sled cannot read on; says how many and whether it was the end. An error is the new
+/// store's.
+fn copy(
+    entries: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+    to: &Db,
+) -> Result<(usize, bool), String> {
     let mut entries = AssertUnwindSafe(entries);
     let mut copied = 0;
     loop {
         let mut batch = Batch::default();
         let mut count = 0;
-        while count < COPY {
-            // Where sled cannot read on, it errs or panics: both are the end of this way.
-            let Ok(Some(Ok((key, value)))) = guarded(AssertUnwindSafe(|| entries.next())) else { break };
-            batch.insert(key, value);
-            count += 1;
+        let mut end = None;
+        while count < COPY && end.is_none() {
+            match guarded(AssertUnwindSafe(|| entries.next())) {
+                Ok(Some(Ok((key, value)))) => {
+                    batch.insert(key, value);
+                    count += 1;
+                }
+                Ok(None) => end = Some(true),
+                Ok(Some(Err(_))) | Err(_) => end = Some(false),
+            }
         }
         guarded(AssertUnwindSafe(|| to.apply_batch(batch).map_err(|error| error.to_string()))).unwrap_or_else(Err)?;
         copied += count;
-        if count < COPY {
-            return Ok(copied);
+        if let Some(whole) = end {
+            return Ok((copied, whole));
         }
     }
 }

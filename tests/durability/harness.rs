@@ -108,6 +108,11 @@ pub fn settle(of: &StoredMessage, outcome: &Arc<StoredOutcome>) -> Operation {
     Operation::Settle { sequence: of.sequence, outcome: Arc::clone(outcome) }
 }
 
+/// A directory in memory where there is one: for tests that open hundreds of times and whose question is not the disk's.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 pub fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
