@@ -74,17 +74,20 @@ pub(super) fn start(
 
 /// The thread's state.
 struct Keeper {
-    /// Dropped last: the lock outlives the files.
+    /// `None` once the store has failed.
     committer: Option<Committer>,
     counters: Arc<Counters>,
     answer: Answer,
     measured: Instant,
+    /// Whether the last try to measure the disk succeeded; a failure is told once.
+    measurable: bool,
+    /// Dropped last: the lock outlives the files.
     directory: Directory,
 }
 
 impl Keeper {
     fn new(directory: Directory, committer: Committer, counters: Arc<Counters>, answer: Answer) -> Self {
-        Keeper { committer: Some(committer), counters, answer, measured: Instant::now(), directory }
+        Keeper { committer: Some(committer), counters, answer, measured: Instant::now(), measurable: true, directory }
     }
 
     fn run(&mut self, inbox: &Receiver<Task>) {
@@ -139,14 +142,18 @@ impl Keeper {
 
     fn measure(&mut self) {
         self.measured = Instant::now();
-        match (self.directory.disk_bytes(), self.directory.free_bytes()) {
-            (Ok(disk), Ok(free)) => self.counters.measured(disk, free),
-            // A directory that cannot be read any more is not one to accept into.
-            (Err(error), _) | (_, Err(error)) => {
+        let numbers = self.directory.disk_bytes().and_then(|disk| Ok((disk, self.directory.free_bytes()?)));
+        match &numbers {
+            Ok((disk, free)) => self.counters.measured(*disk, *free),
+            Err(error) => {
+                // No room that we know of: then nothing more is accepted.
                 self.counters.measured(0, 0);
-                tracing::warn!(%error, "cannot measure the store's disk");
+                if self.measurable {
+                    tracing::warn!(%error, "cannot measure the store's disk; taken as full until it can be measured");
+                }
             }
         }
+        self.measurable = numbers.is_ok();
     }
 
     /// Runs `work`; the first failure, or panic of sled, ends the store.
