@@ -157,7 +157,7 @@ pub struct Attempt {
     in_flight: Option<Vec<Carried>>,
     /// Decided while frames are handled, carried out after the last of them.
     ending: Option<Ending>,
-    /// Channels that the conversation need not know any more.
+    /// Channels that the conversation is to forget when it is back.
     forgotten: Vec<ChannelId>,
     /// Intervals may have been set since they were last looked at.
     news: bool,
@@ -255,9 +255,12 @@ impl Attempt {
         self.ending.take()
     }
 
-    /// The conversation need not know this channel any more.
+    /// The conversation need not know this channel any more; it hears of it when it is back.
     pub fn forget(&mut self, channel: ChannelId) {
-        self.forgotten.push(channel);
+        match &mut self.conversation {
+            Some(conversation) => conversation.forget_channel(channel),
+            None => self.forgotten.push(channel),
+        }
     }
 
     /// The channel is not wanted any more: it is unsubscribed if upstream may know it, else forgotten.
