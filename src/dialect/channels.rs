@@ -1,10 +1,15 @@
-//! The channels that were subscribed on this attempt, by upstream's name and by the relay's number.
+//! The channels that were subscribed and not forgotten, by upstream's name and by the relay's number. They outlive an
+//! attempt: a session that upstream resumes goes on with them.
 //!
-//! Invariant: both directions agree. Several channels may have one name where their params differ.
+//! Invariant: both directions agree, and there are at most [`MOST`]. Several channels may have one name where their params
+//! differ.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{ChannelId, ChannelSpec};
+
+/// The oldest number gives way; what is about it is told by name only.
+const MOST: usize = super::variables::MOST_CHANNELS;
 
 /// Names and params of the channels at hand.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +28,11 @@ impl Channels {
             return;
         }
         self.remove(spec.id);
+        if self.params.len() >= MOST
+            && let Some((oldest, _)) = self.params.first_key_value()
+        {
+            self.remove(*oldest);
+        }
         self.params.insert(spec.id, (spec.name.into(), spec.params.map(Box::from)));
         self.by_name.entry(spec.name.into()).or_default().push(spec.id);
     }

@@ -45,17 +45,18 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// See [`SHORTEST`].
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// What outlives an attempt: session variables, channel variables, the source of `{uuid}`.
+/// What outlives an attempt: session variables, channel variables, channels' names, the source of `{uuid}`.
 #[derive(Debug, Clone)]
 pub struct Carried {
     variables: Variables,
+    channels: Channels,
     rng: Rng,
 }
 
 impl Carried {
     /// For a process's first conversation. `seed` is for `{uuid}` only.
     pub fn new(seed: u64) -> Self {
-        Carried { variables: Variables::default(), rng: Rng::new(seed) }
+        Carried { variables: Variables::default(), channels: Channels::default(), rng: Rng::new(seed) }
     }
 }
 
@@ -111,7 +112,7 @@ impl Conversation {
     /// For one attempt. `params` are the connection's (`upstream.params`), `token` was read for this attempt. What `carried`
     /// knows about channels goes by [`ChannelId`]: the relay keeps these numbers over its attempts.
     pub fn new(dialect: Arc<Dialect>, carried: Carried, params: Map<String, Value>, token: Option<Secret>) -> Self {
-        let Carried { mut variables, rng } = carried;
+        let Carried { mut variables, channels, rng } = carried;
         variables.fit(&dialect.names);
         Conversation {
             dialect,
@@ -124,7 +125,7 @@ impl Conversation {
             pending: Pending::default(),
             bindings: Bindings::default(),
             held: Held::default(),
-            channels: Channels::default(),
+            channels,
             replies: 0,
             clock: Mono::default(),
             spans: Spans::new(),
@@ -239,7 +240,7 @@ impl Conversation {
         if forget {
             self.variables.forget_session();
         }
-        Carried { variables: self.variables, rng: self.rng }
+        Carried { variables: self.variables, channels: self.channels, rng: self.rng }
     }
 
     /// What templates and rules are filled from.

@@ -1,7 +1,8 @@
 //! Values of the variables that `set` stores, as JSON texts.
 //!
 //! Lifetimes: session variables live over reconnects until they are forgotten; a channel's until the channel is; incoming
-//! ones for one message. Invariant: their number is fixed by the dialect and each is at most [`LARGEST`] bytes.
+//! ones for one message. Invariant: their number is fixed by the dialect, each is at most [`LARGEST`] bytes, and at most
+//! [`MOST_CHANNELS`] channels have some.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +12,9 @@ use super::variable::{Names, Variable};
 
 /// The largest value that is stored, in bytes of JSON text. A larger one leaves its variable unset.
 pub(crate) const LARGEST: usize = 16 * 1024;
+
+/// The most channels with variables; the oldest number gives way, and is subscribed without what was known about it.
+pub(crate) const MOST_CHANNELS: usize = 131_072;
 
 /// All stored values of a conversation.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +86,9 @@ impl Variables {
     }
 
     fn slots(&mut self, names: &Names, channel: ChannelId) -> &mut Vec<Option<String>> {
+        if self.channels.len() >= MOST_CHANNELS && !self.channels.contains_key(&channel) {
+            self.channels.pop_first();
+        }
         self.channels.entry(channel).or_insert_with(|| vec![None; names.of_channel.len()])
     }
 }
@@ -120,6 +127,16 @@ mod tests {
         variables.forget_session();
         assert_eq!(variables.session(0), None);
         assert_eq!(variables.of_channel(b, 2), Some("\"v\""));
+    }
+
+    #[test]
+    fn the_oldest_channel_gives_way() {
+        let names = Names::new(None);
+        let mut variables = Variables::default();
+        for id in 0..=u32::try_from(MOST_CHANNELS).unwrap() {
+            variables.set_number(&names, ChannelId(id), 1, 7);
+        }
+        assert_eq!((variables.of_channel(ChannelId(0), 1), variables.of_channel(ChannelId(1), 1)), (None, Some("7")));
     }
 
     #[test]

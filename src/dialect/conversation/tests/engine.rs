@@ -40,6 +40,21 @@ fn resume_replaces_auth_when_it_knows_enough_and_ready_says_whether_it_held() {
 }
 
 #[test]
+fn a_resumed_session_goes_on_with_its_channels() {
+    let text = format!(
+        "[send]\nsubscribe = '{{\"c\":{{channel}},\"id\":{{id}}}}'\nresubscribe = '{{\"c\":{{channel}},\"from\":{{channel.seq}}}}'\n{ACK}\
+         [[on]]\nmatch = {{ '/e' = {{ exists = true }} }}\nis = 'event'\nchannel = '/e'\nseq = '/n'\n"
+    );
+    let mut talk = Talk::new(dialect(&text), None);
+    talk.open();
+    talk.subscribe(&["a"]);
+    let mut talk = talk.reconnect(false);
+    talk.open();
+    talk.hear(r#"{"e":"a","n":5}"#);
+    assert_eq!(talk.subscribe_again(&["a"]), r#"#1 subscribe[1] {"c":"a","from":5}"#);
+}
+
+#[test]
 fn an_echo_confirms_its_publish() {
     let mut talk = Talk::new(
         dialect(
