@@ -1,5 +1,5 @@
-//! What of a new configuration takes effect at once. Reloadable: log level, limits, tokens, access, channel policies,
-//! readiness, drain. Not reloadable: what a listener, a connection or the store was built with.
+//! What of a new configuration takes effect at once. Reloadable: log level, limits and times of feed and outbox, tokens,
+//! access, channel policies, readiness, drain. Not reloadable: what a listener, a connection or the store was built with.
 //!
 //! Deliberately not here: carrying it out (the relay's `Reload`, the log's level).
 
@@ -41,11 +41,6 @@ keys! {
     "upstream.ping_misses" => upstream.ping_misses;
     "upstream.max_frame" => upstream.max_frame;
     "feed.listen" => feed.listen;
-    "feed.write_timeout" => feed.write_timeout;
-    "feed.request_max" => feed.request_max;
-    "feed.header_timeout" => feed.header_timeout;
-    "feed.ping_interval" => feed.ping_interval;
-    "feed.sse_ping_interval" => feed.sse_ping_interval;
     "outbox.path" => outbox.path;
     "admin.listen" => admin.listen;
     "admin.probes" => admin.probes;
