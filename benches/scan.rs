@@ -1,161 +1,98 @@
 //! The scanner against building a `serde_json::Value`, on the recorded messages of the transcripts and on two made ones.
 //!
 //! `cargo bench --bench scan [-- FILTER]`. Each figure is the median of many short batches; both sides of a line take
-//! turns, so that a machine that slows down slows both. The scanner asks for the pointers that the protocol's dialect asks for.
+//! turns, so that a machine that slows down slows both. The scanner asks for the pointers of the built-in dialect's rules.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tidegate::dialect::pointer::Pointer;
 use tidegate::dialect::scan::{PointerSet, Spans};
+use tidegate::dialect::{Carried, Conversation, Dialect, Heard, WireFrame};
+use tidegate::relay::time::Time;
 
 const BATCH: Duration = Duration::from_micros(500);
 const BATCHES: usize = 101;
 
-/// A transcript, and the pointers of the rules for it.
-const TRANSCRIPTS: &[(&str, &[&str])] = &[
-    ("doc-plain", &["/type", "/channel", "/event", "/id", "/seq", "/ts", "/data", "/code", "/message"]),
-    ("doc-binance", BINANCE),
-    (
-        "doc-kraken-v2",
-        &[
-            "/channel",
-            "/type",
-            "/data/0/symbol",
-            "/data/0/timestamp",
-            "/data",
-            "/sequence",
-            "/method",
-            "/req_id",
-            "/success",
-            "/result/channel",
-            "/result/symbol",
-            "/error",
-        ],
-    ),
-    ("doc-coinbase-exchange", &["/type", "/message", "/reason", "/product_id", "/sequence", "/time", ""]),
-    (
-        "pusher",
-        &["/event", "/channel", "/data", "/data/socket_id", "/data/activity_timeout", "/data/code", "/data/message"],
-    ),
-    ("phoenix", &["/0", "/1", "/2", "/3", "/4", "/4/status", "/4/response", "/4/response/reason"]),
-    ("graphql-transport-ws", &["/type", "/id", "/payload", "/payload/0/message"]),
-    (
-        "eth-jsonrpc",
-        &[
-            "/method",
-            "/params/subscription",
-            "/params/result/hash",
-            "/params/result",
-            "/id",
-            "/result",
-            "/error",
-            "/error/code",
-            "/error/message",
-        ],
-    ),
-    (
-        "homeassistant",
-        &[
-            "/type",
-            "/id",
-            "/event/event_type",
-            "/event/context/id",
-            "/event/time_fired",
-            "/event",
-            "/message",
-            "/success",
-            "/result",
-            "/error/code",
-            "/error/message",
-        ],
-    ),
-    (
-        "centrifugo",
-        &[
-            "",
-            "/id",
-            "/push",
-            "/push/pub",
-            "/push/channel",
-            "/push/pub/offset",
-            "/push/pub/data",
-            "/error/code",
-            "/error/message",
-            "/error",
-            "/connect",
-            "/connect/ping",
-            "/connect/ttl",
-            "/subscribe",
-            "/subscribe/epoch",
-            "/subscribe/offset",
-            "/subscribe/publications",
-            "/subscribe/was_recovering",
-            "/subscribe/recovered",
-            "/push/unsubscribe",
-            "/push/unsubscribe/code",
-            "/push/unsubscribe/reason",
-            "/push/disconnect",
-        ],
-    ),
-];
-
-const BINANCE: &[&str] = &[
-    "/stream",
-    "/data",
-    "/data/e",
-    "/data/U",
-    "/data/u",
-    "/data/E",
-    "/error",
-    "/error/code",
-    "/error/msg",
-    "/code",
-    "/msg",
-    "/e",
-    "/id",
+/// Built-in dialects and the recorded conversations in them.
+const TRANSCRIPTS: [(&str, &str); 10] = [
+    ("plain", "doc-plain"),
+    ("binance", "doc-binance"),
+    ("kraken-v2", "doc-kraken-v2"),
+    ("coinbase-exchange", "doc-coinbase-exchange"),
+    ("pusher", "pusher"),
+    ("phoenix", "phoenix"),
+    ("graphql-transport-ws", "graphql-transport-ws"),
+    ("eth-jsonrpc", "eth-jsonrpc"),
+    ("homeassistant", "homeassistant"),
+    ("centrifugo", "centrifugo"),
 ];
 
 struct Case {
     name: String,
+    dialect: &'static str,
     set: PointerSet,
     messages: Vec<Vec<u8>>,
 }
 
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!("{:<24} {:>8} {:>8} {:>10} {:>10} {:>7}", "messages", "count", "bytes", "scan ns", "Value ns", "ratio");
+    println!(
+        "{:<24} {:>8} {:>8} {:>10} {:>10} {:>7} {:>10}",
+        "messages", "count", "bytes", "scan ns", "Value ns", "ratio", "event ns"
+    );
     for case in cases().into_iter().filter(|case| case.name.contains(&filter)) {
         let (scan, tree) = measure(&case);
         let bytes = case.messages.iter().map(Vec::len).sum::<usize>() / case.messages.len();
-        println!(
-            "{:<24} {:>8} {bytes:>8} {scan:>10.0} {tree:>10.0} {:>7.2}",
-            case.name,
-            case.messages.len(),
-            tree / scan
-        );
+        let (name, count, ratio) = (&case.name, case.messages.len(), tree / scan);
+        print!("{name:<24} {count:>8} {bytes:>8} {scan:>10.0} {tree:>10.0} {ratio:>7.2}");
+        match &case.messages[..] {
+            [message] => println!(" {:>10.0}", measure_event(case.dialect, message)),
+            _ => println!(" {:>10}", "-"),
+        }
     }
 }
 
 fn cases() -> Vec<Case> {
-    let mut cases = vec![
-        Case { name: "trade".into(), set: set(BINANCE), messages: vec![trade()] },
-        Case { name: "depth, 1.4 KB".into(), set: set(BINANCE), messages: vec![depth(25)] },
-        Case { name: "depth, 32 KB".into(), set: set(BINANCE), messages: vec![depth(640)] },
-    ];
-    for (name, pointers) in TRANSCRIPTS {
-        cases.push(Case { name: (*name).into(), set: set(pointers), messages: inbound(name) });
-    }
-    cases
+    let made = [("trade", trade()), ("depth, 1.4 KB", depth(25)), ("depth, 32 KB", depth(640))];
+    let made = made.into_iter().map(|(name, message)| (name, "binance", vec![message]));
+    let recorded = TRANSCRIPTS.into_iter().map(|(dialect, name)| (dialect, dialect, inbound(name)));
+    let case =
+        |(name, dialect, messages): (&str, _, _)| Case { name: name.into(), dialect, set: set(dialect), messages };
+    made.chain(recorded).map(case).collect()
 }
 
-fn set(pointers: &[&str]) -> PointerSet {
+/// All pointers of all rules of a built-in dialect.
+fn set(dialect: &str) -> PointerSet {
+    let text = Dialect::builtin_text(dialect).expect("the table holds names of built-in dialects");
+    let file: toml::Table = text.parse().expect("built-in dialects are TOML");
     let mut set = PointerSet::new();
-    for pointer in pointers {
-        set.add(&Pointer::parse(pointer).expect("the table holds pointers"));
-    }
+    collect(&file["on"], &mut set);
     set
+}
+
+fn collect(value: &toml::Value, set: &mut PointerSet) {
+    let mut add = |text: &str| {
+        if let Some(pointer) = Pointer::parse(text).ok().filter(|_| text.starts_with('/')) {
+            set.add(&pointer);
+        }
+    };
+    match value {
+        toml::Value::String(text) if text.contains("{/") => {
+            let holes = text.split('{').filter_map(|rest| rest.split('}').next());
+            holes.for_each(add);
+        }
+        toml::Value::String(text) => add(text),
+        toml::Value::Array(list) => list.iter().for_each(|value| collect(value, set)),
+        toml::Value::Table(table) => {
+            table.keys().for_each(|key| add(key));
+            // What `each` looks for is in the elements, not in the message.
+            table.iter().filter(|(key, _)| *key != "each").for_each(|(_, value)| collect(value, set));
+        }
+        _ => {}
+    }
 }
 
 fn trade() -> Vec<u8> {
@@ -219,6 +156,25 @@ fn measure(case: &Case) -> (f64, f64) {
         batches[BATCHES / 2].as_nanos() as f64 / f64::from(rounds) / case.messages.len() as f64
     };
     (per_message(scans, scan_rounds), per_message(trees, tree_rounds))
+}
+
+/// Nanoseconds from a received frame to its event: scan, conditions, extraction.
+fn measure_event(dialect: &str, message: &[u8]) -> f64 {
+    let dialect = Dialect::builtin(dialect).expect("the table holds names of built-in dialects");
+    let mut conversation = Conversation::new(dialect, Carried::new(0), serde_json::Map::new(), None);
+    conversation.opened(Time::default(), &mut |_| {});
+    let frame = WireFrame::Text(Bytes::copy_from_slice(message));
+    let mut events = 0;
+    let mut receive = || {
+        conversation.receive(Time::default(), black_box(&frame), &mut |heard| {
+            events += u32::from(matches!(black_box(heard), Heard::Event(_)));
+        });
+    };
+    let rounds = rounds(&mut receive);
+    let mut batches: Vec<Duration> = (0..BATCHES).map(|_| time(rounds, &mut receive)).collect();
+    assert!(events > rounds, "the made messages are events");
+    batches.sort();
+    batches[BATCHES / 2].as_nanos() as f64 / f64::from(rounds)
 }
 
 /// How many rounds fill a batch; warms up on the way.
