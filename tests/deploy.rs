@@ -169,6 +169,30 @@ fn the_sidecar_s_configuration_loads_and_its_probes_exist() {
     assert!(yaml.contains("restartPolicy: Always"), "a native sidecar is an init container that keeps running");
 }
 
+/// Files outside `src` that `include_str!` compiles in: `(source, file)`, relative to the project.
+fn compiled_in() -> Vec<(String, String)> {
+    let mut folders = vec![project().join("src")];
+    let mut out = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let named = text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            for name in named.filter(|_| !path.ends_with("tests.rs")) {
+                let file = path.parent().unwrap().join(name).canonicalize().unwrap();
+                let inside = |path: &Path| path.strip_prefix(project()).unwrap().display().to_string();
+                out.push((inside(&path), inside(&file)));
+            }
+        }
+    }
+    assert!(!out.is_empty(), "the documented configuration, at least, is compiled in");
+    out
+}
+
 #[test]
 fn the_image_is_built_from_what_is_there_and_runs_as_a_numeric_user() {
     let dockerfile = text("deploy/Dockerfile");
@@ -179,6 +203,13 @@ fn the_image_is_built_from_what_is_there_and_runs_as_a_numeric_user() {
             let ignored = text(".dockerignore");
             assert!(ignored.lines().any(|line| line == format!("!{source}")), ".dockerignore hides {source}");
         }
+    }
+    for (file, included) in compiled_in() {
+        let top = included.split('/').next().unwrap();
+        assert!(
+            dockerfile.contains(&format!("COPY {top} {top}\n")),
+            "{file} compiles in {included}, which the image has not"
+        );
     }
     let user = dockerfile.lines().find_map(|line| line.strip_prefix("USER ")).unwrap();
     assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "USER {user}");

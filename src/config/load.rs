@@ -253,18 +253,14 @@ fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError
 }
 
 /// Keys of the design that this version does not have.
-const NOT_SUPPORTED: [&str; 11] = [
+const NOT_SUPPORTED: [&str; 7] = [
     "upstream.endpoints",
     "upstream.transports",
     "upstream.token_command",
     "upstream.max_age",
-    "upstream.proxy",
     "channels[].stale_after",
     "channels[].conflate",
     "channels[].conflict",
-    "feed.tls",
-    "feed.shards",
-    "admin.shutdown",
 ];
 
 fn unknown_keys(r: &Reader) -> Vec<Warning> {
