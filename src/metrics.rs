@@ -121,11 +121,6 @@ impl Metrics {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// The `Content-Type` of [`Metrics::render`].
-    pub fn content_type() -> &'static str {
-        prometheus::TEXT_FORMAT
-    }
-
     /// Every name that a scrape may show, in alphabetical order: for alert rules and documents that name them.
     pub fn names(&self) -> Vec<String> {
         let own = [Collector::desc(&self.reloads), Collector::desc(&self.last_reload)].into_iter().flatten();

@@ -24,14 +24,12 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::load::Sources;
 use crate::config::reader::ConfigError;
 
-/// Exit codes.
+/// Exit codes. Those of the relay itself (73, 74) come with its failures.
 pub mod exit {
     /// It did not work.
     pub const FAILED: u8 = 1;
     /// The command was used wrongly (EX_USAGE).
     pub const USAGE: u8 = 64;
-    /// The state directory is in use or cannot be made (EX_CANTCREAT).
-    pub const CANNOT_CREATE: u8 = 73;
     /// Reading or writing failed (EX_IOERR).
     pub const IO: u8 = 74;
     /// The configuration is wrong (EX_CONFIG).
