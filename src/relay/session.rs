@@ -71,6 +71,10 @@ pub struct Session {
     pub format: Format,
     /// Its subscriptions; a slot is free when its ring is gone from it.
     pub subscriptions: Vec<Option<Subscription>>,
+    /// Which slot reads which ring, in the order of the rings' numbers.
+    places: Vec<(RingId, u32)>,
+    /// Slots that are free.
+    free: Vec<u32>,
     /// Subscriptions with news.
     pub dirty: Vec<u32>,
     /// Its patterns.
@@ -137,29 +141,42 @@ impl Session {
 
     /// The subscription to that ring.
     pub fn find(&self, ring: RingId) -> Option<u32> {
-        (0u32..)
-            .zip(&self.subscriptions)
-            .find(|(_, slot)| slot.as_ref().is_some_and(|s| s.ring == ring))
-            .map(|(at, _)| at)
+        let at = self.places.binary_search_by_key(&ring, |(ring, _)| *ring).ok()?;
+        Some(self.places[at].1)
     }
 
     /// Channels subscribed.
     pub fn channels(&self) -> usize {
-        self.subscriptions.iter().flatten().count()
+        self.places.len()
     }
 
     /// Puts a subscription into a free slot and gives its number.
     pub fn insert(&mut self, subscription: Subscription) -> u32 {
-        match self.subscriptions.iter().position(Option::is_none) {
+        let ring = subscription.ring;
+        let slot = match self.free.pop() {
             Some(slot) => {
-                self.subscriptions[slot] = Some(subscription);
-                slot as u32
+                self.subscriptions[slot as usize] = Some(subscription);
+                slot
             }
             None => {
                 self.subscriptions.push(Some(subscription));
                 (self.subscriptions.len() - 1) as u32
             }
+        };
+        let at = self.places.partition_point(|(other, _)| *other < ring);
+        self.places.insert(at, (ring, slot));
+        slot
+    }
+
+    /// Takes a subscription out of its slot.
+    pub fn take(&mut self, slot: u32) -> Option<Subscription> {
+        let subscription = self.subscriptions.get_mut(slot as usize)?.take()?;
+        self.dirty.retain(|dirty| *dirty != slot);
+        if let Ok(at) = self.places.binary_search_by_key(&subscription.ring, |(ring, _)| *ring) {
+            self.places.remove(at);
         }
+        self.free.push(slot);
+        Some(subscription)
     }
 
     /// The subscription in that slot.
@@ -208,6 +225,8 @@ impl Sessions {
             principal,
             format,
             subscriptions: Vec::new(),
+            places: Vec::new(),
+            free: Vec::new(),
             dirty: Vec::new(),
             patterns: Vec::new(),
             joined,

@@ -151,7 +151,7 @@ fn tail_comes_back_with_its_cursor() {
     tail.line_with("\"kind\":\"event\"");
     first.signal(Signal::TERM);
     assert_eq!(first.exit_code(), Some(0));
-    assert!(tail.line_with("\"kind\":\"closing\"").contains("\"code\":1001"));
+    assert!(tail.line_with("\"kind\":\"closing\"").contains("\"code\":1012"));
     tail.line_with("lost: ");
 
     // The same port again; a new history, so the cursor cannot be continued and that is said.

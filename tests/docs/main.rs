@@ -19,9 +19,6 @@ use stage::Stage;
 /// Commands that only a host with its service manager, container engine or cluster can run.
 const HOST_COMMANDS: [&str; 6] = ["systemctl", "journalctl", "docker", "kubectl", "install", "cargo"];
 
-/// The page whose examples say what they print: `tests/dialects` runs it.
-const EXECUTED_ELSEWHERE: &str = "docs/dialects.md";
-
 fn project() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

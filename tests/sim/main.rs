@@ -4,6 +4,8 @@
 //! publishes, hangs) or the passing of time. After every step the invariants of `invariants.rs` are checked against what the
 //! outside saw; nothing looks inside the relay. A failing run prints its seed: `SIM_SEED=<n> cargo test --test sim one_seed`.
 
+mod actions;
+mod carriers;
 mod clients;
 mod disk;
 mod invariants;

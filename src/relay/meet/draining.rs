@@ -79,7 +79,7 @@ impl Relay {
         {
             let ids: Vec<SessionId> = self.sessions.iter().map(|session| session.id).collect();
             for id in ids {
-                self.close_session(id, if exit { CloseCode::GoingAway } else { CloseCode::Restart });
+                self.close_session(id, if exit { CloseCode::Restart } else { CloseCode::GoingAway });
             }
             self.leave_upstream(now);
             self.draining = Draining::Closing { until: now.mono + CLOSE_WITHIN, exit };

@@ -133,7 +133,7 @@ impl Relay {
         let ring = self.feed.carry(name, limits, at)?;
         if known.is_none() {
             self.sequence.forget(ring);
-            self.join_patterns(at, ring, name);
+            self.join_patterns(ring, name);
         }
         Some(ring)
     }

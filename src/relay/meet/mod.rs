@@ -3,7 +3,8 @@
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
 //! - `events`: what upstream said enters the feed.
-//! - `sessions`: what clients ask. `cutting`: what is delivered to them. `snapshots`: state as frames.
+//! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
+//!   delivered to them. `snapshots`: state as frames.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
@@ -19,6 +20,7 @@ pub(super) mod publishing;
 pub(super) mod sending;
 pub(super) mod sessions;
 pub(super) mod snapshots;
+pub(super) mod subscribing;
 #[cfg(test)]
 mod tests;
 pub(super) mod upstream;
