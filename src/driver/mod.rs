@@ -294,6 +294,7 @@ impl Driver {
                 self.calls.answer(call, reply);
             }
             Output::Close { session, code } => self.carriers.writers.close(session, code),
+            Output::Notify(notice) => news::notify(&notice),
             Output::Stopped => self.stopped = true,
         }
     }

@@ -2,6 +2,7 @@
 //! reason, how long it lasted and when the next attempt begins.
 
 use crate::relay::link::Link;
+use crate::relay::pairs::Notice;
 use crate::relay::stats::LinkState;
 use crate::relay::time::Mono;
 
@@ -38,5 +39,17 @@ impl News {
             LinkState::GivenUp => tracing::error!("upstream is given up: POST /v1/upstream/reconnect tries again"),
             LinkState::Idle | LinkState::Connecting | LinkState::BackingOff => {}
         }
+    }
+}
+
+/// Says what the relay wants people to know.
+pub fn notify(notice: &Notice) {
+    match notice {
+        Notice::NotUnderstood { why, sample, left_out } => tracing::warn!(
+            why,
+            left_out,
+            sample,
+            "a message from upstream was not understood: `tidegate dialect explain` shows what the dialect makes of one"
+        ),
     }
 }

@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod pairs;
 pub mod record;
 pub mod rng;
+pub mod sample;
 pub mod sequence;
 pub mod session;
 pub mod stats;
@@ -45,6 +46,7 @@ use outbox::Outbox;
 use pairs::{Input, Output};
 use record::Restored;
 use rng::Rng;
+use sample::Samples;
 use sequence::Sequence;
 use session::Sessions;
 use stats::Stats;
@@ -68,6 +70,7 @@ pub struct Relay {
     outbound: Outbound,
     access: Access,
     draining: Draining,
+    samples: Samples,
     /// Counts deliveries for the gap rule.
     pass: Pass,
     /// When the rings are next looked through for what is too old.
@@ -105,6 +108,7 @@ impl Relay {
             sessions: Sessions::new(),
             access: Access::new(&config.access),
             draining: Draining::default(),
+            samples: Samples::default(),
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,
             stirred: true,

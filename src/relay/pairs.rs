@@ -10,6 +10,7 @@
 //! | `Deliver` | `Delivered`: at once if all was written, later if the socket was full | `downstream/writer.rs` |
 //! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
 //! | `Close` | `Left` (also unasked) | `downstream/` |
+//! | `Notify` | - | the log |
 //! | `Stopped` | - (it answers `Stop`) | `main.rs` |
 //! | unasked | `Received`, `Joined`, `Request`, `Call`, `DiskFree`, `Stop`, `Reload` | |
 //!
@@ -100,8 +101,24 @@ pub enum Output {
         /// Why.
         code: CloseCode,
     },
+    /// Something that people should know.
+    Notify(Notice),
     /// Drained: the process may exit.
     Stopped,
+}
+
+/// What people should know; said in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A message from upstream was not understood.
+    NotUnderstood {
+        /// `unmatched` (no rule), `unextracted` (a rule, but not what it needs) or `malformed`.
+        why: &'static str,
+        /// The message's shape, without what may be secret.
+        sample: String,
+        /// Others like it since the last notice.
+        left_out: u64,
+    },
 }
 
 /// What a fetch gets.

@@ -36,7 +36,7 @@ impl World {
             Output::Answer { reply: Reply::Json { body, .. }, .. } => {
                 self.status = serde_json::from_slice(&body).unwrap_or_default();
             }
-            Output::Answer { .. } | Output::Stopped => {}
+            Output::Answer { .. } | Output::Notify(_) | Output::Stopped => {}
             Output::Close { session, .. } => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.session == Some(session)) {
                     client.session = None;

@@ -12,7 +12,7 @@ use crate::relay::Relay;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
-use crate::relay::pairs::AttemptId;
+use crate::relay::pairs::{AttemptId, Notice, Output};
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
 
@@ -59,13 +59,22 @@ impl Relay {
         self.stats.link.last_frame = Some(at.wall);
         self.link.pacing.ponged(now.mono, pings);
         if data {
+            let mut strange = None;
             self.converse(now, at, attempt, |conversation, heard| {
                 for frame in frames {
                     if matches!(frame, WireFrame::Text(_) | WireFrame::Binary(_)) {
-                        conversation.receive(at, frame, heard);
+                        conversation.receive(at, frame, &mut |what| {
+                            strange = strange.or_else(|| Some((not_understood(&what)?, frame)));
+                            heard(what);
+                        });
                     }
                 }
             });
+            if let Some((why, frame)) = strange
+                && let Some((sample, left_out)) = self.samples.take(now.mono, frame)
+            {
+                self.outputs.push_back(Output::Notify(Notice::NotUnderstood { why, sample, left_out }));
+            }
         }
         self.settle(now, attempt);
     }
@@ -435,4 +444,14 @@ fn cut(mut words: String) -> String {
         words.push('…');
     }
     words
+}
+
+/// Why a message was not understood, if it was not.
+fn not_understood(heard: &Heard<'_>) -> Option<&'static str> {
+    match heard {
+        Heard::Unmatched => Some("unmatched"),
+        Heard::Unextracted(_) => Some("unextracted"),
+        Heard::Malformed => Some("malformed"),
+        _ => None,
+    }
 }

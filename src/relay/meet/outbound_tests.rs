@@ -116,7 +116,7 @@ impl House {
                 None
             }
             Output::Close { session, .. } => Some(Input::Left { session, reason: LeftReason::Client }),
-            Output::Stopped => None,
+            Output::Notify(_) | Output::Stopped => None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::dialect::WireFrame;
 use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
 use crate::relay::interest::Want;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::Input;
+use crate::relay::pairs::{Input, Notice};
 
 fn subscribe(channels: &[&str]) -> Subscribe {
     let channels = channels.iter().map(|name| ChannelRequest { name: (*name).into(), params: None }).collect();
@@ -489,7 +489,7 @@ fn a_hundred_thousand_channels_come_live_in_full_frames() {
 }
 
 #[test]
-fn what_means_nothing_is_counted() {
+fn what_means_nothing_is_counted_and_sampled() {
     let mut service = plain();
     service.say(&json!({"strange": 1}));
     service.say_frame(WireFrame::Text(bytes::Bytes::from_static(b"{")));
@@ -497,6 +497,11 @@ fn what_means_nothing_is_counted() {
     let dialect = &service.relay.stats.dialect;
     assert_eq!((dialect.unmatched, dialect.malformed, dialect.unextracted), (1, 1, 1));
     assert_eq!(service.relay.stats.link.frames_in, 3);
+    let sample = |why, sample: &str, left_out| Notice::NotUnderstood { why, sample: sample.into(), left_out };
+    assert_eq!(service.notices, [sample("unmatched", r#"{"strange":1}"#, 0)], "one sample in ten seconds");
+    service.pass_seconds(10);
+    service.say(&json!({"odd": "Some Private Text"}));
+    assert_eq!(service.notices[1], sample("unmatched", r#"{"odd":"<17 characters>"}"#, 2));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Input, Output, SessionId};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Input, Notice, Output, SessionId};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -101,6 +101,8 @@ pub(super) struct Service {
     pub outstanding: u32,
     /// Connections that the relay closed.
     pub closed: Vec<AttemptId>,
+    /// What people were told.
+    pub notices: Vec<Notice>,
     pub told: Vec<(SessionId, Value)>,
     /// What fetches are answered with.
     pub token: Option<Secret>,
@@ -128,6 +130,7 @@ impl Service {
             stuck: false,
             outstanding: 0,
             closed: Vec::new(),
+            notices: Vec::new(),
             told: Vec::new(),
             token: None,
         };
@@ -170,6 +173,7 @@ impl Service {
                     self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
+                Output::Notify(notice) => self.notices.push(notice),
                 Output::Answer { .. } | Output::Close { .. } | Output::Stopped => {}
             }
         }
