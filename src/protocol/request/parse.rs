@@ -325,7 +325,7 @@ fn check_channel(name: &str) -> Result<(), Wrong> {
     if name.chars().any(char::is_control) {
         return Err(invalid("a channel's name has no control characters"));
     }
-    if name[..name.len() - 1].contains('*') {
+    if name.strip_suffix('*').unwrap_or(name).contains('*') {
         return Err(invalid("`*` stands only at the end of a pattern; within a name write %2A"));
     }
     let known = ["$outbox", "$outbox*"].contains(&name) || name.starts_with("$outbox/");

@@ -199,6 +199,14 @@ fn the_http_body_takes_the_key_from_its_header() {
     }
 }
 
+#[test]
+fn a_name_may_end_in_any_character() {
+    for name in ["ünï/☃", "☃", "é"] {
+        ok(&format!(r#"{{"op":"subscribe","channels":["{name}"]}}"#));
+    }
+    assert!(wrong(r#"{"op":"subscribe","channels":["a*☃"]}"#).message.contains('*'));
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,64}") {
@@ -211,6 +219,15 @@ proptest! {
         text in "(\\{|\\}|\\[|\\]|:|,|\"|\\\\|\"op\":|\"subscribe\"|\"publish\"|\"channels\":|\"data\":|\"ref\":|1e999|null|é|\\*|\\$|\"a\\?\\{){0,40}",
     ) {
         let _ = parse(&text, &LIMITS);
+    }
+
+    #[test]
+    fn any_name_is_taken_or_refused(name in "\\PC{0,12}[*☃é$]{0,3}", key in "\\PC{0,12}") {
+        let channel = serde_json::Value::from(name.as_str());
+        let _ = parse(&format!(r#"{{"op":"subscribe","channels":[{channel}],"options":{{"types":[{channel}]}}}}"#), &LIMITS);
+        let _ = parse(&format!(r#"{{"op":"unsubscribe","channels":[{{"channel":{channel},"params":{{"a":{channel}}}}}]}}"#), &LIMITS);
+        let key = serde_json::Value::from(key.as_str());
+        let _ = parse(&format!(r#"{{"op":"publish","channel":{channel},"data":1,"order_key":{key},"ttl":{key}}}"#), &LIMITS);
     }
 
     #[test]
