@@ -51,17 +51,16 @@ pub struct Loaded {
 /// Reads and checks everything.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     let (config, mut found) = read(sources).map_err(|error| vec![error])?;
-    match dialect_at(&config.upstream.dialect, &found.dialect_place) {
-        Ok(dialect) if found.errors.is_empty() => {
-            let Found { warnings, unknown_keys, .. } = found;
-            Ok(Loaded { config, dialect, warnings, unknown_keys })
+    let dialect = match dialect_at(&config.upstream.dialect, &found.dialect_place) {
+        Ok(dialect) if found.errors.is_empty() => dialect,
+        other => {
+            found.errors.extend(other.err().into_iter().flatten());
+            // A misspelt key is often why another one is missing: it is told along with the rest.
+            found.errors.extend(found.unknown_keys);
+            return Err(found.errors);
         }
-        Ok(_) => Err(found.errors),
-        Err(errors) => {
-            found.errors.extend(errors);
-            Err(found.errors)
-        }
-    }
+    };
+    Ok(Loaded { config, dialect, warnings: found.warnings, unknown_keys: found.unknown_keys })
 }
 
 /// Where a relay with these sources would listen, `(feed, admin)`, as far as they can be read: for commands that talk to it.

@@ -179,6 +179,17 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
 }
 
 #[test]
+fn unknown_keys_are_told_along_with_errors() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[upstream]\nulr = \"ws://a/\"\n[outbox]\nwindow = 0\n").unwrap();
+    let errors = load(&Sources { file: Some(file.path().into()), ..Sources::default() }).unwrap_err();
+    let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    for wanted in ["outbox.window", "upstream.ulr"] {
+        assert!(said.iter().any(|line| line.contains(wanted)), "{wanted} is missing in {said:?}");
+    }
+}
+
+#[test]
 fn free_tables_have_no_unknown_keys() {
     let text = format!("{URL}params = {{ any = {{ deep = [1, true] }} }}\nheaders = {{ \"X-Key\" = \"v\" }}\n");
     let (config, found) = read_with(&text, &[], &[]).unwrap();
