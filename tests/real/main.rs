@@ -1,0 +1,17 @@
+//! The real binary with real services and real clients of other people's making: ganache and graphql-ws as upstream, the npm
+//! clients `ws` and `eventsource` on the feed, `promtool` on the metrics.
+//!
+//! What cannot run here says `SKIP name: reason`, which `tests/run` counts. Every wait is for a line that a script says or a
+//! condition; nothing outlives its test.
+
+#[expect(dead_code, reason = "each test binary needs a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clients;
+mod door;
+mod ethereum;
+mod graphql;
+mod metrics;
+mod rig;
+mod script;
