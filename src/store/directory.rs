@@ -31,7 +31,7 @@ impl Directory {
         // A trailing slash would follow a symbolic link before it is seen.
         let path: PathBuf = path.components().collect();
         create(&path)?;
-        check(&path)?;
+        let path = check(&path)?;
         let lock = lock(&path)?;
         let directory = Directory { path, _lock: lock };
         directory.check_format()?;
@@ -129,19 +129,29 @@ fn create(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn check(path: &Path) -> Result<(), OpenError> {
+/// Looks whether the directory may be trusted; gives the one that a trusted link leads to. systemd's `DynamicUser=` makes the
+/// state directory such a link of root's; volumes of containers belong to root, too, and are writable by group.
+fn check(path: &Path) -> Result<PathBuf, OpenError> {
     let unfit = |problem| Err(OpenError::Unfit { directory: path.to_owned(), problem });
-    let metadata = fs::symlink_metadata(path).map_err(|error| OpenError::io(path, "looking at it", error))?;
+    let looked = |error| OpenError::io(path, "looking at it", error);
+    let user = rustix::process::geteuid().as_raw();
+    let mut metadata = fs::symlink_metadata(path).map_err(looked)?;
+    let mut real = path.to_owned();
     if metadata.is_symlink() {
-        let target =
-            fs::canonicalize(path).map_or_else(|_| "a place that is not there".to_owned(), |p| p.display().to_string());
-        return unfit(format!("is a symbolic link (to {target}); set outbox.path to the directory itself"));
+        if !trusted(metadata.uid(), user) {
+            return unfit(format!(
+                "is a symbolic link made by user {}, who is neither root nor this process's user {user}; set outbox.path to \
+                 the directory itself",
+                metadata.uid()
+            ));
+        }
+        real = fs::canonicalize(path).map_err(looked)?;
+        metadata = fs::metadata(&real).map_err(looked)?;
     }
     if !metadata.is_dir() {
         return unfit("is not a directory; name another place".to_owned());
     }
-    let user = rustix::process::geteuid().as_raw();
-    if metadata.uid() != user {
+    if !trusted(metadata.uid(), user) {
         return unfit(format!(
             "belongs to user {}, this process runs as {user}; chown it to {user}, run as {}, or name a directory below it, \
              which tidegate creates",
@@ -149,7 +159,12 @@ fn check(path: &Path) -> Result<(), OpenError> {
             metadata.uid()
         ));
     }
-    Ok(())
+    Ok(real)
+}
+
+/// What root or we made cannot have been put there by somebody else.
+fn trusted(owner: u32, user: u32) -> bool {
+    owner == 0 || owner == user
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
@@ -255,23 +270,36 @@ mod tests {
     }
 
     #[test]
-    fn a_link_a_file_and_a_place_that_cannot_be_made_are_refused() {
+    fn a_link_of_ours_is_followed_and_one_of_a_stranger_is_not() {
         let base = tempfile::tempdir().unwrap();
-        let (real, link, file) = (base.path().join("real"), base.path().join("link"), base.path().join("file"));
+        let (real, link) = (base.path().join("real"), base.path().join("link"));
         fs::create_dir(&real).unwrap();
         symlink(&real, &link).unwrap();
-        fs::write(&file, "x").unwrap();
-        for path in [link.clone(), link.join("")] {
-            let error = Directory::open(&path).unwrap_err();
-            assert!(error.to_string().contains("symbolic link"), "{error}");
-            assert_eq!(error.exit_code(), 74);
+        let directory = Directory::open(&link.join("")).unwrap();
+        assert_eq!(directory.path(), fs::canonicalize(&real).unwrap());
+        assert!(matches!(Directory::open(&real).unwrap_err(), OpenError::Locked { .. }), "one directory, one lock");
+        assert!(trusted(0, 1000) && trusted(1000, 1000) && !trusted(1001, 1000) && !trusted(1000, 0));
+        if rustix::process::geteuid().is_root() {
+            drop(directory);
+            std::os::unix::fs::lchown(&link, Some(12_345), None).unwrap();
+            let error = Directory::open(&link).unwrap_err();
+            assert!(error.to_string().contains("symbolic link made by user 12345"), "{error}");
+            std::os::unix::fs::chown(&real, Some(12_345), None).unwrap();
+            let error = Directory::open(&real).unwrap_err();
+            assert!(error.to_string().contains("belongs to user 12345"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_and_a_place_that_cannot_be_made_are_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let file = base.path().join("file");
+        fs::write(&file, "x").unwrap();
         let error = Directory::open(&file).unwrap_err();
         assert!(error.to_string().contains("not a directory"), "{error}");
         let error = Directory::open(&file.join("below")).unwrap_err();
         assert!(matches!(error, OpenError::Create { .. }), "{error}");
         assert_eq!(error.exit_code(), 73);
-        assert_eq!(fs::read_dir(&real).unwrap().count(), 0, "nothing was written through the link");
     }
 
     #[test]
