@@ -11,27 +11,9 @@ use super::limits::Rate;
 /// The longest duration that makes sense in a dialect: a year.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// `"500ms"`, `"30s"`, `"23h50m"`: whole numbers with units `ms`, `s`, `m`, `h`, `d`.
+/// A duration that makes sense in a dialect.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let millis = match &rest[..letters] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        rest = &rest[letters..];
-        total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-    }
-    (!text.is_empty() && total <= LONGEST).then_some(total)
+    crate::protocol::duration::parse(text).filter(|duration| *duration <= LONGEST)
 }
 
 /// `"4/s"`, `"110/60s"`, `"300/m"`: tokens that come back in that time. The bucket holds one, so that frames leave evenly
