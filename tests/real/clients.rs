@@ -81,9 +81,9 @@ fn the_client_ws_sees_why_it_is_sent_away() {
     app.subscribe(json!("news"));
     relay.terminate();
     let closing = app.frame("closing");
-    assert_eq!((&closing["code"], &closing["reason"]), (&json!(1001), &json!("going_away")), "{closing}");
+    assert_eq!((&closing["code"], &closing["reason"]), (&json!(1012), &json!("restart")), "{closing}");
     assert!(closing["retry_after_ms"].is_u64(), "{closing}");
-    assert_eq!(app.0.says("close"), 1001);
+    assert_eq!(app.0.says("close"), 1012);
     let (code, log) = relay.end();
     assert_eq!(code, Some(0), "{log}");
 }
