@@ -151,7 +151,10 @@ impl Ring {
 
     /// Evicts the oldest entry; `false` if there is none that was offered.
     pub fn evict_oldest(&mut self) -> bool {
-        let Some(entry) = self.entries.pop_front_if(|entry| entry.offset <= self.offered) else { return false };
+        if self.entries.front().is_none_or(|entry| entry.offset > self.offered) {
+            return false;
+        }
+        let Some(entry) = self.entries.pop_front() else { return false };
         self.bytes -= entry.text.len();
         self.complete_from = self.complete_from.max(entry.offset);
         self.values.evicted_up_to(entry.offset);
