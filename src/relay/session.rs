@@ -89,8 +89,6 @@ pub struct Session {
     pub authenticate_by: Option<Mono>,
     /// What its batch in flight carries, for the latency.
     pub in_flight: Option<InFlight>,
-    /// There was news while its last batch was still on its way: only such a session can be too slow.
-    pub lagging: bool,
     /// Whether it stands in the list of sessions that may be served.
     queued: bool,
     /// It will be closed with this code once its control frames have left.
@@ -117,6 +115,15 @@ impl Session {
     /// The gate that opens when every control frame pushed so far has left.
     pub fn gate(&self) -> u32 {
         self.control_pushed
+    }
+
+    /// Makes all subscriptions since a gate wait for what was pushed so far: they open together.
+    pub fn join_gates(&mut self, since: u32) {
+        let gate = self.gate();
+        let newer = |gate: u32| (1..u32::MAX / 2).contains(&gate.wrapping_sub(since));
+        for subscription in self.subscriptions.iter_mut().flatten().filter(|subscription| newer(subscription.gate)) {
+            subscription.gate = gate;
+        }
     }
 
     /// Whether entries behind that gate may leave.
@@ -236,7 +243,6 @@ impl Sessions {
             errors: 0,
             authenticate_by: None,
             in_flight: None,
-            lagging: false,
             queued: false,
             closing: None,
             closed: false,
@@ -357,7 +363,6 @@ impl Sessions {
             subscription.dirty = true;
             session.dirty.push(slot);
         }
-        session.lagging |= session.in_flight.is_some();
         if session.in_flight.is_none() && !session.queued && !session.closed {
             session.queued = true;
             self.ready.push_back(index);

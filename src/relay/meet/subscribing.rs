@@ -13,7 +13,7 @@ use crate::relay::feed::ring::{Reader, Verdict};
 use crate::relay::interest::{Want, WantError};
 use crate::relay::naming::{self, Named};
 use crate::relay::pairs::SessionId;
-use crate::relay::session::{Pattern, Subscription};
+use crate::relay::session::{Pattern, Session, Subscription};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Time};
 
@@ -50,6 +50,7 @@ struct Taste<'a> {
 
 impl Relay {
     pub(in crate::relay) fn subscribe(&mut self, now: Time, id: SessionId, subscribe: Subscribe) {
+        let before = self.sessions.get(id).map(Session::gate).unwrap_or_default();
         for channel in &subscribe.channels {
             let done = match channel.name.strip_suffix('*') {
                 Some(prefix) => self.subscribe_pattern(id, &subscribe, channel, prefix),
@@ -59,6 +60,11 @@ impl Relay {
                 let reference = subscribe.reference.as_ref();
                 self.refuse(id, reference, Some(&channel.name), refusal.code, &refusal.message, refusal.retry_after);
             }
+        }
+        // Every verdict comes before any entry, so the replays of several channels leave as one, in the order of offsets:
+        // who is cut off in their midst holds a cursor that is true for each of them.
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.join_gates(before);
         }
     }
 
