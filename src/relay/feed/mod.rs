@@ -332,7 +332,6 @@ impl Feed {
         for id in into.iter() {
             if let Some(ring) = self.rings[id.0 as usize].as_mut() {
                 ring.dirty = false;
-                ring.offered = ring.last.unwrap_or(ring.offered);
             }
         }
     }

@@ -32,23 +32,21 @@ const PASS_PAUSE: Duration = Duration::from_millis(1);
 pub(in crate::relay) struct Pass {
     served: u32,
     several: bool,
-    /// No new cut before this, …
+    /// No new cut before this.
     pub(in crate::relay) hold: Option<Mono>,
-    /// … unless more than [`BATCH_BYTES`] gathered meanwhile.
-    pub(in crate::relay) gathered: usize,
 }
 
 impl Relay {
     /// The next batch for any session, or a close.
     pub(in crate::relay) fn next_delivery(&mut self, now: Time) -> Option<Output> {
-        if self.holds(now) {
+        if self.pass.hold.is_some_and(|hold| hold > now.mono) {
             return None;
         }
-        (self.pass.hold, self.pass.gathered) = (None, 0);
+        self.pass.hold = None;
         self.mark_readers();
         while let Some(index) = self.sessions.next_ready() {
+            let lag = self.config.feed.session_lag;
             let session = self.sessions.at(index)?;
-            let lag = if session.lagging { self.config.feed.session_lag } else { usize::MAX };
             let cut = cut(session, &mut self.feed, lag, &mut self.stats.feed);
             match cut {
                 Cutting::Batch(batch, in_flight) => {
@@ -74,17 +72,6 @@ impl Relay {
         }
         (self.pass.served, self.pass.several) = (0, false);
         None
-    }
-
-    /// Whether events gather before the next pass.
-    fn holds(&self, now: Time) -> bool {
-        self.pass.gathered <= BATCH_BYTES && self.pass.hold.is_some_and(|hold| hold > now.mono)
-    }
-
-    /// Whether sessions whose sockets have room still wait for their share of what was received. As long as they do, more
-    /// from upstream would only push what they have not seen out of the rings: leave it in the socket.
-    pub fn is_serving(&self, now: Time) -> bool {
-        !self.holds(now) && (self.sessions.any_ready() || self.feed.has_news())
     }
 
     /// Walks the readers of every ring with news, once.
@@ -139,7 +126,6 @@ fn shared_cut(session: &mut Session, slot: u32, feed: &mut Feed, lag: usize) -> 
         return None;
     }
     session.dirty.clear();
-    session.lagging = false;
     subscription.dirty = false;
     subscription.after = to;
     if to == from {
@@ -200,7 +186,6 @@ fn merged_cut(session: &mut Session, feed: &mut Feed, lag: usize, stats: &mut Fe
     // What did not fit, or waits for its control frame, stays dirty.
     session.dirty = gated;
     session.dirty.extend(merge.heap.drain().map(|Reverse((_, slot, _))| slot));
-    session.lagging &= !session.dirty.is_empty();
     if merge.items.is_empty() {
         return Cutting::Nothing;
     }

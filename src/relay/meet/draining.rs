@@ -1,8 +1,9 @@
 //! Stopping and reloading.
 //!
-//! A drain goes in steps: nothing new is accepted and no message leaves any more; what is in flight is waited for, up to
-//! `drain.timeout`, so that outcomes still reach their publishers; then every session is told `closing` and closed, upstream
-//! is left, and when the last commit is durable the process may go. A second stop skips the waiting, never the durability.
+//! A drain goes in steps: nothing new is accepted and no message leaves any more; what is in flight, and what is still to
+//! become durable, is waited for, up to `drain.timeout`, so that outcomes still reach their publishers; then every session is
+//! told `closing` and closed, upstream is left, and when the last commit is durable the process may go. A second stop skips
+//! the waiting, never the durability.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +76,7 @@ impl Relay {
     /// Goes to the next step if this one is over. Called at every timeout and after every turn of a drain.
     pub(in crate::relay) fn draining_timeout(&mut self, now: Time) {
         if let Draining::Waiting { until, exit } = self.draining
-            && (until <= now.mono || self.nothing_in_flight())
+            && (until <= now.mono || (self.nothing_in_flight() && self.store_is_idle()))
         {
             let ids: Vec<SessionId> = self.sessions.iter().map(|session| session.id).collect();
             for id in ids {

@@ -21,7 +21,6 @@ impl Relay {
     /// Admits one event, received at `at`, into the rings it belongs to.
     pub(in crate::relay) fn admit(&mut self, at: Time, attempt: AttemptId, event: &Event<'_>) {
         self.stats.dialect.events += 1;
-        self.pass.gathered = self.pass.gathered.saturating_add(event.data.len());
         let mut rings = std::mem::take(&mut self.scratch_rings);
         rings.clear();
         self.rings_for(at, event.target, &mut rings);

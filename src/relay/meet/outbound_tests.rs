@@ -403,6 +403,23 @@ fn what_may_not_or_cannot_be_published_is_refused_before_acceptance() {
 }
 
 #[test]
+fn a_drain_tells_what_is_still_to_become_durable_before_it_closes() {
+    let mut house = House::new("plain");
+    let session = house.join();
+    house.publish(session, vec![message("orders", "1")], false);
+    let sent = house.sent();
+    house.told.clear();
+    house.slow_store = true;
+    house.publish(session, vec![message("orders", "2")], false);
+    house.input(Input::Stop { now: false });
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
+    assert_eq!(house.told(session), Vec::<String>::new());
+    house.commit();
+    let kinds: Vec<String> = house.told(session);
+    assert_eq!(kinds, ["accepted accepted", "outcome delivered", "closing "]);
+}
+
+#[test]
 fn a_failed_store_is_told_to_all_who_wait_and_ends_nothing_more() {
     let mut house = House::new("plain");
     let session = house.join();
