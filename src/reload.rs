@@ -33,8 +33,8 @@ impl Reloader {
     /// Reads the configuration and hands it to the driver. `Ok`: the changed keys that need a restart.
     pub fn reload(&self) -> Result<Vec<String>, Vec<String>> {
         let result = self.hand_over();
-        self.metrics.reloaded(result.is_ok());
         if let Err(problems) = &result {
+            self.metrics.reloaded(false);
             for problem in problems {
                 tracing::error!("reload: {problem}");
             }
@@ -47,12 +47,14 @@ impl Reloader {
         let Some(read) = &self.read else {
             return Err(vec!["this process has no configuration file to read again".to_owned()]);
         };
+        // Not waiting: the side runtime calls this too.
+        let busy = |_| vec!["the relay is too busy to reload now: try again".to_owned()];
+        let place = self.outside.try_reserve().map_err(busy)?;
         let new = read()?;
         let fixed = needs_restart(&self.course.borrow().config, &new);
-        // Not waiting: the side runtime calls this too.
-        self.outside
-            .try_send(FromOutside::Reload(new))
-            .map_err(|_| vec!["the relay is too busy to reload now: try again".to_owned()])?;
+        // Counted first: whoever hears that the reload is done finds it counted.
+        self.metrics.reloaded(true);
+        place.send(FromOutside::Reload(new));
         Ok(fixed.into_iter().map(str::to_owned).collect())
     }
 }
