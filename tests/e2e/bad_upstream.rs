@@ -1,0 +1,119 @@
+//! What upstream sends that it should not: nothing panics, stalls or passes silently.
+
+use serde_json::json;
+
+use crate::common::until;
+use crate::rig::Place;
+use crate::upstream::{Upstream, frame, plain_answer};
+
+#[test]
+fn messages_that_make_no_sense_are_counted_and_cost_no_connection() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.subscriber("a");
+    upstream.wait_for("subscribe", 1);
+    let deep = "[".repeat(100_000);
+    let closed = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let malformed =
+        ["", "hello", "{", "{\"type\":\"event\"} {}", "{\"a\":1,}", "[01]", "\"\\ud800\"", "NaN", &deep, &closed];
+    let unmatched =
+        ["{}", "[]", "7", "null", "{\"type\":\"news\"}", "{\"type\":[\"event\"]}", "{\"type\":\"event\\u0000\"}"];
+    let unextracted = ["{\"type\":\"event\"}", "{\"type\":\"event\",\"channel\":[],\"data\":1}"];
+    let unexpected = ["{\"type\":\"ack\",\"id\":12345678}", "{\"type\":\"error\",\"message\":\"about what?\"}"];
+    for text in malformed.iter().chain(&unmatched).chain(&unextracted).chain(&unexpected) {
+        upstream.push(text);
+    }
+    // Binary that is neither UTF-8 nor JSON is a message that makes no sense, not a broken frame.
+    upstream.raw(&frame(0x82, b"\xff\xfe\x00"));
+    upstream.event("nobody wants this", &json!(1));
+    (0..2_000).for_each(|_| upstream.raw(&frame(0x89, b"flood")));
+    upstream.raw(&frame(0x8a, b"a pong to nothing"));
+    // Numbers that no type holds and repeated names are the payload's own business.
+    upstream.push(r#"{"type":"event","channel":"a","data":{"n":1,"n":123456789012345678901234567890.10}}"#);
+    assert!(client.next_text("event").contains(r#""data":{"n":1,"n":123456789012345678901234567890.10}}"#));
+
+    let read = |name: &str| relay.metric(name);
+    assert_eq!(read("tidegate_dialect_malformed_total"), malformed.len() as f64 + 1.0);
+    assert_eq!(read("tidegate_dialect_unmatched_total"), unmatched.len() as f64);
+    assert_eq!(read("tidegate_dialect_unextracted_total"), unextracted.len() as f64);
+    assert_eq!(read("tidegate_dialect_unexpected_total"), unexpected.len() as f64);
+    assert_eq!(read("tidegate_feed_dropped_total{reason=\"unwanted\"}"), 1.0);
+    until("a pong at least for the last ping", || (upstream.pongs() >= 1).then_some(()));
+    assert!(client.barrier().is_empty(), "clients hear of none of it");
+    assert_eq!(upstream.opened(), 1);
+    relay.stop();
+}
+
+#[test]
+fn frames_that_are_no_websocket_end_the_connection_and_are_told() {
+    let upstream = Upstream::plain();
+    let mut place = Place::new(&upstream);
+    let relay = place.set("upstream.max_frame", r#""64KiB""#).start_live();
+    let mut client = relay.subscriber("a");
+    let fragments = {
+        let mut wire = frame(0x01, b"x");
+        (0..70_000).for_each(|_| wire.extend(frame(0x00, b"x")));
+        wire
+    };
+    let masked = [0x81, 0x82, 1, 2, 3, 4, b'{' ^ 1, b'}' ^ 2];
+    let huge = [&[0x81, 127][..], &(1_u64 << 62).to_be_bytes()].concat();
+    let wrong: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("no UTF-8", frame(0x81, b"\xff"), "not_utf8"),
+        ("no UTF-8 over two fragments", [frame(0x01, b"\xe2"), frame(0x80, b"x")].concat(), "not_utf8"),
+        ("reserved bits", frame(0xc1, b"{}"), "protocol"),
+        ("a reserved opcode", frame(0x83, b"{}"), "protocol"),
+        ("a mask", masked.to_vec(), "protocol"),
+        ("a continuation of nothing", frame(0x80, b"{}"), "protocol"),
+        ("a fragmented ping", frame(0x09, b""), "protocol"),
+        ("half a close code", frame(0x88, b"x"), "protocol"),
+        ("a close code that must not be sent", frame(0x88, &1005_u16.to_be_bytes()), "protocol"),
+        ("garbage", b"HTTP/1.1 200 OK\r\n".repeat(100), "protocol"),
+        ("too large", frame(0x81, &vec![b' '; 65_537]), "oversize"),
+        ("endless fragments", fragments, "oversize"),
+        ("larger than memory", huge, "oversize"),
+    ];
+    for (n, (what, bytes, reason)) in wrong.iter().enumerate() {
+        upstream.wait_for("subscribe", n + 1);
+        upstream.event("a", &json!(what));
+        assert_eq!(client.next_of("event")["data"], *what);
+        upstream.raw(bytes);
+        let gap = client.next_of("gap");
+        assert_eq!((&gap["channel"], &gap["to"]), (&json!("a"), &json!(null)), "{what}: {gap}");
+        let of_reason = wrong[..=n].iter().filter(|(.., have)| have == reason).count();
+        let metric = format!("tidegate_link_disconnects_total{{reason=\"{reason}\"}}");
+        assert_eq!(relay.metric(&metric), of_reason as f64, "{what}");
+    }
+    upstream.wait_for("subscribe", wrong.len() + 1);
+    upstream.event("a", &json!("and still"));
+    assert_eq!(client.next_of("event")["data"], "and still");
+    assert_eq!(relay.metric("tidegate_feed_gaps_total{reason=\"reconnect\"}"), wrong.len() as f64);
+    assert!(relay.peak_memory() < 256 << 20, "what is announced is not allocated");
+    relay.stop();
+}
+
+#[test]
+fn acknowledgements_that_are_wrong_settle_nothing_else() {
+    // Each publish is answered with the wrong number first, then twice with the right one.
+    let upstream = Upstream::answering(|got| {
+        let answer = plain_answer(&got.json);
+        if !got.is("publish") {
+            return answer;
+        }
+        let wrong = json!({"type": "ack", "id": got.json["id"].as_u64().unwrap() + 1_000}).to_string();
+        [&[wrong][..], &answer, &answer].concat()
+    });
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.client();
+    let mut outcomes = 0;
+    for n in 0..5 {
+        client.publish(json!({"channel": "orders", "data": n}));
+        assert_eq!(client.next_of("outcome")["state"], "delivered");
+        outcomes += client.barrier().len() + 1;
+    }
+    assert_eq!(outcomes, 5, "one each");
+    relay.wait_settled();
+    relay.wait_metric("tidegate_dialect_unexpected_total", 10.0);
+    assert_eq!(relay.metric("tidegate_outbox_outcomes_total{state=\"delivered\"}"), 5.0);
+    assert_eq!(upstream.frames("publish").len(), 5);
+    relay.stop();
+}

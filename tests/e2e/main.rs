@@ -1,0 +1,28 @@
+//! The real binary on ports of its own, between a scripted upstream and real clients over loopback: what the parts prove one
+//! by one elsewhere holds for the whole process.
+//!
+//! Every wait is for a condition; no test depends on how fast anything is.
+//! Deliberately not here: the life of the process (`tests/process.rs`), the commands (`tests/cli`), services and clients of
+//! others (`tests/real`), power cuts and damaged files (`tests/durability`).
+
+#[expect(dead_code, reason = "each test binary needs a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod client;
+mod rig;
+mod sse;
+mod upstream;
+
+mod admin;
+mod bad_clients;
+mod bad_upstream;
+mod ending;
+mod full;
+mod kill;
+mod link;
+mod outage;
+mod pacing;
+mod recovery;
+mod resume;
+mod sharing;

@@ -1,0 +1,140 @@
+//! Messages outlive what happens to upstream and to the relay: accepted before, delivered after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::rig::Place;
+use crate::upstream::{Gate, Upstream, plain_answer};
+
+fn data(frames: &[crate::upstream::Got]) -> Vec<Value> {
+    frames.iter().map(|got| got.json["data"].clone()).collect()
+}
+
+#[test]
+fn what_was_accepted_in_an_outage_is_delivered_after_it_in_order_and_told_once() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).start_live();
+    upstream.gate(Gate::Shut);
+    upstream.cut();
+    relay.wait_metric("tidegate_link_disconnects_total{reason=\"reset\"}", 1.0);
+
+    let mut client = relay.client();
+    let ids: Vec<String> = (0..20).map(|n| client.publish(json!({"channel": "orders", "data": n}))).collect();
+    let keyed: Vec<String> =
+        (20..30).map(|n| client.publish(json!({"channel": "orders", "data": n, "order_key": "account-9"}))).collect();
+    assert_eq!(relay.status()["outbox"]["depth"], 30);
+    assert_eq!(upstream.frames("publish").len(), 0);
+
+    upstream.gate(Gate::Open);
+    let mut outcomes: BTreeMap<String, Value> = BTreeMap::new();
+    while outcomes.len() < 30 {
+        let outcome = client.next_of("outcome");
+        assert_eq!((&outcome["state"], &outcome["confirmed_by"]), (&json!("delivered"), &json!("ack")), "{outcome}");
+        let id = outcome["message"].as_str().unwrap().to_owned();
+        assert!(outcomes.insert(id, outcome).is_none(), "a second outcome");
+    }
+    assert!(ids.iter().chain(&keyed).all(|id| outcomes.contains_key(id)));
+    assert!(client.barrier().is_empty(), "one outcome each");
+    let sent = data(&upstream.frames("publish"));
+    assert_eq!(sent.len(), 30, "each left once: {sent:?}");
+    let of = |from: i64, to: i64| -> Vec<Value> {
+        sent.iter().filter(|n| (from..to).contains(&n.as_i64().unwrap())).cloned().collect()
+    };
+    assert_eq!(of(0, 20), (0..20).map(|n| json!(n)).collect::<Vec<_>>(), "in the order of acceptance");
+    assert_eq!(of(20, 30), (20..30).map(|n| json!(n)).collect::<Vec<_>>(), "in the order of their key");
+
+    let shown = relay.ask(&format!("GET /v1/messages/{}", ids[0]), &[], "").json();
+    assert_eq!((&shown["state"], &shown["attempts"]), (&json!("delivered"), &json!(1)), "{shown}");
+    relay.wait_settled();
+    relay.stop();
+}
+
+#[test]
+fn a_cut_before_the_acknowledgement_sends_again_or_gives_up_as_the_publisher_chose() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let answering = answers.clone();
+    let upstream = Upstream::answering(move |got| {
+        let mute = got.is("publish") && !answering.load(Ordering::Relaxed);
+        if mute { Vec::new() } else { plain_answer(&got.json) }
+    });
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.client();
+    let again = client.publish(json!({"channel": "orders", "data": "again", "key": "k", "type": "place"}));
+    let once = client.publish(json!({"channel": "orders", "data": "once", "on_unknown": "dead_letter"}));
+    upstream.wait_for("publish", 2);
+    answers.store(true, Ordering::Relaxed);
+    upstream.cut();
+
+    let mut outcomes = BTreeMap::new();
+    while outcomes.len() < 2 {
+        let outcome = client.next_of("outcome");
+        outcomes.insert(outcome["message"].as_str().unwrap().to_owned(), outcome);
+    }
+    assert_eq!(outcomes[&again]["state"], "delivered");
+    assert_eq!(outcomes[&once]["state"], "dead_lettered");
+    assert_eq!(outcomes[&once]["reason"], "outcome_unknown");
+    let sent = upstream.frames("publish");
+    let count = |data: &str| sent.iter().filter(|got| got.json["data"] == data).count();
+    assert_eq!((count("again"), count("once")), (2, 1), "at least once, and at most once");
+    assert_eq!((&sent[0].json["key"], &sent[0].json["event"]), (&json!("k"), &json!("place")));
+    assert!(client.barrier().is_empty());
+    relay.wait_settled();
+    relay.stop();
+}
+
+#[test]
+fn the_same_idempotency_key_is_the_same_message_also_after_a_restart() {
+    let upstream = Upstream::plain();
+    upstream.gate(Gate::Shut);
+    let place = Place::new(&upstream);
+    let relay = place.start();
+    let order = json!({"channel": "orders", "data": {"buy": 1}, "idempotency_key": "o-17"});
+    let first = relay.publish(&order);
+    assert_eq!(first.status, 202, "{}", first.body);
+    let id = first.json()["message"].clone();
+    let location = format!("location: /v1/messages/{}", id.as_str().unwrap().to_lowercase());
+    assert!(first.head.contains(&location), "{}", first.head);
+    assert_eq!(relay.publish(&order).json()["message"], id);
+    let other = json!({"channel": "orders", "data": {"buy": 2}, "idempotency_key": "o-17"});
+    let conflict = relay.publish(&other);
+    assert_eq!((conflict.status, conflict.json()["code"].clone()), (409, json!("conflict")));
+    relay.stop();
+
+    let relay = place.start();
+    assert_eq!(relay.publish(&order).json()["message"], id);
+    assert_eq!(relay.publish(&other).status, 409);
+    upstream.gate(Gate::Open);
+    relay.wait_settled();
+    assert_eq!(upstream.frames("publish").len(), 1);
+    let after = relay.publish(&order).json();
+    assert_eq!((&after["message"], &after["state"]), (&id, &json!("delivered")), "its state now: {after}");
+    assert_eq!(relay.metric("tidegate_outbox_restored_total"), 1.0);
+    relay.stop();
+}
+
+#[test]
+fn what_is_not_in_flight_can_be_cancelled_and_expires() {
+    let upstream = Upstream::plain();
+    upstream.gate(Gate::Shut);
+    let relay = Place::new(&upstream).start();
+    let mut client = relay.client();
+    let cancelled = client.publish(json!({"channel": "orders", "data": 1}));
+    client.request(json!({"op": "cancel", "message": cancelled}));
+    let outcome = client.next_of("outcome");
+    assert_eq!((&outcome["state"], &outcome["reason"]), (&json!("rejected"), &json!("cancelled")), "{outcome}");
+    let by_http = client.publish(json!({"channel": "orders", "data": 2}));
+    assert_eq!(relay.ask(&format!("DELETE /v1/messages/{by_http}"), &[], "").status, 200);
+    assert_eq!(client.next_of("outcome")["message"], by_http.as_str());
+    let expired = client.publish(json!({"channel": "orders", "data": 3, "ttl": "20ms"}));
+    let outcome = client.next_of("outcome");
+    assert_eq!((&outcome["message"], &outcome["state"]), (&json!(expired), &json!("expired")), "{outcome}");
+    let kept = client.publish(json!({"channel": "orders", "data": 4}));
+    upstream.gate(Gate::Open);
+    assert_eq!(client.next_of("outcome")["message"], kept.as_str());
+    assert_eq!(data(&upstream.frames("publish")), [json!(4)], "nothing else left");
+    relay.wait_settled();
+    relay.stop();
+}
