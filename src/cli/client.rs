@@ -19,7 +19,7 @@ use crate::config::Listen;
 use crate::config::load::{Sources, addresses};
 
 /// How long a whole request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
 const ANSWER_MAX: usize = 16 << 20;
 

@@ -32,8 +32,11 @@ fn upstream_address(r: &mut Reader, config: &Config) {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     let host_name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
+    let port = host.strip_prefix(host_name).and_then(|rest| rest.strip_prefix(':'));
     if host_name.is_empty() {
         r.complain(key, "names no host", "write wss://host/path");
+    } else if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        r.complain(key, "has a port that is not a number from 1 to 65535", "write wss://host:port/path");
     } else if url.contains(char::is_whitespace) || url.contains('#') || authority.contains('@') {
         let cure = "leave out white space, # and user@; a password belongs into upstream.headers or upstream.token";
         r.complain(key, "has parts that a WebSocket address must not have", cure);

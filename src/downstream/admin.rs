@@ -30,8 +30,8 @@ use crate::relay::pairs::{CallRequest, Reply};
 use crate::relay::stats::Stats;
 use reply::Problem;
 
-/// Connections at once: people, a scraper, a kubelet.
-const CONNECTIONS: usize = 128;
+/// Connections at once: people, a scraper, a kubelet, and room for idle ones, which are dropped after `feed.header_timeout`.
+const CONNECTIONS: usize = 1024;
 /// Scrapes at once; more are refused and cost nothing.
 const SCRAPES: usize = 2;
 /// How long the relay may take to answer. A feed thread that is slower than this is not alive.

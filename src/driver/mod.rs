@@ -145,7 +145,8 @@ impl Driver {
         let now = clock::now();
         // 1. The disk, how full it is and its answer: that releases `accepted` to publishers and the next group commit.
         self.take_store(now);
-        // 2. Upstream, before its deadlines are judged in step 5: what was received in time counts as in time.
+        // 2. Upstream, before its deadlines are judged in step 5: what was received in time counts as in time. Not while
+        //    sessions wait for much that was received before: they come first, and TCP slows upstream down.
         self.take_upstream(now);
         // 3. Sessions: answers of blocked writes and leaves free what step 4 may fill again.
         self.take_sessions(now);
@@ -183,6 +184,9 @@ impl Driver {
 
     fn take_upstream(&mut self, now: Time) {
         for _ in 0..TURN_UPSTREAM {
+            if self.relay.is_serving() {
+                return;
+            }
             let input = match self.held.take_if(|held| matches!(held, Held::Upstream(_))) {
                 Some(Held::Upstream(input)) => input,
                 _ => match self.sources.upstream.try_recv() {

@@ -89,6 +89,8 @@ pub struct Session {
     pub authenticate_by: Option<Mono>,
     /// What its batch in flight carries, for the latency.
     pub in_flight: Option<InFlight>,
+    /// There was news while its last batch was still on its way: only such a session can be too slow.
+    pub lagging: bool,
     /// Whether it stands in the list of sessions that may be served.
     queued: bool,
     /// It will be closed with this code once its control frames have left.
@@ -243,6 +245,7 @@ impl Sessions {
             errors: 0,
             authenticate_by: None,
             in_flight: None,
+            lagging: false,
             queued: false,
             closing: None,
             closed: false,
@@ -363,6 +366,7 @@ impl Sessions {
             subscription.dirty = true;
             session.dirty.push(slot);
         }
+        session.lagging |= session.in_flight.is_some();
         if session.in_flight.is_none() && !session.queued && !session.closed {
             session.queued = true;
             self.ready.push_back(index);

@@ -32,7 +32,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 /// Frames in one `Received`.
 const READ_FRAMES: usize = 256;
 /// Bytes in one `Received` after which no further message is added to it.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
 /// How long a close may take that we began.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Stands for a close frame without a code (RFC 6455 section 7.1.5).

@@ -29,7 +29,7 @@ impl Scene {
         let (service, port) = Script::service("graphql.mjs", wanted);
         let token = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(token.path(), given).unwrap();
-        let upstream = format!("token_file = {:?}", token.path());
+        let upstream = format!("token_file = {:?}\nstable_for = \"10m\"", token.path());
         let more = "[interest]\nlinger = \"50ms\"";
         let relay = Relay::start(&format!("ws://127.0.0.1:{port}/graphql"), "graphql-transport-ws", &upstream, more);
         Scene { service, token, relay }
@@ -139,4 +139,11 @@ fn a_subscription_that_the_service_ends_is_begun_again_and_the_gap_told() {
     let event = app.frame("event");
     assert_eq!((&event["data"], &event["prev"]), (&tick, &json!(offset(&gap))), "{event}");
     app.has_no("error");
+
+    // One that is over each time it is begun is not begun for ever (interest.ack_attempts).
+    scene.service.tell("tick", Value::Null);
+    assert_eq!(scene.service.says("subscribed"), "ACME", "the third and last time");
+    scene.service.tell("tick", Value::Null);
+    let error = app.frame("error");
+    assert_eq!((&error["channel"], &error["code"]), (&channel, &json!("upstream_refused")), "{error}");
 }

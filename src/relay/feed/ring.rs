@@ -58,6 +58,9 @@ pub struct Ring {
     pub last: Option<u64>,
     /// The state.
     pub values: Values,
+    /// Entries up to here were offered to all readers that keep up; later ones are not evicted yet, so that no burst of
+    /// upstream's takes them away from such a reader.
+    pub offered: u64,
     /// Sessions that read it.
     pub readers: Vec<Reader>,
     /// Whether it stands in the feed's list of channels with news.
@@ -104,6 +107,7 @@ impl Ring {
             hole: 0,
             last: None,
             values: Values::Unknown,
+            offered: 0,
             readers: Vec::new(),
             dirty: false,
             cut: None,
@@ -129,7 +133,7 @@ impl Ring {
         self.enforce(now)
     }
 
-    /// Evicts what is over the bounds. The newest entry always stays.
+    /// Evicts what is over the bounds. The newest entry always stays, and what was not offered yet.
     pub fn enforce(&mut self, now: Mono) -> usize {
         let mut evicted = 0;
         while self.entries.len() > 1 && self.over(now) && self.evict_oldest() {
@@ -145,8 +149,11 @@ impl Ring {
             || self.entries.front().is_some_and(aged)
     }
 
-    /// Evicts the oldest entry; `false` if there is none.
+    /// Evicts the oldest entry; `false` if there is none that was offered.
     pub fn evict_oldest(&mut self) -> bool {
+        if self.entries.front().is_none_or(|entry| entry.offset > self.offered) {
+            return false;
+        }
         let Some(entry) = self.entries.pop_front() else { return false };
         self.bytes -= entry.text.len();
         self.complete_from = self.complete_from.max(entry.offset);
@@ -214,9 +221,12 @@ impl Ring {
             })
     }
 
-    /// The offset after which a reader that lags more than `bytes` goes on, so that at most half of that is left to send;
-    /// `None` if it does not lag that much.
+    /// The offset after which a reader that lags more than `bytes` goes on, so that at most half of that is left to send, or
+    /// the newest entry; `None` if it does not lag that much.
     pub fn skip_target(&self, after: u64, lag_limit: usize) -> Option<u64> {
+        if self.bytes <= lag_limit {
+            return None;
+        }
         let mut left = 0;
         let begin = self.index_after(after);
         let mut over = false;
@@ -234,7 +244,8 @@ impl Ring {
         for index in (begin..self.entries.len()).rev() {
             kept += self.entries[index].text.len();
             if kept > lag_limit / 2 {
-                return Some(self.entries[index].offset);
+                // The newest entry is always worth sending, however large it is.
+                return self.entries.get(index.min(self.entries.len().checked_sub(2)?)).map(|entry| entry.offset);
             }
         }
         None

@@ -41,6 +41,17 @@ fn event<'a>(key: Option<&'a str>, data: &'a str, role: Role, fold: Fold) -> Eve
 
 fn admit(feed: &mut Feed, id: RingId, ms: u64, data: &str) {
     feed.admit(id, at(ms), &event(None, data, Role::Event, Fold::Replace), &mut FeedStats::default());
+    offer(feed);
+}
+
+/// Every reader had its turn: what is over the bounds may go.
+fn offer(feed: &mut Feed) {
+    let mut rings = Vec::new();
+    feed.take_dirty(&mut rings);
+    for id in rings {
+        let ring = feed.ring_mut(id).unwrap();
+        ring.offered = ring.last.unwrap();
+    }
 }
 
 fn state(feed: &Feed, id: RingId) -> Option<Vec<String>> {
@@ -63,6 +74,20 @@ fn a_cursor_is_resumed_only_if_nothing_after_it_is_gone() {
     assert_eq!(held.verdict(begin + 2, head), Verdict::Resumed, "the first missing entry is still held");
     assert_eq!(held.verdict(head, head), Verdict::Resumed);
     assert_eq!(held.verdict(head + 1, head), Verdict::Reset(ResetReason::Future));
+}
+
+#[test]
+fn nothing_is_evicted_before_it_was_offered() {
+    let mut feed = feed(|_| {});
+    let ring = feed.carry("c", limits(3), at(0)).unwrap();
+    let mut put = || feed.admit(ring, at(0), &event(None, "1", Role::Event, Fold::Replace), &mut FeedStats::default());
+    for _ in 0..10 {
+        put();
+    }
+    assert_eq!(feed.ring(ring).unwrap().len(), 10);
+    offer(&mut feed);
+    admit(&mut feed, ring, 0, "2");
+    assert_eq!(feed.ring(ring).unwrap().len(), 3);
 }
 
 #[test]
@@ -200,6 +225,7 @@ fn a_sum_never_holds_more_than_its_ring() {
     for _ in 0..3 {
         feed.admit(ring, at(0), &event(None, "d", Role::Event, Fold::Append), &mut stats);
     }
+    offer(&mut feed);
     assert_eq!(state(&feed, ring).map(|state| state.len()), Some(4), "the base may be older than the ring");
     feed.admit(ring, at(0), &event(None, "d", Role::Event, Fold::Append), &mut stats);
     assert_eq!(state(&feed, ring), None, "its first increment was evicted");

@@ -22,6 +22,8 @@ use crate::relay::time::{Mono, Time};
 
 /// Bytes of one batch, beyond which the rest waits for the next.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Events that may gather while sessions are served.
+const PASS_EVENTS: usize = 256;
 /// A pass over so many sessions with batches of several events earns a pause, …
 const PASS_SESSIONS: u32 = 256;
 /// … in which events gather: one write for many frames. Idle and sparse load never meets it.
@@ -32,21 +34,36 @@ const PASS_PAUSE: Duration = Duration::from_millis(1);
 pub(in crate::relay) struct Pass {
     served: u32,
     several: bool,
-    /// No new cut before this.
+    /// No new cut before this, …
     pub(in crate::relay) hold: Option<Mono>,
+    /// … unless too much gathered meanwhile: bytes and events admitted since the last pass was over.
+    gathered: (usize, usize),
+    /// Rings that were offered to their readers in this pass.
+    walked: Vec<RingId>,
+}
+
+impl Pass {
+    /// An event was admitted.
+    pub(in crate::relay) fn gather(&mut self, bytes: usize) {
+        self.gathered = (self.gathered.0.saturating_add(bytes), self.gathered.1 + 1);
+    }
+
+    fn gathered_much(&self) -> bool {
+        self.gathered.0 > BATCH_BYTES || self.gathered.1 > PASS_EVENTS
+    }
 }
 
 impl Relay {
     /// The next batch for any session, or a close.
     pub(in crate::relay) fn next_delivery(&mut self, now: Time) -> Option<Output> {
-        if self.pass.hold.is_some_and(|hold| hold > now.mono) {
+        if self.holds(now) {
             return None;
         }
         self.pass.hold = None;
         self.mark_readers();
         while let Some(index) = self.sessions.next_ready() {
-            let lag = self.config.feed.session_lag;
             let session = self.sessions.at(index)?;
+            let lag = if session.lagging { self.config.feed.session_lag } else { usize::MAX };
             let cut = cut(session, &mut self.feed, lag, &mut self.stats.feed);
             match cut {
                 Cutting::Batch(batch, in_flight) => {
@@ -70,8 +87,25 @@ impl Relay {
         if self.pass.served >= PASS_SESSIONS && self.pass.several {
             self.pass.hold = Some(now.mono + PASS_PAUSE);
         }
-        (self.pass.served, self.pass.several) = (0, false);
+        (self.pass.served, self.pass.several, self.pass.gathered) = (0, false, (0, 0));
+        // Everybody whose socket has room has seen these: from now on they may be evicted.
+        for id in self.pass.walked.drain(..) {
+            if let Some(ring) = self.feed.ring_mut(id) {
+                ring.offered = ring.last.unwrap_or(ring.offered);
+            }
+        }
         None
+    }
+
+    /// Whether events gather before the next pass.
+    fn holds(&self, now: Time) -> bool {
+        !self.pass.gathered_much() && self.pass.hold.is_some_and(|hold| hold > now.mono)
+    }
+
+    /// Whether sessions whose sockets have room still wait for their share of much that was received. As long as they do,
+    /// more from upstream would only pile up: leave it in the socket.
+    pub fn is_serving(&self) -> bool {
+        self.pass.gathered_much() && (self.sessions.any_ready() || self.feed.has_news())
     }
 
     /// Walks the readers of every ring with news, once.
@@ -87,7 +121,7 @@ impl Relay {
                 self.sessions.mark(reader.session, reader.subscription);
             }
         }
-        rings.clear();
+        self.pass.walked.append(&mut rings);
         self.scratch_rings = rings;
     }
 }
@@ -126,6 +160,7 @@ fn shared_cut(session: &mut Session, slot: u32, feed: &mut Feed, lag: usize) -> 
         return None;
     }
     session.dirty.clear();
+    session.lagging = false;
     subscription.dirty = false;
     subscription.after = to;
     if to == from {
@@ -186,6 +221,7 @@ fn merged_cut(session: &mut Session, feed: &mut Feed, lag: usize, stats: &mut Fe
     // What did not fit, or waits for its control frame, stays dirty.
     session.dirty = gated;
     session.dirty.extend(merge.heap.drain().map(|Reverse((_, slot, _))| slot));
+    session.lagging &= !session.dirty.is_empty();
     if merge.items.is_empty() {
         return Cutting::Nothing;
     }

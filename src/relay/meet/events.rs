@@ -21,6 +21,7 @@ impl Relay {
     /// Admits one event, received at `at`, into the rings it belongs to.
     pub(in crate::relay) fn admit(&mut self, at: Time, attempt: AttemptId, event: &Event<'_>) {
         self.stats.dialect.events += 1;
+        self.pass.gather(event.data.len());
         let mut rings = std::mem::take(&mut self.scratch_rings);
         rings.clear();
         self.rings_for(at, event.target, &mut rings);

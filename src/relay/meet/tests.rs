@@ -256,6 +256,7 @@ fn replays_of_several_channels_leave_in_one_order_behind_every_verdict() {
         house.event(channel, data);
     }
     for _ in 0..4 {
+        house.turn();
         house.event("c", "0");
     }
     house.turn();
@@ -273,6 +274,7 @@ fn what_cannot_be_resumed_is_reset_with_its_reason() {
     let before = house.position();
     for n in 0..4 {
         house.event("c", &n.to_string());
+        house.turn();
     }
     let epoch = before.split('-').next().unwrap().to_owned();
     let cases = [
@@ -319,6 +321,40 @@ fn a_slow_session_loses_the_oldest_and_is_told_exactly_what() {
     assert_eq!(frames.last().unwrap()["data"], 39);
     let bytes: usize = frames[1..].iter().map(|frame| frame.to_string().len()).sum();
     assert!(bytes <= 2_000, "{bytes}");
+}
+
+#[test]
+fn a_burst_or_a_large_event_makes_nobody_slow() {
+    let mut house = House::new(|config| {
+        config.feed.session_lag = 1_024;
+        config.feed.ring.events = 10;
+        config.feed.ring.bytes = 4_096;
+    });
+    let client = house.join();
+    house.subscribe(client, &["c"]);
+    house.frames(client);
+    let large = format!("\"{}\"", "x".repeat(300_000));
+    for n in 0..100 {
+        house.event("c", &n.to_string());
+    }
+    house.event("c", &large);
+    assert!(house.relay.is_serving(), "upstream waits until the sessions have had theirs");
+    house.turn();
+    assert!(!house.relay.is_serving());
+    let frames = house.frames(client);
+    assert_eq!(frames.len(), 101, "everything, though it is more than ring and lag allow");
+    assert!(frames.iter().all(|frame| frame["kind"] == "event"));
+    house.stuck.insert(client);
+    for n in 0..50 {
+        house.event("c", &n.to_string());
+        house.turn();
+    }
+    house.event("c", &large);
+    house.stuck.clear();
+    house.input(Input::Delivered { session: client, at: house.now.mono });
+    let short = house.short(client);
+    assert!(short[1].starts_with("gap slow"), "{:?}", &short[1]);
+    assert_eq!(short.last().unwrap().len(), "c=".len() + large.len(), "the newest is sent, however large");
 }
 
 #[test]
