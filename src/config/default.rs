@@ -84,6 +84,8 @@ impl Default for FeedConfig {
             session_errors: 100,
             ring: RingConfig { events: 1_000, bytes: MIB, age: Duration::from_secs(600) },
             ring_bytes_total: 256 * MIB,
+            value_bytes_total: 256 * MIB,
+            control_bytes_total: 256 * MIB,
             session_lag: MIB,
             write_timeout: Duration::from_secs(10),
             request_max: 256 * KIB,

@@ -153,6 +153,10 @@ pub struct FeedConfig {
     pub ring: RingConfig,
     /// Bytes of all rings.
     pub ring_bytes_total: usize,
+    /// Bytes of all last values.
+    pub value_bytes_total: usize,
+    /// Bytes of snapshots and other control frames that wait for all sessions together.
+    pub control_bytes_total: usize,
     /// Bytes a session may lag in the rings before `on_slow` applies.
     pub session_lag: usize,
     /// How long one write may be blocked before the session is closed (4001).

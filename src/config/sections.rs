@@ -172,6 +172,8 @@ fn feed(r: &mut Reader, d: FeedConfig) -> FeedConfig {
         session_errors: r.count("feed.session_errors", d.session_errors, 1..=1_000_000),
         ring: ring(r, "feed.ring", d.ring),
         ring_bytes_total: r.size("feed.ring_bytes_total", d.ring_bytes_total, 1_024..=TIB),
+        value_bytes_total: r.size("feed.value_bytes_total", d.value_bytes_total, 1_024..=TIB),
+        control_bytes_total: r.size("feed.control_bytes_total", d.control_bytes_total, 1_024..=TIB),
         session_lag: r.size("feed.session_lag", d.session_lag, 1_024..=TIB),
         write_timeout: r.duration("feed.write_timeout", d.write_timeout, from_millis(10, 3_600)),
         request_max: r.size("feed.request_max", d.request_max, 1_024..=GIB),

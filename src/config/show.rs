@@ -123,6 +123,8 @@ fn feed(config: &FeedConfig) -> Value {
         "session_errors": config.session_errors,
         "ring": ring(config.ring),
         "ring_bytes_total": bytes(config.ring_bytes_total),
+        "value_bytes_total": bytes(config.value_bytes_total),
+        "control_bytes_total": bytes(config.control_bytes_total),
         "session_lag": bytes(config.session_lag),
         "write_timeout": duration::write(config.write_timeout),
         "request_max": bytes(config.request_max),

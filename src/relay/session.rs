@@ -100,6 +100,8 @@ pub struct Session {
     control: VecDeque<Waiting>,
     control_pushed: u32,
     control_left: u32,
+    /// Bytes of the control frames that wait.
+    pub control_bytes: usize,
 }
 
 /// A batch on its way to the socket.
@@ -141,6 +143,7 @@ impl Session {
     /// Takes the next control frame.
     pub fn take_control(&mut self) -> Option<Item> {
         let waiting = self.control.pop_front()?;
+        self.control_bytes -= waiting.item.text().len();
         self.control_left = self.control_left.wrapping_add(1);
         Some(waiting.item)
     }
@@ -202,6 +205,8 @@ pub struct Sessions {
     table: Vec<Option<Box<Session>>>,
     ready: VecDeque<u32>,
     open: usize,
+    /// Bytes of the control frames that wait, over all sessions.
+    pub control_bytes: usize,
     /// Sessions that must authenticate, by when.
     unauthenticated: BTreeSet<(Mono, SessionId)>,
     /// Sessions with patterns, to be joined to channels that begin to be carried.
@@ -252,6 +257,7 @@ impl Sessions {
             control: VecDeque::new(),
             control_pushed: 0,
             control_left: 0,
+            control_bytes: 0,
         }));
     }
 
@@ -277,6 +283,7 @@ impl Sessions {
             return None;
         }
         self.open -= 1;
+        self.control_bytes -= slot.as_ref()?.control_bytes;
         self.with_patterns.retain(|other| *other != id);
         let session = slot.take()?;
         if let Some(by) = session.authenticate_by {
@@ -353,9 +360,21 @@ impl Sessions {
         if session.closed {
             return;
         }
+        let bytes = item.text().len();
+        session.control_bytes += bytes;
         session.control.push_back(Waiting { after: head, item });
         session.control_pushed = session.control_pushed.wrapping_add(1);
+        self.control_bytes += bytes;
         self.offer(id.index);
+    }
+
+    /// Closes a session without what still waits for it.
+    pub fn cut_off(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        session.closed = true;
+        session.control.clear();
+        let bytes = std::mem::take(&mut session.control_bytes);
+        self.control_bytes -= bytes;
     }
 
     /// A subscription has news.

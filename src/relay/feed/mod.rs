@@ -44,6 +44,9 @@ pub struct Feed {
     max_rings: usize,
     max_bytes: usize,
     max_keys: usize,
+    /// Bytes of all last values: never less than that.
+    value_bytes: usize,
+    max_value_bytes: usize,
 }
 
 impl Feed {
@@ -64,6 +67,8 @@ impl Feed {
             max_rings: config.feed.max_channels,
             max_bytes: config.feed.ring_bytes_total,
             max_keys: config.feed.channel_keys,
+            value_bytes: 0,
+            max_value_bytes: config.feed.value_bytes_total,
         }
     }
 
@@ -72,6 +77,7 @@ impl Feed {
         self.max_rings = config.feed.max_channels;
         self.max_bytes = config.feed.ring_bytes_total;
         self.max_keys = config.feed.channel_keys;
+        self.max_value_bytes = config.feed.value_bytes_total;
     }
 
     /// The history's id.
@@ -227,7 +233,36 @@ impl Feed {
         let Some(ring) = self.ring_mut(id) else { return 0 };
         ring.events += 1;
         ring.last_event = Some((at.mono, at.wall));
-        ring.values.fold(&entry, event.role, event.fold, max_keys)
+        let before = ring.values.bytes();
+        let evicted = ring.values.fold(&entry, event.role, event.fold, max_keys);
+        self.value_bytes += ring.values.bytes().saturating_sub(before);
+        if self.value_bytes > self.max_value_bytes { evicted + self.shrink_values(id) } else { evicted }
+    }
+
+    /// Over `value_bytes_total`: last values go, of the channels longest without interest first, then the oldest of the
+    /// channel that grew; its newest one stays. Returns how many went.
+    fn shrink_values(&mut self, grown: RingId) -> usize {
+        self.value_bytes = self.rings.iter().flatten().map(|ring| ring.values.bytes()).sum();
+        let enough = self.max_value_bytes - self.max_value_bytes / 16;
+        let mut evicted = 0;
+        let order: Vec<RingId> = self.idle.iter().map(|(_, id)| *id).chain([grown]).collect();
+        for id in order {
+            if self.value_bytes <= enough {
+                break;
+            }
+            let Some(ring) = self.rings.get_mut(id.0 as usize).and_then(Option::as_mut) else { continue };
+            let before = ring.values.bytes();
+            if id == grown {
+                while self.value_bytes - (before - ring.values.bytes()) > enough && ring.values.evict_oldest() {
+                    evicted += 1;
+                }
+            } else {
+                evicted += ring.values.len();
+                ring.values.forget();
+            }
+            self.value_bytes -= before - ring.values.bytes();
+        }
+        evicted
     }
 
     /// Tells a hole that upstream caused. `span`: upstream's missing sequence numbers, where they are known.
@@ -292,8 +327,10 @@ impl Feed {
     /// Over `ring_bytes_total`: history goes, of the channels longest without interest first, then of the one that grew.
     fn shrink(&mut self, grown: RingId, stats: &mut FeedStats) {
         let order: Vec<RingId> = self.idle.iter().map(|(_, id)| *id).chain([grown]).collect();
+        // A little more than needed, so that the next appends need not look through all of them again.
+        let enough = self.max_bytes - self.max_bytes / 16;
         for id in order {
-            while self.bytes > self.max_bytes {
+            while self.bytes > enough {
                 let Some(ring) = self.rings.get_mut(id.0 as usize).and_then(Option::as_mut) else { break };
                 let before = ring.bytes;
                 if ring.len() <= 1 || !ring.evict_oldest() {

@@ -106,7 +106,7 @@ impl Ring {
             carried_from: complete_from,
             hole: 0,
             last: None,
-            values: Values::Unknown,
+            values: Values::default(),
             offered: 0,
             readers: Vec::new(),
             dirty: false,

@@ -242,6 +242,27 @@ fn keys_are_capped_and_the_oldest_value_goes() {
     assert_eq!(state(&feed, ring), Some(vec!["3".into(), "4".into()]));
 }
 
+#[test]
+fn last_values_are_bounded_in_bytes_and_the_newest_stays() {
+    let mut feed = feed(|config| config.feed.value_bytes_total = 4_000);
+    let idle = feed.carry("idle", limits(99), at(0)).unwrap();
+    let read = feed.carry("read", limits(99), at(0)).unwrap();
+    feed.interest_again(read);
+    admit(&mut feed, idle, 0, "1");
+    let large = format!("\"{}\"", "x".repeat(900));
+    let mut gone = 0;
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        let event = event(Some(key), &large, Role::Event, Fold::Replace);
+        gone += feed.admit(read, at(0), &event, &mut FeedStats::default());
+    }
+    assert_eq!(state(&feed, idle), None, "the one without interest went first");
+    let left = feed.ring(read).unwrap().values.len();
+    assert!(left < 4 && gone == 7 - left, "{left} left, {gone} gone");
+    let huge = format!("\"{}\"", "x".repeat(9_000));
+    feed.admit(read, at(0), &event(Some("g"), &huge, Role::Event, Fold::Replace), &mut FeedStats::default());
+    assert_eq!(state(&feed, read), Some(vec![huge]), "larger than all room, and still the newest");
+}
+
 proptest! {
     /// Snapshot plus everything after it equals the state: for any run of events, any place of the snapshot.
     #[test]

@@ -11,7 +11,14 @@ use crate::protocol::frame::Entry;
 
 /// What a channel's events add up to.
 #[derive(Debug, Default)]
-pub enum Values {
+pub struct Values {
+    state: State,
+    /// Bytes of the entries that it refers to.
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+enum State {
     /// Nothing is known.
     #[default]
     Unknown,
@@ -27,83 +34,119 @@ impl Values {
     /// Folds one event in. Returns how many keys were evicted for `max_keys`.
     pub fn fold(&mut self, entry: &Arc<Entry>, role: Role, fold: Fold, max_keys: usize) -> usize {
         match (role, fold) {
-            (Role::Snapshot, Fold::Append) => *self = Values::Appended(VecDeque::from([Arc::clone(entry)])),
-            (Role::Snapshot, Fold::Replace) => {
-                *self = Values::Replaced(BTreeMap::from([(entry.key.clone(), Arc::clone(entry))]));
+            (Role::Snapshot, Fold::Append) => {
+                self.set(State::Appended(VecDeque::from([Arc::clone(entry)])), entry.text.len());
             }
-            (Role::SnapshotPart | Role::Event, Fold::Append) => match self {
-                Values::Appended(entries) => entries.push_back(Arc::clone(entry)),
-                // An increment may follow a snapshot whose rule says `replace`: the snapshot is its base.
-                Values::Replaced(values) if values.len() == 1 && values.contains_key(&None) => {
-                    let base = values.pop_first().map(|(_, base)| base);
-                    *self = Values::Appended(base.into_iter().chain([Arc::clone(entry)]).collect());
-                }
-                Values::Unknown | Values::Replaced(_) | Values::Broken => *self = Values::Broken,
-            },
+            (Role::Snapshot, Fold::Replace) => {
+                let values = BTreeMap::from([(entry.key.clone(), Arc::clone(entry))]);
+                self.set(State::Replaced(values), entry.text.len());
+            }
+            (Role::SnapshotPart | Role::Event, Fold::Append) => self.append(entry),
             (Role::SnapshotPart | Role::Event, Fold::Replace) => return self.replace(entry, max_keys),
         }
         0
     }
 
-    fn replace(&mut self, entry: &Arc<Entry>, max_keys: usize) -> usize {
-        if !matches!(self, Values::Replaced(_)) {
-            *self = Values::Replaced(BTreeMap::new());
+    fn set(&mut self, state: State, bytes: usize) {
+        *self = Values { state, bytes };
+    }
+
+    fn append(&mut self, entry: &Arc<Entry>) {
+        let bytes = self.bytes + entry.text.len();
+        match &mut self.state {
+            State::Appended(entries) => {
+                entries.push_back(Arc::clone(entry));
+                self.bytes = bytes;
+            }
+            // An increment may follow a snapshot whose rule says `replace`: the snapshot is its base.
+            State::Replaced(values) if values.len() == 1 && values.contains_key(&None) => {
+                let base = values.pop_first().map(|(_, base)| base);
+                let entries = base.into_iter().chain([Arc::clone(entry)]).collect();
+                self.set(State::Appended(entries), bytes);
+            }
+            State::Unknown | State::Replaced(_) | State::Broken => self.set(State::Broken, 0),
         }
-        let Values::Replaced(values) = self else { return 0 };
-        values.insert(entry.key.clone(), Arc::clone(entry));
+    }
+
+    fn replace(&mut self, entry: &Arc<Entry>, max_keys: usize) -> usize {
+        if !matches!(self.state, State::Replaced(_)) {
+            self.set(State::Replaced(BTreeMap::new()), 0);
+        }
+        let State::Replaced(values) = &mut self.state else { return 0 };
+        let before = values.insert(entry.key.clone(), Arc::clone(entry));
+        self.bytes = self.bytes + entry.text.len() - before.map_or(0, |before| before.text.len());
         let mut evicted = 0;
-        while values.len() > max_keys.max(1) {
-            let oldest = values.iter().min_by_key(|(_, entry)| entry.offset).map(|(key, _)| key.clone());
-            let Some(oldest) = oldest else { break };
-            values.remove(&oldest);
+        while self.len() > max_keys.max(1) && self.evict_oldest() {
             evicted += 1;
         }
         evicted
     }
 
+    /// Lets the oldest value go, or a sum as a whole: it is one value. `false`: only the newest one is left.
+    pub fn evict_oldest(&mut self) -> bool {
+        match &mut self.state {
+            State::Replaced(values) if values.len() > 1 => {
+                let oldest = values.iter().min_by_key(|(_, entry)| entry.offset).map(|(key, _)| key.clone());
+                let gone = oldest.and_then(|oldest| values.remove(&oldest));
+                self.bytes -= gone.map_or(0, |gone| gone.text.len());
+                true
+            }
+            State::Appended(entries) if entries.len() > 1 => {
+                self.set(State::Broken, 0);
+                true
+            }
+            State::Unknown | State::Replaced(_) | State::Appended(_) | State::Broken => false,
+        }
+    }
+
     /// Increments whose base is no longer held, or that follow a hole, are no state.
     pub fn broken_by_hole(&mut self) {
-        if matches!(self, Values::Appended(_)) {
-            *self = Values::Broken;
+        if matches!(self.state, State::Appended(_)) {
+            self.set(State::Broken, 0);
         }
     }
 
     /// The ring dropped everything up to `offset`: a sum of increments that began there is gone too, so that a channel
     /// never holds more increments than its ring.
     pub fn evicted_up_to(&mut self, offset: u64) {
-        if let Values::Appended(entries) = self
+        if let State::Appended(entries) = &self.state
             && entries.get(1).is_some_and(|first| first.offset <= offset)
         {
-            *self = Values::Broken;
+            self.set(State::Broken, 0);
         }
     }
 
     /// Nothing counts any more.
     pub fn forget(&mut self) {
-        *self = Values::Unknown;
+        self.set(State::Unknown, 0);
     }
 
     /// The entries that make up the state, in key order or in the order of increments; `None` if there is no state.
     pub fn snapshot(&self) -> Option<Vec<&Arc<Entry>>> {
-        match self {
-            Values::Unknown | Values::Broken => None,
-            Values::Replaced(values) => Some(values.values().collect()),
-            Values::Appended(entries) => Some(entries.iter().collect()),
+        match &self.state {
+            State::Unknown | State::Broken => None,
+            State::Replaced(values) => Some(values.values().collect()),
+            State::Appended(entries) => Some(entries.iter().collect()),
         }
     }
 
     /// Whether dropping one entry of it makes a reader's state wrong.
     pub fn is_sum(&self) -> bool {
-        matches!(self, Values::Appended(_) | Values::Broken)
+        matches!(self.state, State::Appended(_) | State::Broken)
     }
 
     /// Entries held.
     pub fn len(&self) -> usize {
-        match self {
-            Values::Unknown | Values::Broken => 0,
-            Values::Replaced(values) => values.len(),
-            Values::Appended(entries) => entries.len(),
+        match &self.state {
+            State::Unknown | State::Broken => 0,
+            State::Replaced(values) => values.len(),
+            State::Appended(entries) => entries.len(),
         }
+    }
+
+    /// Bytes of the entries held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether no entry is held.

@@ -64,7 +64,12 @@ impl Relay {
         while let Some(index) = self.sessions.next_ready() {
             let session = self.sessions.at(index)?;
             let lag = if session.lagging { self.config.feed.session_lag } else { usize::MAX };
+            let waited = session.control_bytes;
             let cut = cut(session, &mut self.feed, lag, &mut self.stats.feed);
+            let taken = waited - session.control_bytes;
+            let (id, closing) = (session.id, session.closing);
+            self.sessions.control_bytes -= taken;
+            let Some(session) = self.sessions.get_mut(id) else { continue };
             match cut {
                 Cutting::Batch(batch, in_flight) => {
                     session.in_flight = Some(in_flight);
@@ -73,7 +78,7 @@ impl Relay {
                     return Some(Output::Deliver { session: session.id, batch });
                 }
                 Cutting::Nothing => {
-                    if let Some(code) = session.closing {
+                    if let Some(code) = closing {
                         session.closed = true;
                         return Some(Output::Close { session: session.id, code });
                     }

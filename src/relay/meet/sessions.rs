@@ -10,7 +10,7 @@ use crate::protocol::request::{Ref, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::limiter::Bucket;
-use crate::relay::pairs::{BadRequest, LeftReason, SessionId};
+use crate::relay::pairs::{BadRequest, LeftReason, Output, SessionId};
 use crate::relay::stats::ThrottlePlace;
 use crate::relay::time::{Mono, Time};
 
@@ -23,6 +23,18 @@ impl Relay {
     /// Queues a control frame behind everything that the feed holds now.
     pub(in crate::relay) fn tell(&mut self, session: SessionId, frame: Item) {
         self.sessions.push_control(session, self.feed.head(), frame);
+        if self.sessions.control_bytes > self.config.feed.control_bytes_total {
+            self.cut_off_if_greedy(session);
+        }
+    }
+
+    /// There is no room for more snapshots: who has let many wait without reading them pays for it.
+    fn cut_off_if_greedy(&mut self, session: SessionId) {
+        let waits = self.sessions.get(session).filter(|session| !session.closed).map(|session| session.control_bytes);
+        if waits.is_some_and(|bytes| bytes > self.config.feed.session_lag) {
+            self.sessions.cut_off(session);
+            self.outputs.push_back(Output::Close { session, code: CloseCode::Slow });
+        }
     }
 
     pub(in crate::relay) fn joined(

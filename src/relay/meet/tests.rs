@@ -475,6 +475,26 @@ fn floods_and_errors_have_limits() {
 }
 
 #[test]
+fn snapshots_that_nobody_reads_are_bounded() {
+    let mut house = House::new(|config| {
+        config.feed.session_lag = 10_000;
+        config.feed.control_bytes_total = 50_000;
+        config.feed.session_requests = 1_000;
+    });
+    house.event("c", &format!("\"{}\"", "x".repeat(4_000)));
+    house.turn();
+    let (greedy, reader) = (house.join(), house.join());
+    house.stuck.insert(greedy);
+    for _ in 0..40 {
+        house.subscribe(greedy, &["c"]);
+        house.subscribe(reader, &["c"]);
+    }
+    assert_eq!(house.closed, [(greedy, CloseCode::Slow)]);
+    assert_eq!(house.relay.sessions.control_bytes, 0, "nothing waits for who left, nor for who reads");
+    assert_eq!(house.frames(reader).iter().filter(|frame| frame["kind"] == "snapshot").count(), 40);
+}
+
+#[test]
 fn without_a_token_only_auth_is_heard_and_only_for_five_seconds() {
     let mut house = House::new(|config| {
         config.access.mode = AccessMode::Tokens;
