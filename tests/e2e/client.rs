@@ -101,10 +101,12 @@ impl Client {
         loop {
             // The relay's pings would keep a silent session reading for ever.
             assert!(begun.elapsed() < DEADLINE, "no frame comes");
-            match self.socket.read().expect("another frame") {
-                Message::Text(text) => return text.as_str().to_owned(),
-                Message::Close(frame) => panic!("closed: {frame:?}"),
-                _ => {}
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return text.as_str().to_owned(),
+                Ok(Message::Close(frame)) => panic!("closed: {frame:?}"),
+                Ok(_) => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => panic!("no frame comes"),
+                Err(error) => panic!("no frame comes: {error}"),
             }
         }
     }

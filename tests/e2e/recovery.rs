@@ -1,5 +1,7 @@
 //! The connection to upstream breaks, and what the sessions are told.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::json;
 
 use crate::client::Continuity;
@@ -123,8 +125,9 @@ fn what_upstream_says_in_closing_is_counted_and_obeyed() {
 #[test]
 fn an_upstream_that_stays_silent_is_left() {
     // It answers no WebSocket ping either: nothing reads while this holds.
-    let upstream = Upstream::answering(|got| {
-        if got.is("publish") && got.connection == 0 {
+    let hung = AtomicBool::new(false);
+    let upstream = Upstream::answering(move |got| {
+        if got.is("publish") && !hung.swap(true, Ordering::Relaxed) {
             std::thread::park_timeout(crate::common::DEADLINE);
         }
         plain_answer(&got.json)
