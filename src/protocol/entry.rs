@@ -10,8 +10,9 @@ use crate::relay::time::{Time, Wall};
 /// Whether something is known to be missing (`lost`), or only that nobody can tell (`unknown`).
 fn continuity(reason: GapReason) -> &'static str {
     match reason {
-        GapReason::Reconnect | GapReason::TransportSwitch => "unknown",
-        GapReason::UpstreamSeq | GapReason::Slow | GapReason::Oversize | GapReason::Silence => "lost",
+        // A message was too large, and nobody knows of which channel it was.
+        GapReason::Reconnect | GapReason::TransportSwitch | GapReason::Oversize => "unknown",
+        GapReason::UpstreamSeq | GapReason::Slow | GapReason::Silence => "lost",
     }
 }
 

@@ -106,8 +106,12 @@ fn compare(step: u64, before: Last, attempt: AttemptId, first: u64, last: u64) -
         // Ranges may overlap what was seen; the new part counts.
         return Order::Next;
     }
+    if last == before.sequence {
+        // Services that resume like to begin with the last one.
+        return Order::Duplicate;
+    }
     let back = before.sequence - last;
-    let begins_anew = first <= step && back > 0;
+    let begins_anew = first <= step;
     if before.attempt != attempt || begins_anew || back > DUPLICATE_WINDOW.saturating_mul(step) {
         Order::Restart
     } else {
@@ -150,6 +154,7 @@ mod tests {
         assert_eq!(numbers.judge(RING, FIRST, Some((2, 2))), Order::Next);
         numbers.judge(RING, FIRST, Some((50_000, 50_000)));
         assert_eq!(numbers.judge(RING, FIRST, Some((20, 20))), Order::Restart, "too far back to be late");
+        assert_eq!(numbers.judge(RING, AttemptId(2), Some((20, 20))), Order::Duplicate, "the last one once more");
         assert_eq!(numbers.judge(RING, AttemptId(2), Some((15, 15))), Order::Restart, "another connection");
         assert_eq!(numbers.judge(RING, AttemptId(2), Some((16, 16))), Order::Next);
     }

@@ -78,7 +78,9 @@ fn frames_that_are_no_websocket_end_the_connection_and_are_told() {
         assert_eq!(client.next_of("event")["data"], *what);
         upstream.raw(bytes);
         let gap = client.next_of("gap");
+        let told = if *reason == "oversize" { "oversize" } else { "reconnect" };
         assert_eq!((&gap["channel"], &gap["to"]), (&json!("a"), &json!(null)), "{what}: {gap}");
+        assert_eq!((&gap["reason"], &gap["continuity"]), (&json!(told), &json!("unknown")), "{what}: {gap}");
         let of_reason = wrong[..=n].iter().filter(|(.., have)| have == reason).count();
         let metric = format!("tidegate_link_disconnects_total{{reason=\"{reason}\"}}");
         assert_eq!(relay.metric(&metric), of_reason as f64, "{what}");
@@ -86,7 +88,8 @@ fn frames_that_are_no_websocket_end_the_connection_and_are_told() {
     upstream.wait_for("subscribe", wrong.len() + 1);
     upstream.event("a", &json!("and still"));
     assert_eq!(client.next_of("event")["data"], "and still");
-    assert_eq!(relay.metric("tidegate_feed_gaps_total{reason=\"reconnect\"}"), wrong.len() as f64);
+    let gaps = |reason| relay.metric(&format!("tidegate_feed_gaps_total{{reason=\"{reason}\"}}"));
+    assert_eq!(gaps("reconnect") + gaps("oversize"), wrong.len() as f64);
     assert!(relay.peak_memory() < 256 << 20, "what is announced is not allocated");
     relay.stop();
 }

@@ -103,10 +103,14 @@ impl Relay {
         let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
         let was_ready = attempt.ready_at().is_some();
         if was_ready {
+            let reason = match &ending {
+                Ending::Carrier(Disconnect::Oversize) => GapReason::Oversize,
+                _ => GapReason::Reconnect,
+            };
             for channel in attempt.acked.all_live() {
-                self.channel_lost(now, channel, GapReason::Reconnect);
+                self.channel_lost(now, channel, reason);
             }
-            self.everything_lost(now, GapReason::Reconnect);
+            self.everything_lost(now, reason);
         }
         if let Some(conversation) = attempt.conversation {
             self.link.carried = Some(conversation.into_carried(forget));

@@ -61,6 +61,17 @@ fn everything_wanted_is_subscribed_in_one_frame_and_again_after_a_loss() {
 }
 
 #[test]
+fn a_message_too_large_is_told_as_such() {
+    let mut service = plain();
+    let one = service.join(0);
+    service.subscribe(one, &["a"]);
+    service.ack_all();
+    service.told(one);
+    service.lose(Disconnect::Oversize);
+    assert_eq!(service.told(one), ["gap a oversize"]);
+}
+
+#[test]
 fn a_channel_that_was_never_live_has_no_gap() {
     let mut service = plain();
     let client = service.join(0);
