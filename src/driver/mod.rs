@@ -228,6 +228,7 @@ impl Driver {
             }
             FromOutside::Call { principal, request, answer } => {
                 if request == CallRequest::Drain {
+                    tracing::info!("draining: no new sessions and messages; the process stays until it is stopped");
                     self.course.send_modify(|course| course.draining = true);
                 }
                 let call = self.calls.begin(answer);

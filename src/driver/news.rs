@@ -51,5 +51,13 @@ pub fn notify(notice: &Notice) {
             sample,
             "a message from upstream was not understood: `tidegate dialect explain` shows what the dialect makes of one"
         ),
+        Notice::Disk { low: true, free, min_free } => tracing::warn!(
+            free,
+            min_free,
+            "the disk under outbox.path is nearly full: publishes are refused until outbox.min_free bytes are free again"
+        ),
+        Notice::Disk { low: false, free, .. } => {
+            tracing::info!(free, "the disk has room again: publishes are accepted")
+        }
     }
 }

@@ -71,6 +71,8 @@ pub struct Relay {
     access: Access,
     draining: Draining,
     samples: Samples,
+    /// The file system under the store has less room than `outbox.min_free`.
+    disk_low: bool,
     /// Counts deliveries for the gap rule.
     pass: Pass,
     /// When the rings are next looked through for what is too old.
@@ -109,6 +111,7 @@ impl Relay {
             access: Access::new(&config.access),
             draining: Draining::default(),
             samples: Samples::default(),
+            disk_low: false,
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,
             stirred: true,

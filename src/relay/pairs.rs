@@ -119,6 +119,15 @@ pub enum Notice {
         /// Others like it since the last notice.
         left_out: u64,
     },
+    /// The file system under the store ran low, or has room again.
+    Disk {
+        /// Publishes are refused.
+        low: bool,
+        /// Free bytes.
+        free: u64,
+        /// `outbox.min_free`.
+        min_free: u64,
+    },
 }
 
 /// What a fetch gets.

@@ -106,6 +106,9 @@ impl Relay {
         if self.stats.outbox.store_failed {
             reasons.push("store_failed");
         }
+        if self.disk_low {
+            reasons.push("store_full");
+        }
         let down = self.link_down_for(now);
         match self.config.ready {
             ReadyUpstream::Ignore => {}

@@ -13,7 +13,7 @@ use crate::relay::Relay;
 use crate::relay::interest::{InterestState, Want, WantError};
 use crate::relay::naming;
 use crate::relay::outbox::{Confirm, Durable, Lane, Nack};
-use crate::relay::pairs::Output;
+use crate::relay::pairs::{Notice, Output};
 use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::time::{Mono, Time};
 
@@ -152,6 +152,11 @@ impl Relay {
 
     /// What is free on the disk under the store, for `outbox.min_free`.
     pub(in crate::relay) fn disk_free(&mut self, bytes: u64) {
+        let min_free = self.config.outbox.min_free;
+        let low = bytes < min_free;
+        if std::mem::replace(&mut self.disk_low, low) != low {
+            self.outputs.push_back(Output::Notify(Notice::Disk { low, free: bytes, min_free }));
+        }
         self.outbox.disk_has_free(bytes);
     }
 

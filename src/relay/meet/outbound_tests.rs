@@ -385,6 +385,8 @@ fn what_may_not_or_cannot_be_published_is_refused_before_acceptance() {
     house.relay.disk_free(0);
     house.publish(session, vec![message("orders", "1")], false);
     assert_eq!(house.told(session), ["error store_full"]);
+    let ready = house.call(CallRequest::Ready);
+    assert!(format!("{:?}", house.answer(ready)).contains("store_full"), "nothing can be accepted: not ready");
     house.input(Input::Stop { now: false });
     house.told.clear();
     let call = house.call(CallRequest::Publish { messages: vec![message("orders", "1")], atomic: false });
