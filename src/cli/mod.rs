@@ -87,6 +87,11 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Whether any of these was on the command line.
+    fn is_given(&self) -> bool {
+        self.file.is_some() || !self.sets.is_empty() || self.log_format.is_some()
+    }
+
     /// The sources, with this process's environment.
     pub fn sources(&self) -> Sources {
         let default = Path::new(DEFAULT_FILE);
@@ -150,6 +155,11 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let sources = arguments.config.sources();
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run::run(&sources),
+        Command::Demo(_) if arguments.config.is_given() => {
+            let text = "the demo has a configuration of its own: leave out -c, --set and --log-format, and choose its \
+                        addresses with --feed, --admin and --upstream";
+            Err(Failure::new(exit::USAGE, text))
+        }
         Command::Demo(args) => demo::run(&args),
         Command::Check => check::run(&sources),
         Command::Config(args) => config::run(&args, &sources),

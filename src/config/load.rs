@@ -276,6 +276,9 @@ fn unknown_keys(r: &Reader) -> Vec<Warning> {
             _ if NOT_SUPPORTED.contains(&plain.as_str()) => {
                 ("is not supported by this version", "leave it out".to_owned())
             }
+            Some(near) if near == plain => {
+                ("is a section and must be a table", format!("write [{plain}] and its keys below"))
+            }
             Some(near) => ("there is no such key", format!("did you mean {near}?")),
             None => ("there is no such key", "leave it out".to_owned()),
         };

@@ -20,9 +20,13 @@ fn configure(dir: &Path, upstream: &str, feed: &str, more: &str) {
 #[test]
 fn wrong_usage_exits_with_64() {
     let dir = tempfile::tempdir().unwrap();
-    for arguments in
-        [&["no-such-command"][..], &["tail"], &["publish", "orders", "no json"], &["run", "--no-such-option"]]
-    {
+    for arguments in [
+        &["no-such-command"][..],
+        &["tail"],
+        &["publish", "orders", "no json"],
+        &["run", "--no-such-option"],
+        &["demo", "--set", "feed.max_sessions=1"],
+    ] {
         let output = run(dir.path(), arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", said(&output));
         assert!(!output.stderr.is_empty());

@@ -179,6 +179,15 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
 }
 
 #[test]
+fn a_section_that_is_no_table_is_told_as_such() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "upstream = 5\n").unwrap();
+    let errors = load(&Sources { file: Some(file.path().into()), ..Sources::default() }).unwrap_err();
+    let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|line| line.contains("must be a table") && line.contains("[upstream]")), "{said:?}");
+}
+
+#[test]
 fn unknown_keys_are_told_along_with_errors() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[upstream]\nulr = \"ws://a/\"\n[outbox]\nwindow = 0\n").unwrap();

@@ -9,6 +9,7 @@ use super::parse::{
     since, types,
 };
 use super::{ChannelRequest, OnSlow, Secret, Subscribe};
+use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::BadRequest;
 
 /// What a query asks.
@@ -29,7 +30,10 @@ pub fn parse_query(query: &str, last_event_id: Option<&str>, limits: &RequestLim
 /// Reads the query of `/v1/snapshot`: exactly one channel, no pattern.
 pub fn parse_snapshot(query: &str) -> Result<(ChannelRequest, Option<Secret>), BadRequest> {
     let one = RequestLimits { request_max: 0, message_max: 0, channels: 1, depth: 0 };
-    let query = parse_query(query, None, &one)?;
+    let query = parse_query(query, None, &one).map_err(|wrong| match wrong.code {
+        ErrorCode::LimitExceeded => invalid("a snapshot is of one channel: name one").with(None),
+        _ => wrong,
+    })?;
     let missing = || invalid("name one channel: ?channel=…").with(None);
     let channel = query.subscribe.and_then(|s| s.channels.into_iter().next()).ok_or_else(missing)?;
     if channel.name.ends_with('*') {
@@ -91,7 +95,6 @@ fn decode(text: &str) -> Result<String, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codes::ErrorCode;
     use proptest::prelude::*;
 
     const LIMITS: RequestLimits = RequestLimits { request_max: 1024, message_max: 64, channels: 3, depth: 8 };
@@ -148,6 +151,8 @@ mod tests {
         }
         assert!(parse_snapshot("channel=a*").is_err());
         assert!(parse_snapshot("").is_err());
+        let two = parse_snapshot("channel=a&channel=b").unwrap_err();
+        assert_eq!((two.code, two.message.as_str()), (ErrorCode::Invalid, "a snapshot is of one channel: name one"));
         assert_eq!(&*parse_snapshot("channel=a").unwrap().0.name, "a");
     }
 
