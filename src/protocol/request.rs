@@ -71,7 +71,7 @@ pub struct Publish {
     pub on_unknown: Option<OnUnknown>,
 }
 
-/// A request of a session. Everything else of FEED.md is [`Request::NotSupported`] by name.
+/// A request of a session. What the feed knows and this relay does not carry out, parsing refuses as `not_supported` by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Start receiving channels.

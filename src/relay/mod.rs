@@ -60,7 +60,8 @@ pub struct Relay {
     outputs: VecDeque<Output>,
     stats: Stats,
     link: Link,
-    /// The connection that serves; at most one more may be on its way to take over.
+    /// The connection that serves. All that belongs to it is in it, and every input names its attempt, so that one more, on
+    /// its way to take over, can stand beside it.
     active: Option<Attempt>,
     interest: Interest,
     feed: Feed,

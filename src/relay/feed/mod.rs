@@ -343,7 +343,7 @@ impl Feed {
         }
     }
 
-    /// Evicts by age in every ring; returns bytes freed. Call it now and then: appends enforce the bounds of busy rings.
+    /// Evicts by age in every ring. Call it now and then: appends enforce the bounds of busy rings.
     pub fn sweep(&mut self, now: Mono, stats: &mut FeedStats) {
         for ring in self.rings.iter_mut().flatten() {
             let before = ring.bytes;

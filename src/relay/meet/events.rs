@@ -139,7 +139,7 @@ impl Relay {
         Some(ring)
     }
 
-    /// Upstream confirmed a channel: nothing to say, `subscribed` was sent when it was asked for.
+    /// A hole may have come to be on a channel that was live.
     pub(in crate::relay) fn channel_lost(&mut self, now: Time, channel: ChannelId, reason: GapReason) {
         for ring in self.feed.rings_of(channel).to_vec() {
             self.ring_lost(now, ring, reason);
