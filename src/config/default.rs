@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     AccessConfig, AccessMode, AdminConfig, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen,
-    LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, TokenSource, UpstreamConfig,
+    LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenSource, UpstreamConfig,
 };
 use crate::relay::outbox::{Lane, OnUnknown};
 
@@ -107,6 +107,7 @@ impl Default for ChannelPolicy {
             upstream: None,
             ring: None,
             linger: None,
+            stale_after: StaleAfter::Off,
         }
     }
 }

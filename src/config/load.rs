@@ -252,12 +252,11 @@ fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError
 }
 
 /// Keys of the design that this version does not have.
-const NOT_SUPPORTED: [&str; 7] = [
+const NOT_SUPPORTED: [&str; 6] = [
     "upstream.endpoints",
     "upstream.transports",
     "upstream.token_command",
     "upstream.max_age",
-    "channels[].stale_after",
     "channels[].conflate",
     "channels[].conflict",
 ];

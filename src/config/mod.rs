@@ -188,6 +188,19 @@ pub struct ChannelPolicy {
     pub ring: Option<RingConfig>,
     /// Linger other than `interest.linger`.
     pub linger: Option<Duration>,
+    /// When silence of the channel is told.
+    pub stale_after: StaleAfter,
+}
+
+/// `channels.stale_after`: after how much silence a live channel is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleAfter {
+    /// Never.
+    Off,
+    /// After this long without an event.
+    After(Duration),
+    /// After much more than the channel's usual time between two events.
+    Learn,
 }
 
 /// `[outbox]`

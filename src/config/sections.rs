@@ -10,7 +10,7 @@ use figment::value::Value;
 use super::reader::Reader;
 use super::{
     AccessConfig, AccessMode, AdminConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogConfig,
-    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, TokenGrant, TokenSource, UpstreamConfig,
+    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant, TokenSource, UpstreamConfig,
 };
 use crate::protocol::request::Secret;
 use crate::protocol::{canonical, duration};
@@ -249,6 +249,24 @@ fn channel(r: &mut Reader, table: &str) -> ChannelPolicy {
         upstream: r.optional_text(&key("upstream")),
         ring: r.has(&key("ring")).then(|| ring(r, &key("ring"), ring_default)),
         linger: r.optional_duration(&key("linger"), from_millis(0, 86_400)),
+        stale_after: stale_after(r, &key("stale_after")),
+    }
+}
+
+/// `off`, `learn` or a duration.
+fn stale_after(r: &mut Reader, key: &str) -> StaleAfter {
+    let Some(value) = r.value(key) else { return StaleAfter::Off };
+    match value.as_str() {
+        Some("" | "off") => StaleAfter::Off,
+        Some("learn") => StaleAfter::Learn,
+        Some(text) if duration::parse(text).is_some() => {
+            StaleAfter::After(r.duration(key, Duration::ZERO, from_millis(100, 30 * 86_400)))
+        }
+        _ => {
+            let cure = "write \"off\", \"learn\", or a whole number and its unit, such as \"30s\"";
+            r.complain(key, "is neither a duration nor off or learn", cure);
+            StaleAfter::Off
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AccessConfig, AccessMode, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogFormat,
-    OutboxConfig, ReadyUpstream, RingConfig, TokenSource, UpstreamConfig, size,
+    OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenSource, UpstreamConfig, size,
 };
 use crate::protocol::duration;
 use crate::relay::outbox::{Lane, OnUnknown};
@@ -152,6 +152,11 @@ fn channel(policy: &ChannelPolicy, secret_params: &[String]) -> Value {
         "upstream": policy.upstream,
         "ring": policy.ring.map(ring),
         "linger": policy.linger.map(duration::write),
+        "stale_after": match policy.stale_after {
+            StaleAfter::Off => "off".to_owned(),
+            StaleAfter::Learn => "learn".to_owned(),
+            StaleAfter::After(after) => duration::write(after),
+        },
     })
 }
 

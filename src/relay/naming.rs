@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::outbox::{Lane, OnUnknown};
-use crate::config::{ChannelPolicy, Config, RingConfig};
+use crate::config::{ChannelPolicy, Config, RingConfig, StaleAfter};
 use crate::protocol::request::ChannelRequest;
 
 /// Longest parameters that stand in an identity as they are; longer ones as `?~` and 16 digits of their SHA-256.
@@ -37,6 +37,8 @@ pub struct Named {
     pub ring: RingConfig,
     /// Default of messages published there.
     pub on_unknown: OnUnknown,
+    /// When silence of the channel is told.
+    pub stale_after: StaleAfter,
 }
 
 /// Whether a pattern (a name, or a prefix and `*`) matches a name.
@@ -78,6 +80,7 @@ pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> 
         linger: policy.and_then(|policy| policy.linger).unwrap_or(config.interest.linger),
         ring: policy.and_then(|policy| policy.ring).unwrap_or(config.feed.ring),
         on_unknown: policy.map_or(OnUnknown::Retry, |policy| policy.on_unknown),
+        stale_after: policy.map_or(StaleAfter::Off, |policy| policy.stale_after),
     })
 }
 
@@ -135,6 +138,7 @@ mod tests {
             upstream: upstream.map(Into::into),
             ring: None,
             linger: None,
+            stale_after: StaleAfter::Off,
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{AccessMode, Listen, TokenSource, show};
+use crate::config::{AccessMode, Listen, StaleAfter, TokenSource, show};
 use crate::relay::outbox::Lane;
 
 const URL: &str = "[upstream]\nurl = \"ws://127.0.0.1:9/\"\n";
@@ -269,9 +269,32 @@ fn channel_policies_end_with_one_for_all() {
     assert_eq!(config.channels.len(), 2);
     assert_eq!((config.channels[0].priority, config.channels[0].linger), (Lane::High, Some(Duration::from_secs(60))));
     assert_eq!(config.channels[1].pattern, "*");
+    assert_eq!(config.channels[0].stale_after, StaleAfter::Off);
     let (_, found) =
         read_with(&format!("{URL}[[channels]]\nmatch = \"*\"\n[[channels]]\nmatch = \"a\"\n"), &[], &[]).unwrap();
     assert!(said(&found.warnings)[0].starts_with("t.toml:6:1: channels[1].match: \"a\" is never reached"));
+}
+
+#[test]
+fn staleness_is_off_learnt_or_a_duration() {
+    let policy = |value: &str| format!("{URL}[[channels]]\nmatch = \"a\"\nstale_after = {value}\n");
+    let read = |value| good(&policy(value)).channels[0].stale_after;
+    assert_eq!(read("\"off\""), StaleAfter::Off);
+    assert_eq!(read("\"learn\""), StaleAfter::Learn);
+    assert_eq!(read("\"30s\""), StaleAfter::After(Duration::from_secs(30)));
+    assert_eq!(
+        errors(&policy("\"maybe\"")),
+        [
+            "t.toml:5:1: channels[0].stale_after: is neither a duration nor off or learn; write \"off\", \"learn\", or a \
+             whole number and its unit, such as \"30s\""
+        ]
+    );
+    assert!(errors(&policy("\"1ms\""))[0].contains("1ms is out of range"), "below the least");
+    assert_eq!(errors(&policy("5")).len(), 1, "a number has no unit");
+    for value in ["\"learn\"", "\"30s\""] {
+        let config = good(&policy(value));
+        assert_eq!(good(&show::toml(&config, &[])), config, "{value}");
+    }
 }
 
 #[test]
