@@ -6,6 +6,7 @@
 //! Deliberately not here: when to connect (the link's), what is wanted (interest), and the order in which things leave.
 
 pub mod acked;
+pub mod attempts;
 pub mod heartbeat;
 pub mod leaving;
 

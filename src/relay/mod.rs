@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::dialect::Dialect;
 
 use access::Access;
-use attempt::Attempt;
+use attempt::attempts::Attempts;
 use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
@@ -60,9 +60,9 @@ pub struct Relay {
     outputs: VecDeque<Output>,
     stats: Stats,
     link: Link,
-    /// The connection that serves. All that belongs to it is in it, and every input names its attempt, so that one more, on
-    /// its way to take over, can stand beside it.
-    active: Option<Attempt>,
+    /// The connection that serves and, on its way to take over, one beside it. All that belongs to a connection is in it, and
+    /// every input names its attempt.
+    attempts: Attempts,
     interest: Interest,
     feed: Feed,
     sequence: Sequence,
@@ -104,7 +104,7 @@ impl Relay {
             outbound: Outbound::new(&dialect, &config.upstream),
             stats,
             link: Link::new(&config.upstream, dialect.limits(), now.mono),
-            active: None,
+            attempts: Attempts::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             sequence: Sequence::new(dialect.gap()),

@@ -44,7 +44,7 @@ impl Relay {
                 }
                 return;
             }
-            Order::Gap { from, to } => self.tell_hole(at, ring, from, to),
+            Order::Gap { from, to } => self.tell_hole(at, attempt, ring, from, to),
             Order::Restart => self.feed.admit_reset(ring, at, ResetReason::Upstream, &mut self.stats.feed),
         }
         let evicted = self.feed.admit(ring, at, event, &mut self.stats.feed);
@@ -54,7 +54,7 @@ impl Relay {
     }
 
     /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
-    fn tell_hole(&mut self, at: Time, ring: RingId, from: u64, to: u64) {
+    fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, from: u64, to: u64) {
         let whole = self.sequence.scope() == Some(GapScope::Connection);
         let rings = if whole { self.carried_rings() } else { vec![ring] };
         for ring in rings {
@@ -63,10 +63,10 @@ impl Relay {
         match self.sequence.repair() {
             Some(Then::Resubscribe) => {
                 if let Some(channel) = self.feed.ring(ring).and_then(|ring| ring.upstream) {
-                    self.resubscribe(channel);
+                    self.resubscribe(attempt, channel);
                 }
             }
-            Some(Then::Reconnect) => self.renew_connection(),
+            Some(Then::Reconnect) => self.renew_connection(attempt),
             _ => {}
         }
     }

@@ -41,8 +41,8 @@ impl Refusal<'_> {
 
 impl Relay {
     pub(in crate::relay) fn received(&mut self, now: Time, attempt: AttemptId, at: Time, frames: &[WireFrame]) {
-        let Some(active) = self.attempt_mut(attempt) else { return };
-        active.heartbeat.frame(at.mono);
+        let Some(heard) = self.attempt_mut(attempt) else { return };
+        heard.heartbeat.frame(at.mono);
         let (mut bytes, mut pings, mut data) = (0, 0, false);
         for frame in frames {
             let (WireFrame::Text(body) | WireFrame::Binary(body) | WireFrame::Ping(body) | WireFrame::Pong(body)) =
@@ -80,9 +80,9 @@ impl Relay {
     }
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
-        if let Some(trip) = self.attempt_mut(attempt).and_then(|active| active.heartbeat.pong(at.mono, body)) {
+        if let Some(trip) = self.attempt_mut(attempt).and_then(|pinged| pinged.heartbeat.pong(at.mono, body)) {
             self.stats.link.rtt.observe(trip);
-            if !self.dialect.has_ping() {
+            if !self.dialect.has_ping() && self.attempts.serves(attempt) {
                 self.barrier_passed(at);
             }
         }
@@ -96,60 +96,62 @@ impl Relay {
         attempt: AttemptId,
         talk: impl FnOnce(&mut Conversation, &mut dyn FnMut(Heard<'_>)),
     ) {
-        let Some(mut conversation) = self.attempt_mut(attempt).and_then(|active| active.conversation.take()) else {
+        let Some(mut conversation) = self.attempt_mut(attempt).and_then(|talking| talking.conversation.take()) else {
             return;
         };
         talk(&mut conversation, &mut |heard| self.heard(now, at, attempt, heard));
-        if let Some(active) = self.attempt_mut(attempt) {
-            active.conversation = Some(conversation);
+        if let Some(talking) = self.attempt_mut(attempt) {
+            talking.conversation = Some(conversation);
         }
     }
 
     /// Carries out what had to wait until the conversation was back.
     pub(super) fn settle(&mut self, now: Time, attempt: AttemptId) {
-        let Some(active) = self.attempt_mut(attempt) else { return };
-        for channel in active.take_forgotten() {
-            if let Some(conversation) = &mut active.conversation {
+        let Some(settled) = self.attempt_mut(attempt) else { return };
+        for channel in settled.take_forgotten() {
+            if let Some(conversation) = &mut settled.conversation {
                 conversation.forget_channel(channel);
             }
         }
         // One that we close already ends as we asked for.
-        let ending = active.take_ending().filter(|_| active.phase() != Phase::Draining);
-        let news = active.take_news();
+        let ending = settled.take_ending().filter(|_| settled.phase() != Phase::Draining);
+        let news = settled.take_news();
         if let Some(ending) = ending {
-            self.abandon(now, ending);
+            self.abandon(now, attempt, ending);
         } else if news {
-            self.adopt_timing(now);
-            self.token_accepted(now);
+            self.adopt_timing(now, attempt);
+            self.token_accepted(now, attempt);
         }
     }
 
     fn heard(&mut self, now: Time, at: Time, attempt: AttemptId, heard: Heard<'_>) {
         match heard {
             Heard::Event(event) => self.admit(at, attempt, &event),
-            Heard::Acked { request, purpose, data } => self.heard_ack(now, request, &purpose, data.as_deref()),
+            Heard::Acked { request, purpose, data } => self.heard_ack(now, attempt, request, &purpose, data.as_deref()),
             Heard::Refused { about, target, code, message, then, retry_after } => {
                 let refusal = Refusal { code, message, then, retry_after };
-                self.heard_refusal(now, about.map(|(_, purpose)| purpose), target, &refusal);
+                self.heard_refusal(now, attempt, about.map(|(_, purpose)| purpose), target, &refusal);
             }
-            Heard::Ready { resumed } => self.heard_ready(now, resumed),
+            Heard::Ready { resumed } => self.heard_ready(now, attempt, resumed),
             Heard::Denied { message, then } => {
                 let message = cut(message.unwrap_or_default().into_owned());
-                self.end_attempt(Ending::Denied { message, then });
+                self.end_attempt(attempt, Ending::Denied { message, then });
             }
             Heard::Gone { target, code, message, then } => {
-                self.heard_gone(now, target, &Refusal { code, message, then, retry_after: None });
+                self.heard_gone(now, attempt, target, &Refusal { code, message, then, retry_after: None });
             }
             Heard::Lost { target } => self.target_lost(at, target),
             Heard::Reconnect { retry_after } => {
                 let message = "upstream asks for a new connection".to_owned();
-                self.end_attempt(Ending::Told { then: Then::Reconnect, retry_after, message });
+                self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after, message });
             }
             Heard::Pong { request } => {
-                let active = self.attempt_mut(attempt);
-                if let Some(trip) = active.and_then(|active| active.heartbeat.dialect_pong(at.mono, request)) {
+                let pinged = self.attempt_mut(attempt);
+                if let Some(trip) = pinged.and_then(|pinged| pinged.heartbeat.dialect_pong(at.mono, request)) {
                     self.stats.link.rtt.observe(trip);
-                    self.barrier_passed(at);
+                    if self.attempts.serves(attempt) {
+                        self.barrier_passed(at);
+                    }
                 }
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),
@@ -161,65 +163,82 @@ impl Relay {
     }
 
     fn stage_reply(&mut self, attempt: AttemptId, outgoing: Outgoing) {
-        if let Some(active) = self.attempt_mut(attempt) {
-            active.stage(outgoing);
+        if let Some(asked) = self.attempt_mut(attempt) {
+            asked.stage(outgoing);
         }
     }
 
     /// Ends the attempt once the frames at hand are handled.
-    fn end_attempt(&mut self, ending: Ending) {
-        if let Some(active) = self.active.as_mut() {
-            active.end(ending);
+    fn end_attempt(&mut self, attempt: AttemptId, ending: Ending) {
+        if let Some(ended) = self.attempt_mut(attempt) {
+            ended.end(ending);
         }
     }
 
     /// Authentication is done: everything wanted is subscribed, or live at once.
-    fn heard_ready(&mut self, now: Time, resumed: bool) {
-        let Some(took) = self.active.as_mut().and_then(|active| active.ready(now.mono)) else { return };
+    fn heard_ready(&mut self, now: Time, attempt: AttemptId, resumed: bool) {
+        let Some(took) = self.attempt_mut(attempt).and_then(|ready| ready.ready(now.mono)) else { return };
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);
         self.link.ready(now.mono);
         let wanted = self.interest.attempt_ready();
         let mut live = Vec::new();
-        if let Some(active) = self.active.as_mut().filter(|_| self.dialect.subscribes()) {
+        if let Some(ready) = self.attempts.get_mut(attempt).filter(|_| self.dialect.subscribes()) {
             for (channel, again) in wanted {
                 let lane = self.interest.priority(channel);
                 if resumed && again {
-                    active.acked.carry_over(now.mono, channel, lane);
+                    ready.acked.carry_over(now.mono, channel, lane);
                     live.push(channel);
                 } else {
-                    active.acked.enqueue(channel, lane, again);
+                    ready.acked.enqueue(channel, lane, again);
                 }
             }
         }
         self.link_moved(now);
         for channel in live {
-            self.came_live(channel);
+            self.came_live(attempt, channel);
         }
     }
 
-    /// Upstream sends this channel's events from here on.
-    pub(super) fn came_live(&mut self, channel: ChannelId) {
-        self.interest.stand(channel, Standing::Live);
-        self.join_live(channel);
+    /// What an attempt has reached with a channel; people are shown that of the one that serves.
+    pub(super) fn reached(&mut self, attempt: AttemptId, channel: ChannelId, standing: Standing) {
+        if self.attempts.serves(attempt) {
+            self.interest.stand(channel, standing);
+        }
     }
 
-    fn heard_ack(&mut self, now: Time, request: Option<RequestId>, purpose: &Purpose, data: Option<&[u8]>) {
+    /// Upstream sends this channel's events on this attempt from here on.
+    pub(super) fn came_live(&mut self, attempt: AttemptId, channel: ChannelId) {
+        if self.attempts.serves(attempt) {
+            self.interest.stand(channel, Standing::Live);
+            self.join_live(channel);
+        }
+    }
+
+    fn heard_ack(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        request: Option<RequestId>,
+        purpose: &Purpose,
+        data: Option<&[u8]>,
+    ) {
         let mut news = request.is_some();
         match purpose {
             Purpose::Subscribe(channels) => {
                 for channel in channels {
-                    if self.active.as_mut().is_some_and(|active| active.acked.live(now.mono, *channel)) {
+                    let Some(acked) = self.attempts.get_mut(attempt) else { return };
+                    if acked.acked.live(now.mono, *channel) {
                         news = true;
-                        self.came_live(*channel);
+                        self.came_live(attempt, *channel);
                     } else {
-                        news |= self.active.as_mut().is_some_and(|active| active.leaving.answered(*channel));
+                        news |= acked.leaving.answered(*channel);
                     }
                 }
             }
             Purpose::Unsubscribe(channels) => {
                 for channel in channels {
-                    news |= self.active.as_mut().is_some_and(|active| active.left(*channel));
+                    news |= self.attempt_mut(attempt).is_some_and(|acked| acked.left(*channel));
                 }
             }
             Purpose::Publish(message) => {
@@ -231,8 +250,8 @@ impl Relay {
                 self.message_acked(now, *message, confirmed_by, reply);
             }
             Purpose::Auth => {
-                if let Some(active) = self.active.as_mut() {
-                    active.note_news();
+                if let Some(acked) = self.attempt_mut(attempt) {
+                    acked.note_news();
                 }
             }
             Purpose::Ping | Purpose::Reply => {}
@@ -240,7 +259,14 @@ impl Relay {
         self.stats.dialect.unexpected += u64::from(!news);
     }
 
-    fn heard_refusal(&mut self, now: Time, about: Option<Purpose>, target: Option<Target<'_>>, refusal: &Refusal<'_>) {
+    fn heard_refusal(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        about: Option<Purpose>,
+        target: Option<Target<'_>>,
+        refusal: &Refusal<'_>,
+    ) {
         let named = target.and_then(|target| self.resolve(target));
         match about {
             Some(Purpose::Publish(message)) => {
@@ -251,28 +277,28 @@ impl Relay {
             Some(Purpose::Subscribe(channels)) => {
                 let named = named.filter(|named| channels.contains(named));
                 let concerned = named.map_or(channels, |named| vec![named]);
-                self.subscribe_refused(now, &concerned, refusal);
+                self.subscribe_refused(now, attempt, &concerned, refusal);
             }
             Some(Purpose::Unsubscribe(channels)) => {
                 for channel in channels {
-                    self.active.as_mut().map(|active| active.left(channel));
+                    self.attempt_mut(attempt).map(|refused| refused.left(channel));
                 }
             }
             Some(Purpose::Auth) => {
                 let then = refusal.then;
-                return self.end_attempt(Ending::Denied { message: refusal.words(), then });
+                return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
             Some(Purpose::Ping | Purpose::Reply) => {}
             None => match named {
-                Some(channel) => self.channel_complaint(now, channel, refusal),
+                Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
                 None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),
             },
         }
-        self.obey(now, refusal);
+        self.obey(now, attempt, refusal);
     }
 
     /// What a refusal means for the connection as a whole.
-    fn obey(&mut self, now: Time, refusal: &Refusal<'_>) {
+    fn obey(&mut self, now: Time, attempt: AttemptId, refusal: &Refusal<'_>) {
         match refusal.then {
             Some(Then::Pause(length)) => {
                 self.link.pacing.pause(now.mono, length);
@@ -280,115 +306,129 @@ impl Relay {
             }
             Some(then @ (Then::Reconnect | Then::Fatal | Then::Refresh)) => {
                 let retry_after = refusal.retry_after;
-                self.end_attempt(Ending::Told { then, retry_after, message: refusal.words() });
+                self.end_attempt(attempt, Ending::Told { then, retry_after, message: refusal.words() });
             }
             Some(Then::Retry | Then::Reject | Then::Resubscribe) | None => {}
         }
     }
 
     /// Upstream refused to subscribe these channels, all of them together, or ended the subscription of one.
-    fn subscribe_refused(&mut self, now: Time, channels: &[ChannelId], refusal: &Refusal<'_>) {
-        let Some(active) = self.active.as_mut() else { return };
+    fn subscribe_refused(&mut self, now: Time, attempt: AttemptId, channels: &[ChannelId], refusal: &Refusal<'_>) {
+        let Some(refused) = self.attempts.get_mut(attempt) else { return };
         for channel in channels {
-            if active.leaving.refused(*channel) {
-                active.forget(*channel);
+            if refused.leaving.refused(*channel) {
+                refused.forget(*channel);
             }
         }
-        let sent: Vec<ChannelId> = channels.iter().copied().filter(|id| active.acked.is_sent(*id)).collect();
+        let sent: Vec<ChannelId> = channels.iter().copied().filter(|id| refused.acked.is_sent(*id)).collect();
         let again = match refusal.then {
             Some(Then::Reject) => false,
             Some(_) => true,
             None => refusal.retry_after.is_some(),
         };
         if !again && sent.len() > 1 {
-            active.acked.halve(&sent);
+            refused.acked.halve(&sent);
             for channel in sent {
-                self.interest.stand(channel, Standing::Wanted);
+                self.reached(attempt, channel, Standing::Wanted);
             }
             return;
         }
         let open: Vec<ChannelId> =
-            channels.iter().copied().filter(|id| sent.contains(id) || active.acked.is_live(*id)).collect();
+            channels.iter().copied().filter(|id| sent.contains(id) || refused.acked.is_live(*id)).collect();
         for channel in open {
             if again {
-                self.subscription_lost(now, channel, refusal);
+                self.subscription_lost(now, attempt, channel, refusal);
             } else {
-                self.refuse_channel(now, channel, ErrorCode::UpstreamRefused, &refusal.words());
+                self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words());
             }
         }
     }
 
     /// Subscribes a channel again after a wait, unless that was tried often enough.
-    fn subscribe_later(&mut self, now: Time, channel: ChannelId, refusal: &Refusal<'_>) {
+    fn subscribe_later(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
         let stable = self.link.stable_for();
-        let Some(active) = self.active.as_mut() else { return };
-        let tries = active.acked.tries(now.mono, channel, stable);
+        let Some(refused) = self.attempts.get_mut(attempt) else { return };
+        let tries = refused.acked.tries(now.mono, channel, stable);
         if tries >= self.config.interest.ack_attempts {
-            return self.refuse_channel(now, channel, ErrorCode::UpstreamRefused, &refusal.words());
+            return self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words());
         }
         let pause = match refusal.then {
             Some(Then::Pause(length)) => Some(length),
             _ => None,
         };
         let wait = self.link.retry_delay(tries, refusal.retry_after.max(pause), &mut self.rng);
-        active.acked.retry(channel, now.mono + wait, tries);
-        self.interest.stand(channel, Standing::Wanted);
+        refused.acked.retry(channel, now.mono + wait, tries);
+        self.reached(attempt, channel, Standing::Wanted);
         self.interest.blame(channel, &refusal.words());
     }
 
     /// Upstream complains about a channel and names no request.
-    fn channel_complaint(&mut self, now: Time, channel: ChannelId, refusal: &Refusal<'_>) {
+    fn channel_complaint(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
         match refusal.then {
-            Some(Then::Reject) => self.refuse_channel(now, channel, ErrorCode::UpstreamRefused, &refusal.words()),
-            Some(Then::Retry | Then::Resubscribe) => self.subscription_lost(now, channel, refusal),
+            Some(Then::Reject) => {
+                self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words())
+            }
+            Some(Then::Retry | Then::Resubscribe) => self.subscription_lost(now, attempt, channel, refusal),
             _ => self.interest.blame(channel, &refusal.words()),
         }
     }
 
     /// Upstream ended a subscription.
-    fn heard_gone(&mut self, now: Time, target: Target<'_>, refusal: &Refusal<'_>) {
+    fn heard_gone(&mut self, now: Time, attempt: AttemptId, target: Target<'_>, refusal: &Refusal<'_>) {
         if let Some(channel) = self.resolve(target) {
             match refusal.then {
-                Some(Then::Reject) => self.refuse_channel(now, channel, ErrorCode::UpstreamRefused, &refusal.words()),
+                Some(Then::Reject) => {
+                    self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words())
+                }
                 // Whoever wants the channel wants it still.
-                _ => self.subscription_lost(now, channel, refusal),
+                _ => self.subscription_lost(now, attempt, channel, refusal),
             }
         }
-        self.obey(now, refusal);
+        self.obey(now, attempt, refusal);
     }
 
     /// A channel is not subscribed any more and has to be again.
-    fn subscription_lost(&mut self, now: Time, channel: ChannelId, refusal: &Refusal<'_>) {
-        let Some(active) = self.active.as_mut() else { return };
-        let live = active.acked.is_live(channel);
+    fn subscription_lost(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
+        let Some(acked) = self.attempts.get(attempt).map(|attempt| &attempt.acked) else { return };
+        let (live, sent) = (acked.is_live(channel), acked.is_sent(channel));
         if live {
             self.channel_lost(now, channel, GapReason::Reconnect);
         }
-        if live || self.active.as_ref().is_some_and(|active| active.acked.is_sent(channel)) {
-            self.subscribe_later(now, channel, refusal);
+        if live || sent {
+            self.subscribe_later(now, attempt, channel, refusal);
         }
     }
 
     /// Events are missing: subscribes the channel anew, so that upstream begins with its state.
-    pub(super) fn resubscribe(&mut self, channel: ChannelId) {
-        let Some(active) = self.active.as_mut().filter(|active| active.acked.is_live(channel)) else { return };
-        let Some(spec) = self.interest.spec(channel) else { return };
-        active.leave(channel, spec.name.into(), spec.params.map(Into::into));
-        active.acked.enqueue(channel, self.interest.priority(channel), false);
-        self.interest.stand(channel, Standing::Wanted);
+    pub(super) fn resubscribe(&mut self, attempt: AttemptId, channel: ChannelId) {
+        let known = self.attempts.get_mut(attempt).filter(|known| known.acked.is_live(channel));
+        let (Some(known), Some(spec)) = (known, self.interest.spec(channel)) else { return };
+        known.leave(channel, spec.name.into(), spec.params.map(Into::into));
+        known.acked.enqueue(channel, self.interest.priority(channel), false);
+        self.reached(attempt, channel, Standing::Wanted);
     }
 
     /// Events of the whole connection are missing: connects anew.
-    pub(super) fn renew_connection(&mut self) {
+    pub(super) fn renew_connection(&mut self, attempt: AttemptId) {
         let message = "upstream's sequence has a hole".to_owned();
-        self.end_attempt(Ending::Told { then: Then::Reconnect, retry_after: None, message });
+        self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after: None, message });
     }
 
     /// The channel is refused: its subscribers are told, and it is asked for again by nobody for a while.
-    pub(super) fn refuse_channel(&mut self, now: Time, channel: ChannelId, code: ErrorCode, message: &str) {
-        if let Some(active) = self.active.as_mut() {
-            active.acked.remove(channel);
-            active.forget(channel);
+    pub(super) fn refuse_channel(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        channel: ChannelId,
+        code: ErrorCode,
+        message: &str,
+    ) {
+        if let Some(refused) = self.attempts.get_mut(attempt) {
+            refused.acked.remove(channel);
+            refused.forget(channel);
+        }
+        if !self.attempts.serves(attempt) {
+            return;
         }
         if self.interest.spec(channel).is_none() {
             return;
@@ -409,27 +449,28 @@ impl Relay {
 
     /// A `Transmit` is with the kernel: what upstream does not answer counts from here.
     pub(in crate::relay) fn transmitted(&mut self, now: Time, attempt: AttemptId) {
-        let Some(active) = self.attempt_mut(attempt) else { return };
+        let Some(sender) = self.attempt_mut(attempt) else { return };
+        let may_count = sender.phase() >= Phase::Ready;
         let mut messages = Vec::new();
-        for carried in active.transmitted() {
+        for carried in sender.transmitted() {
             match carried.purpose {
                 Purpose::Publish(message) => messages.push(message),
                 Purpose::Subscribe(channels) if !carried.answered => {
                     for channel in channels {
-                        if self.active.as_mut().is_some_and(|active| active.acked.live(now.mono, channel)) {
-                            self.came_live(channel);
+                        if self.attempt_mut(attempt).is_some_and(|sender| sender.acked.live(now.mono, channel)) {
+                            self.came_live(attempt, channel);
                         }
                     }
                 }
                 Purpose::Unsubscribe(channels) if !carried.answered => {
                     for channel in channels {
-                        self.active.as_mut().map(|active| active.left(channel));
+                        self.attempt_mut(attempt).map(|sender| sender.left(channel));
                     }
                 }
                 _ => {}
             }
         }
-        if !messages.is_empty() && self.active.as_ref().is_some_and(|active| active.phase() >= Phase::Ready) {
+        if !messages.is_empty() && may_count {
             self.messages_written(now, &messages);
         }
         self.settle(now, attempt);

@@ -1,4 +1,5 @@
-//! What is to leave for upstream meets the connection: one `Transmit` at a time, in the order of the classes, as the bucket allows.
+//! What is to leave for upstream meets the connections: one `Transmit` at a time on each, in the order of the classes over
+//! both, as the one bucket allows. Messages leave on the one that serves only.
 
 use crate::dialect::{ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
@@ -7,7 +8,7 @@ use crate::relay::attempt::{Attempt, Carried};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
 use crate::relay::outbox::Confirm;
-use crate::relay::pairs::Output;
+use crate::relay::pairs::{AttemptId, Output};
 use crate::relay::record::StoredMessage;
 use crate::relay::stats::ThrottlePlace;
 use crate::relay::time::Time;
@@ -20,16 +21,27 @@ const CANDIDATES_MAX: usize = 1024;
 /// Messages in a row that the dialect can make no frame of; the rest gets its turn at the next pump.
 const UNSENDABLE_MAX: usize = 64;
 
+/// The next `Transmit` of one attempt, while it is gathered.
+struct Load {
+    attempt: AttemptId,
+    frames: Vec<WireFrame>,
+    carried: Vec<Carried>,
+}
+
 impl Relay {
-    /// Asks for the next `Transmit`, if the last one is done and something may leave.
+    /// Asks for the next `Transmit`s, where the last one is done and something may leave.
     pub(in crate::relay) fn pump_upstream(&mut self, now: Time) {
         self.follow_interest();
         self.stage_barrier(now);
-        let (mut frames, mut carried, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while frames.len() < FRAMES_MAX
+        let load = |attempt| Load { attempt, frames: Vec::new(), carried: Vec::new() };
+        let mut loads = self.senders().map(|attempt| attempt.map(load));
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < FRAMES_MAX
             && bytes < BYTES_MAX
-            && let Some(outgoing) = self.next_outgoing(now)
+            && let Some((attempt, outgoing)) = self.next_outgoing(now)
         {
+            let Some(load) = loads.iter_mut().flatten().find(|load| load.attempt == attempt) else { break };
+            frames += 1;
             bytes += length(&outgoing.frame);
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
@@ -37,15 +49,24 @@ impl Relay {
                 Purpose::Auth | Purpose::Ping | Purpose::Reply => false,
             };
             if told {
-                carried.push(Carried { purpose: outgoing.purpose, answered: outgoing.answered });
+                load.carried.push(Carried { purpose: outgoing.purpose, answered: outgoing.answered });
             }
-            frames.push(outgoing.frame);
+            load.frames.push(outgoing.frame);
         }
-        let Some(attempt) = self.active.as_mut().filter(|_| !frames.is_empty()) else { return };
-        self.stats.link.frames_out += frames.len() as u64;
+        self.stats.link.frames_out += frames as u64;
         self.stats.link.bytes_out += bytes as u64;
-        attempt.transmit(carried);
-        self.outputs.push_back(Output::Transmit { attempt: attempt.id(), frames });
+        for Load { attempt, frames, carried } in loads.into_iter().flatten().filter(|load| !load.frames.is_empty()) {
+            if let Some(sender) = self.attempts.get_mut(attempt) {
+                sender.transmit(carried);
+                self.outputs.push_back(Output::Transmit { attempt, frames });
+            }
+        }
+    }
+
+    /// The attempts on which something may leave now, the one that serves first.
+    fn senders(&self) -> [Option<AttemptId>; 2] {
+        let mut senders = self.attempts.iter().filter(|attempt| attempt.may_send()).map(Attempt::id);
+        [senders.next(), senders.next()]
     }
 
     /// Messages that only a later answer confirms get one: to a ping of the dialect's, where it has one, else of WebSocket.
@@ -54,7 +75,7 @@ impl Relay {
             return;
         }
         let ready = |attempt: &&mut Attempt| attempt.is_ready() && attempt.may_send() && !attempt.beat_waits();
-        let Some(attempt) = self.active.as_mut().filter(ready) else { return };
+        let Some(attempt) = self.attempts.active_mut().filter(ready) else { return };
         if !self.dialect.has_ping() {
             attempt.ask_ping();
         } else if let Some(ping) = attempt.conversation.as_mut().and_then(|conversation| conversation.ping(now)) {
@@ -65,33 +86,36 @@ impl Relay {
     /// What changed in interest since the last turn becomes subscribes and unsubscribes.
     fn follow_interest(&mut self) {
         while let Some(change) = self.interest.next_change() {
-            let ready = self.active.as_mut().filter(|attempt| attempt.is_ready() && self.dialect.subscribes());
-            match (change, ready) {
-                (Change::Admitted(channel), Some(attempt)) if self.interest.spec(channel).is_some() => {
-                    attempt.acked.enqueue(channel, self.interest.priority(channel), false);
-                }
-                (Change::Displaced(channel), Some(attempt)) => {
-                    if let Some(spec) = self.interest.spec(channel) {
-                        attempt.leave(channel, spec.name.into(), spec.params.map(Into::into));
+            let subscribes = self.dialect.subscribes();
+            for attempt in self.attempts.iter_mut().filter(|attempt| attempt.is_ready() && subscribes) {
+                match &change {
+                    Change::Admitted(channel) if self.interest.spec(*channel).is_some() => {
+                        attempt.acked.enqueue(*channel, self.interest.priority(*channel), false);
                     }
-                }
-                (Change::Dropped(dropped), ready) => {
-                    if let Some(attempt) = ready {
-                        attempt.leave(dropped.id, dropped.name, dropped.params);
+                    Change::Displaced(channel) => {
+                        if let Some(spec) = self.interest.spec(*channel) {
+                            attempt.leave(*channel, spec.name.into(), spec.params.map(Into::into));
+                        }
                     }
-                    self.channel_dropped(dropped.id);
+                    Change::Dropped(dropped) => {
+                        attempt.leave(dropped.id, dropped.name.clone(), dropped.params.clone());
+                    }
+                    Change::Admitted(_) => {}
                 }
-                (Change::Admitted(_) | Change::Displaced(_), _) => {}
+            }
+            if let Change::Dropped(dropped) = change {
+                self.channel_dropped(dropped.id);
             }
         }
     }
 
-    /// The next frame, if the bucket has a token for it.
-    fn next_outgoing(&mut self, now: Time) -> Option<Outgoing> {
-        let ready = self.active.as_ref().filter(|attempt| attempt.may_send())?.is_ready();
+    /// The next frame and the attempt on which it leaves, if the bucket has a token for it.
+    fn next_outgoing(&mut self, now: Time) -> Option<(AttemptId, Outgoing)> {
+        let senders = self.senders();
+        senders[0]?;
         if self.link.pacing.control_is_free()
             && !self.link.pacing.held(now.mono)
-            && let Some(ping) = self.next_ping(now)
+            && let Some(ping) = self.first_of(senders, |relay, attempt| relay.next_ping(now, attempt))
         {
             return Some(ping);
         }
@@ -99,15 +123,7 @@ impl Relay {
             return None;
         }
         for class in self.link.pacing.order() {
-            let outgoing = match class {
-                Class::Beat => self.next_beat(now),
-                Class::Auth => self.active.as_mut().and_then(Attempt::next_auth),
-                Class::Critical if ready => self.next_publish(now, true),
-                Class::Control if ready => self.next_control(now),
-                Class::Message if ready => self.next_publish(now, false),
-                Class::Critical | Class::Control | Class::Message => None,
-            };
-            let Some(outgoing) = outgoing else {
+            let Some(outgoing) = self.first_of(senders, |relay, attempt| relay.next_of(now, attempt, class)) else {
                 self.link.pacing.empty(class);
                 continue;
             };
@@ -124,35 +140,58 @@ impl Relay {
         None
     }
 
+    /// What the first of these attempts has that has something.
+    fn first_of(
+        &mut self,
+        senders: [Option<AttemptId>; 2],
+        mut ask: impl FnMut(&mut Relay, AttemptId) -> Option<Outgoing>,
+    ) -> Option<(AttemptId, Outgoing)> {
+        senders.into_iter().flatten().find_map(|attempt| Some((attempt, ask(self, attempt)?)))
+    }
+
+    /// The next frame of a class on this attempt.
+    fn next_of(&mut self, now: Time, attempt: AttemptId, class: Class) -> Option<Outgoing> {
+        let ready = self.attempts.get(attempt)?.is_ready();
+        let serves = ready && self.attempts.serves(attempt);
+        match class {
+            Class::Beat => self.next_beat(now, attempt),
+            Class::Auth => self.attempts.get_mut(attempt)?.next_auth(),
+            Class::Critical if serves => self.next_publish(now, attempt, true),
+            Class::Control if ready => self.next_control(now, attempt),
+            Class::Message if serves => self.next_publish(now, attempt, false),
+            Class::Critical | Class::Control | Class::Message => None,
+        }
+    }
+
     /// The next pong, receipt or ping.
-    fn next_beat(&mut self, now: Time) -> Option<Outgoing> {
-        let attempt = self.active.as_mut()?;
-        if let Some(beat) = attempt.next_beat() {
-            if beat.purpose == Purpose::Ping {
-                attempt.heartbeat.dialect_ping_sent(now.mono, beat.request, beat.answered);
+    fn next_beat(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        let attempt = self.attempts.get_mut(id)?;
+        let Some(beat) = attempt.next_beat() else { return self.next_ping(now, id) };
+        if beat.purpose == Purpose::Ping {
+            attempt.heartbeat.dialect_ping_sent(now.mono, beat.request, beat.answered);
+            if self.attempts.serves(id) {
                 self.barrier_sent();
             }
-            return Some(beat);
         }
-        self.next_ping(now)
+        Some(beat)
     }
 
     /// The WebSocket ping that waits to leave. It has no number of the dialect's.
-    fn next_ping(&mut self, now: Time) -> Option<Outgoing> {
-        let frame = self.active.as_mut()?.next_ping(now.mono)?;
-        if !self.dialect.has_ping() {
+    fn next_ping(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        let frame = self.attempts.get_mut(id)?.next_ping(now.mono)?;
+        if !self.dialect.has_ping() && self.attempts.serves(id) {
             self.barrier_sent();
         }
         Some(Outgoing { request: RequestId(0), purpose: Purpose::Ping, frame, answered: false })
     }
 
     /// The next unsubscribe or subscribe.
-    fn next_control(&mut self, now: Time) -> Option<Outgoing> {
-        self.next_unsubscribe(now).or_else(|| self.next_subscribe(now))
+    fn next_control(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        self.next_unsubscribe(now, id).or_else(|| self.next_subscribe(now, id))
     }
 
-    fn next_unsubscribe(&mut self, now: Time) -> Option<Outgoing> {
-        let attempt = self.active.as_mut()?;
+    fn next_unsubscribe(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        let attempt = self.attempts.get_mut(id)?;
         while attempt.leaving.pending() {
             let candidates = attempt.leaving.candidates(candidates_max(self.dialect.limits().per_frame));
             let first = candidates.first()?.id;
@@ -172,9 +211,9 @@ impl Relay {
         None
     }
 
-    fn next_subscribe(&mut self, now: Time) -> Option<Outgoing> {
+    fn next_subscribe(&mut self, now: Time, sender: AttemptId) -> Option<Outgoing> {
         loop {
-            let attempt = self.active.as_mut().filter(|attempt| attempt.acked.pending())?;
+            let attempt = self.attempts.get_mut(sender).filter(|attempt| attempt.acked.pending())?;
             let held = |id: ChannelId| self.interest.spec(id).is_some_and(|spec| attempt.leaving.holds(spec.name));
             let (ids, again) = attempt.acked.candidates(candidates_max(self.dialect.limits().per_frame), held);
             let candidates: Vec<_> = ids.iter().filter_map(|id| self.interest.spec(*id)).collect();
@@ -186,23 +225,23 @@ impl Relay {
                     attempt.acked.sent(channels, outgoing.request, deadline);
                     self.stats.interest.subscribes += channels.len() as u64;
                     for channel in channels {
-                        self.interest.stand(*channel, Standing::Sent);
+                        self.reached(sender, *channel, Standing::Sent);
                     }
                     return Some(outgoing);
                 }
                 Err(error) => error,
             };
             let code = if error == SendError::NoTemplate { ErrorCode::NotSupported } else { ErrorCode::Invalid };
-            self.refuse_channel(now, first, code, &error.to_string());
+            self.refuse_channel(now, sender, first, code, &error.to_string());
         }
     }
 
     /// The next message as a frame.
-    fn next_publish(&mut self, now: Time, critical_only: bool) -> Option<Outgoing> {
+    fn next_publish(&mut self, now: Time, id: AttemptId, critical_only: bool) -> Option<Outgoing> {
         for _ in 0..UNSENDABLE_MAX {
             let message = self.next_message(now, critical_only)?;
             let spec = message_spec(&message);
-            let conversation = self.active.as_mut()?.conversation.as_mut()?;
+            let conversation = self.attempts.get_mut(id)?.conversation.as_mut()?;
             match conversation.publish(now, &spec) {
                 Ok(outgoing) => {
                     self.message_sent(now, message.id, outgoing.answered);

@@ -12,6 +12,7 @@ use crate::protocol::control::Object;
 use crate::protocol::request::Secret;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Due, Ending, Phase};
+use crate::relay::interest::Standing;
 use crate::relay::link::{self, Plan};
 use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Output};
 use crate::relay::stats::{GapReason, LinkState};
@@ -20,36 +21,37 @@ use crate::relay::time::{Mono, Time};
 impl Relay {
     /// The attempt of this number, unless it is over: then what is said of it is stale.
     pub(super) fn attempt_mut(&mut self, id: AttemptId) -> Option<&mut Attempt> {
-        self.active.as_mut().filter(|attempt| attempt.id() == id)
+        self.attempts.get_mut(id)
     }
 
     pub(in crate::relay) fn fetched(&mut self, now: Time, call: CallId, result: Result<Option<Secret>, String>) {
-        let asked = self.active.as_ref().filter(|attempt| call_of(attempt.id()) == call);
-        match (asked.map(Attempt::phase), result) {
-            (Some(Phase::Dialing), Ok(token)) => self.dial(now, token),
-            (Some(Phase::Dialing), Err(reason)) => self.lose(now, Ending::Token(reason)),
-            (Some(Phase::Ready), Ok(Some(token))) => self.renew(now, token),
+        let Some(asked) = self.attempts.iter().find(|attempt| call_of(attempt.id()) == call) else { return };
+        let id = asked.id();
+        match (asked.phase(), result) {
+            (Phase::Dialing, Ok(token)) => self.dial(now, id, token),
+            (Phase::Dialing, Err(reason)) => self.lose(now, id, Ending::Token(reason)),
+            (Phase::Ready, Ok(Some(token))) => self.renew(now, id, token),
             // Without another token upstream ends the connection when this one runs out.
             _ => {}
         }
     }
 
     /// Another token is there before the old one runs out: tells upstream, or connects anew with it.
-    fn renew(&mut self, now: Time, token: Secret) {
-        let Some(attempt) = self.active.as_mut() else { return };
+    fn renew(&mut self, now: Time, id: AttemptId, token: Secret) {
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
         match attempt.conversation.as_mut().map(|conversation| conversation.renew(now, token)) {
             Some(Ok(outgoing)) => attempt.stage(outgoing),
             Some(Err(error)) => {
                 let message = format!("the token runs out, and it cannot be renewed on this connection: {error}");
-                self.abandon(now, Ending::Told { then: Then::Reconnect, retry_after: None, message });
+                self.abandon(now, id, Ending::Told { then: Then::Reconnect, retry_after: None, message });
             }
             None => {}
         }
     }
 
     /// Everything that the connection needs is there: asks the carrier to connect.
-    fn dial(&mut self, now: Time, token: Option<Secret>) {
-        let Some(attempt) = self.active.as_mut() else { return };
+    fn dial(&mut self, now: Time, id: AttemptId, token: Option<Secret>) {
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
         let upstream = &self.config.upstream;
         let carried = self.link.carried.take().unwrap_or_else(|| Carried::new(self.rng.next_u64()));
         let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
@@ -62,38 +64,42 @@ impl Relay {
             }
             Err(error) => {
                 let words = format!("{error}; what the dialect's [connect] needs comes from upstream.params");
-                self.lose(now, Ending::Unbuildable(words));
+                self.lose(now, id, Ending::Unbuildable(words));
             }
         }
     }
 
     pub(in crate::relay) fn connected(&mut self, now: Time, attempt: AttemptId, peer: String) {
         let config = Arc::clone(&self.config);
-        let Some(active) = self.attempt_mut(attempt).filter(|active| active.phase() == Phase::Handshake) else {
+        let Some(opened) = self.attempt_mut(attempt).filter(|opened| opened.phase() == Phase::Handshake) else {
             return;
         };
-        active.opened(now.mono, &config.upstream, peer);
+        opened.opened(now.mono, &config.upstream, peer);
         self.converse(now, now, attempt, |conversation, heard| conversation.opened(now, heard));
         self.settle(now, attempt);
     }
 
     pub(in crate::relay) fn disconnected(&mut self, now: Time, attempt: AttemptId, reason: Disconnect) {
-        let Some(active) = self.attempt_mut(attempt) else { return };
-        let asked = active.phase() == Phase::Draining;
-        self.lose(now, Ending::Carrier(if asked { Disconnect::Asked } else { reason }));
+        let Some(lost) = self.attempt_mut(attempt) else { return };
+        let asked = lost.phase() == Phase::Draining;
+        self.lose(now, attempt, Ending::Carrier(if asked { Disconnect::Asked } else { reason }));
     }
 
     /// The attempt is over for the relay, whatever its carrier still does.
-    pub(super) fn abandon(&mut self, now: Time, ending: Ending) {
-        if let Some(attempt) = self.active.as_ref().filter(|attempt| attempt.phase() > Phase::Dialing) {
-            self.outputs.push_back(Output::Disconnect { attempt: attempt.id(), code: self.dialect.ours() });
+    pub(super) fn abandon(&mut self, now: Time, id: AttemptId, ending: Ending) {
+        if self.attempts.get(id).is_some_and(|attempt| attempt.phase() > Phase::Dialing) {
+            self.outputs.push_back(Output::Disconnect { attempt: id, code: self.dialect.ours() });
         }
-        self.lose(now, ending);
+        self.lose(now, id, ending);
     }
 
     /// The attempt is gone: what was live on it may have a hole, what was in flight may have left.
-    fn lose(&mut self, now: Time, ending: Ending) {
-        let Some(attempt) = self.active.take() else { return };
+    fn lose(&mut self, now: Time, id: AttemptId, ending: Ending) {
+        let serves = self.attempts.serves(id);
+        let Some(attempt) = self.attempts.remove(id) else { return };
+        if !serves {
+            return;
+        }
         let code = match &ending {
             Ending::Carrier(Disconnect::Closed { code, .. }) => Some(*code),
             _ => None,
@@ -127,8 +133,11 @@ impl Relay {
     /// Closes the connection, if there is one, in an orderly way: what still comes in counts.
     fn close_upstream(&mut self, now: Time) {
         let code = self.dialect.ours();
-        match self.active.as_mut() {
-            Some(attempt) if attempt.phase() == Phase::Dialing => self.lose(now, Ending::Carrier(Disconnect::Asked)),
+        match self.attempts.active_mut() {
+            Some(attempt) if attempt.phase() == Phase::Dialing => {
+                let id = attempt.id();
+                self.lose(now, id, Ending::Carrier(Disconnect::Asked));
+            }
             Some(attempt) if attempt.phase() != Phase::Draining => {
                 attempt.drain(now.mono);
                 self.outputs.push_back(Output::Disconnect { attempt: attempt.id(), code });
@@ -167,47 +176,42 @@ impl Relay {
 
     /// Whether no connection is left.
     pub(in crate::relay) fn upstream_is_gone(&self) -> bool {
-        self.active.is_none()
+        self.attempts.is_empty()
     }
 
     pub(in crate::relay) fn upstream_due(&self) -> Option<Mono> {
-        let connection = match &self.active {
-            None => self.link.due(),
-            Some(attempt) => {
-                let token = self.link.pacing.due().filter(|_| attempt.may_send());
-                [attempt.due(), token].into_iter().flatten().min()
-            }
-        };
-        [connection, self.interest.due()].into_iter().flatten().min()
+        let begin = self.link.due().filter(|_| self.attempts.active().is_none());
+        let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
+        let attempts = self.attempts.iter().filter_map(Attempt::due);
+        attempts.chain([begin, token, self.interest.due()].into_iter().flatten()).min()
     }
 
     pub(in crate::relay) fn upstream_timeout(&mut self, now: Time) {
         self.interest.expire(now.mono);
-        if self.active.is_none()
+        if self.attempts.active().is_none()
             && let Some(id) = self.link.begin(now.mono)
         {
-            self.active = Some(Attempt::new(id, &self.config.upstream, now.mono));
+            self.attempts.begin(Attempt::new(id, &self.config.upstream, now.mono));
             self.outputs.push_back(Output::Fetch { call: call_of(id), request: Fetch::Token });
             self.stats.link.attempts += 1;
             self.link_moved(now);
         }
-        self.attempt_timeout(now);
-        self.subscribes_timeout(now);
+        for id in self.attempts.ids() {
+            self.attempt_timeout(now, id);
+            self.subscribes_timeout(now, id);
+        }
     }
 
-    fn attempt_timeout(&mut self, now: Time) {
-        while let Some(due) = self.active.as_mut().and_then(|attempt| attempt.timeout(now.mono)) {
+    fn attempt_timeout(&mut self, now: Time, id: AttemptId) {
+        while let Some(due) = self.attempts.get_mut(id).and_then(|attempt| attempt.timeout(now.mono)) {
             match due {
-                Due::Over(ending) => return self.abandon(now, ending),
+                Due::Over(ending) => return self.abandon(now, id, ending),
                 Due::Renew => {
-                    if let Some(attempt) = &self.active {
-                        let call = call_of(attempt.id());
-                        self.outputs.push_back(Output::Fetch { call, request: Fetch::Token });
-                    }
+                    self.outputs.push_back(Output::Fetch { call: call_of(id), request: Fetch::Token });
                 }
                 Due::DialectPing => {
-                    self.adopt_timing(now);
-                    let Some(attempt) = self.active.as_mut() else { return };
+                    self.adopt_timing(now, id);
+                    let Some(attempt) = self.attempts.get_mut(id) else { return };
                     let ping = attempt.conversation.as_mut().and_then(|conversation| conversation.ping(now));
                     ping.into_iter().for_each(|ping| attempt.stage(ping));
                 }
@@ -216,8 +220,8 @@ impl Relay {
     }
 
     /// Subscribes that upstream did not answer in time are sent again, up to `interest.ack_attempts`.
-    fn subscribes_timeout(&mut self, now: Time) {
-        while let Some(attempt) = self.active.as_mut()
+    fn subscribes_timeout(&mut self, now: Time, id: AttemptId) {
+        while let Some(attempt) = self.attempts.get_mut(id)
             && let Some(late) = attempt.acked.unanswered(now.mono)
         {
             self.stats.interest.timeouts += 1;
@@ -226,7 +230,7 @@ impl Relay {
             }
             if late.tries < self.config.interest.ack_attempts {
                 attempt.acked.requeue(late.channel);
-                self.interest.stand(late.channel, crate::relay::interest::Standing::Wanted);
+                self.reached(id, late.channel, Standing::Wanted);
                 continue;
             }
             if let Some(spec) = self.interest.spec(late.channel) {
@@ -234,9 +238,9 @@ impl Relay {
                 attempt.leaving.enqueue(late.channel, spec.name.into(), spec.params.map(Into::into), None);
             }
             let message = format!("no answer to {} subscribes: does upstream know the channel?", late.tries);
-            self.refuse_channel(now, late.channel, ErrorCode::UpstreamTimeout, &message);
+            self.refuse_channel(now, id, late.channel, ErrorCode::UpstreamTimeout, &message);
         }
-        let Some(attempt) = self.active.as_mut() else { return };
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
         attempt.acked.wake(now.mono);
         while let Some((channel, request)) = attempt.leaving.unanswered(now.mono) {
             if let Some(conversation) = &mut attempt.conversation {
@@ -247,9 +251,9 @@ impl Relay {
     }
 
     /// The intervals that upstream may have set since they were last looked at.
-    pub(super) fn adopt_timing(&mut self, now: Time) {
+    pub(super) fn adopt_timing(&mut self, now: Time, id: AttemptId) {
         let pings = self.dialect.has_ping();
-        if let Some(attempt) = self.active.as_mut()
+        if let Some(attempt) = self.attempts.get_mut(id)
             && let Some(conversation) = &attempt.conversation
         {
             attempt.heartbeat.set_timing(now.mono, conversation.timing(), pings);
@@ -257,8 +261,8 @@ impl Relay {
     }
 
     /// Upstream accepted a token: it is good for as long as upstream says.
-    pub(super) fn token_accepted(&mut self, now: Time) {
-        if let Some(attempt) = self.active.as_mut() {
+    pub(super) fn token_accepted(&mut self, now: Time, id: AttemptId) {
+        if let Some(attempt) = self.attempts.get_mut(id) {
             let ttl = attempt.conversation.as_ref().and_then(|conversation| conversation.timing().token_ttl);
             attempt.token_lasts(now.mono, ttl);
         }
@@ -295,7 +299,7 @@ impl Relay {
             .text("since", &since.rfc3339())
             .text("transport", "websocket")
             .text("endpoint", endpoint(&self.config.upstream.url))
-            .text_if("peer", self.active.as_ref().and_then(Attempt::peer))
+            .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));
         if let Some(next) = self.link.due() {
             object = object.number("next_attempt_ms", millis(next.since(now.mono)));
