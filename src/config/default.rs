@@ -8,6 +8,7 @@ use super::{
     AccessConfig, AccessMode, AdminConfig, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen,
     LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenSource, UpstreamConfig,
 };
+use crate::dialect::Transport;
 use crate::relay::outbox::{Lane, OnUnknown};
 
 const KIB: usize = 1 << 10;
@@ -43,6 +44,7 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         UpstreamConfig {
             url: "wss://example.com/stream".to_owned(),
+            transports: vec![Transport::WebSocket],
             dialect: "plain".to_owned(),
             params: serde_json::Map::new(),
             headers: Vec::new(),

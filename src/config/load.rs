@@ -16,7 +16,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::places::{Place, Places, line_and_column};
 use super::reader::{ConfigError, Override, Reader, without_indices};
 use super::{Config, Listen, sections, suggest, validate};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Transport};
 
 /// A warning looks like an error but does not stop a start.
 pub type Warning = ConfigError;
@@ -50,8 +50,12 @@ pub struct Loaded {
 
 /// Reads and checks everything.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
-    let (config, mut found) = read(sources).map_err(|error| vec![error])?;
-    let dialect = match dialect_at(&config.upstream.dialect, &found.dialect_place) {
+    let (mut config, mut found) = read(sources).map_err(|error| vec![error])?;
+    let dialect = dialect_at(&config.upstream.dialect, &found.dialect_place);
+    if let Ok(dialect) = &dialect {
+        found.errors.extend(choose_transports(&mut config, dialect, found.transports_place.as_ref()));
+    }
+    let dialect = match dialect {
         Ok(dialect) if found.errors.is_empty() => dialect,
         other => {
             found.errors.extend(other.err().into_iter().flatten());
@@ -71,12 +75,30 @@ pub fn addresses(sources: &Sources) -> Result<(Vec<Listen>, Vec<SocketAddr>), Ve
     if reader.errors.is_empty() { Ok(listeners) } else { Err(reader.errors) }
 }
 
+/// Sees that the dialect has the transports; where the configuration names none (no place), the dialect's first is taken.
+fn choose_transports(config: &mut Config, dialect: &Dialect, place: Option<&Place>) -> Vec<ConfigError> {
+    let Some(place) = place else {
+        config.upstream.transports = dialect.transports()[..1].to_vec();
+        return Vec::new();
+    };
+    let known: Vec<&str> = dialect.transports().iter().map(|transport| transport.text()).collect();
+    let strange = config.upstream.transports.iter().filter(|transport| !dialect.transports().contains(transport));
+    let complaint = |transport: &Transport| ConfigError {
+        place: place.clone(),
+        message: format!("upstream.transports: the dialect {} has no {}", dialect.name(), transport.text()),
+        cure: format!("name some of: {}", known.join(", ")),
+    };
+    strange.map(complaint).collect()
+}
+
 /// What was found wrong.
 struct Found {
     errors: Vec<ConfigError>,
     warnings: Vec<Warning>,
     unknown_keys: Vec<Warning>,
     dialect_place: Place,
+    /// `None`: `upstream.transports` is not given.
+    transports_place: Option<Place>,
 }
 
 /// The configuration without its dialect; `Err` if there is nothing to look at.
@@ -87,6 +109,7 @@ fn read(sources: &Sources) -> Result<(Config, Found), ConfigError> {
     let mut found = Found {
         unknown_keys: unknown_keys(&reader),
         dialect_place: reader.place("upstream.dialect"),
+        transports_place: reader.has("upstream.transports").then(|| reader.place("upstream.transports")),
         errors: reader.errors,
         warnings: reader.warnings,
     };
@@ -252,14 +275,8 @@ fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError
 }
 
 /// Keys of the design that this version does not have.
-const NOT_SUPPORTED: [&str; 6] = [
-    "upstream.endpoints",
-    "upstream.transports",
-    "upstream.token_command",
-    "upstream.max_age",
-    "channels[].conflate",
-    "channels[].conflict",
-];
+const NOT_SUPPORTED: [&str; 5] =
+    ["upstream.endpoints", "upstream.token_command", "upstream.max_age", "channels[].conflate", "channels[].conflict"];
 
 fn unknown_keys(r: &Reader) -> Vec<Warning> {
     let mut given = Vec::new();

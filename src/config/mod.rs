@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dialect::Transport;
 use crate::protocol::request::Secret;
 use crate::relay::outbox::{Lane, OnUnknown};
 
@@ -69,8 +70,10 @@ pub enum TokenSource {
 /// `[upstream]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamConfig {
-    /// `ws://` or `wss://` address.
+    /// `ws://`, `wss://`, `http://` or `https://` address; each transport uses its own scheme, with or without TLS as given.
     pub url: String,
+    /// How to connect, the preferred way first; never empty, and the dialect has all of them.
+    pub transports: Vec<Transport>,
     /// Built-in name or path of a dialect.
     pub dialect: String,
     /// For the dialect's connection templates: JSON values by name.

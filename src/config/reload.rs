@@ -27,6 +27,7 @@ keys! {
     /// All of them.
     FIXED:
     "upstream.url" => upstream.url;
+    "upstream.transports" => upstream.transports;
     "upstream.dialect" => upstream.dialect;
     "upstream.params" => upstream.params;
     "upstream.headers" => upstream.headers;

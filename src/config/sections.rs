@@ -12,6 +12,7 @@ use super::{
     AccessConfig, AccessMode, AdminConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogConfig,
     LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant, TokenSource, UpstreamConfig,
 };
+use crate::dialect::Transport;
 use crate::protocol::request::Secret;
 use crate::protocol::{canonical, duration};
 use crate::relay::outbox::{Lane, OnUnknown};
@@ -65,6 +66,7 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
     }
     UpstreamConfig {
         url: r.text("upstream.url").unwrap_or(d.url),
+        transports: transports(r, d.transports),
         dialect: r.text("upstream.dialect").unwrap_or(d.dialect),
         params: params(r, "upstream.params").unwrap_or_default(),
         headers: headers(r),
@@ -79,6 +81,31 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         ping_misses: r.count("upstream.ping_misses", d.ping_misses, 1..=1_000),
         max_frame: r.size("upstream.max_frame", d.max_frame, 1_024..=GIB),
     }
+}
+
+/// Transports by their words. Whether the dialect has them is seen once it is there.
+fn transports(r: &mut Reader, default: Vec<Transport>) -> Vec<Transport> {
+    let key = "upstream.transports";
+    if !r.has(key) {
+        return default;
+    }
+    let mut out = Vec::new();
+    for word in r.list(key, &[]) {
+        match Transport::parse(&word) {
+            Some(transport) if out.contains(&transport) => {
+                r.complain(key, format!("\"{word}\" is named twice"), "name each transport once");
+            }
+            Some(transport) => out.push(transport),
+            None => {
+                let cure = "write some of websocket, sse, long-poll, poll";
+                r.complain(key, format!("\"{word}\" is no transport"), cure);
+            }
+        }
+    }
+    if out.is_empty() && r.errors.is_empty() {
+        r.complain(key, "is empty: there is no way to connect", "write [\"websocket\"]");
+    }
+    out
 }
 
 /// A table of any JSON values.

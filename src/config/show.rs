@@ -69,6 +69,7 @@ fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
             Some((before, _)) => format!("{before}?{HIDDEN}"),
             None => config.url.clone(),
         },
+        "transports": config.transports.iter().map(|transport| transport.text()).collect::<Vec<_>>(),
         "dialect": config.dialect,
         "params": hide(&config.params, secret_params),
         "headers": config.headers.iter().map(|(name, _)| (name.clone(), json!(HIDDEN))).collect::<Map<_, _>>(),

@@ -26,8 +26,9 @@ fn upstream_address(r: &mut Reader, config: &Config) {
     let Some((scheme, rest)) = url.split_once("://") else {
         return r.complain(key, "is not an address", "write ws://host/path or wss://host/path");
     };
-    if !["ws", "wss"].contains(&scheme) {
-        return r.complain(key, format!("\"{scheme}\" is not a WebSocket scheme"), "write ws://… or wss://…");
+    if !["ws", "wss", "http", "https"].contains(&scheme) {
+        let message = format!("\"{scheme}\" is no scheme of a transport");
+        return r.complain(key, message, "write wss://… or https://…, or ws://… or http://… without TLS");
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
@@ -39,7 +40,7 @@ fn upstream_address(r: &mut Reader, config: &Config) {
         r.complain(key, "has a port that is not a number from 1 to 65535", "write wss://host:port/path");
     } else if url.contains(char::is_whitespace) || url.contains('#') || authority.contains('@') {
         let cure = "leave out white space, # and user@; a password belongs into upstream.headers or upstream.token";
-        r.complain(key, "has parts that a WebSocket address must not have", cure);
+        r.complain(key, "has parts that this address must not have", cure);
     }
 }
 

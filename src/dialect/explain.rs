@@ -30,8 +30,8 @@ impl Dialect {
     /// Explains every message of a frame. Control frames hold none.
     pub fn explain(&self, frame: &WireFrame) -> Vec<Explained> {
         let mut all = Vec::new();
-        if let WireFrame::Text(bytes) | WireFrame::Binary(bytes) = frame {
-            self.framing.messages(bytes, &mut |message| all.push(self.explain_message(message)));
+        if frame.speaks() {
+            self.framing.messages(frame.body(), &mut |message| all.push(self.explain_message(message)));
         }
         all
     }

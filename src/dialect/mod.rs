@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `schema` | the file's form; all load errors at once, with line and column |
 //! | `pointer`, `reader`, `scan` | one strict pass over a message's bytes that finds the values of all pointers of all rules |
+//! | `wire` | transports, addresses, frames: what travels between relay and carrier |
 //! | `framing` | how messages stand in frames |
 //! | `rule`, `condition`, `value`, `message` | which rule decides, and what it takes out of a message |
 //! | `template`, `composition` | texts with holes; channel names made of parts |
@@ -44,51 +45,20 @@ mod units;
 mod value;
 mod variable;
 mod variables;
+mod wire;
 
 pub use conversation::{Carried, Conversation, Timing};
 pub use explain::Explained;
 pub use limits::{GapPolicy, GapScope, Limits, Rate};
 pub use rule::Class;
 pub use schema::{Dialect, LoadError};
+pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transport, WireFrame};
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::relay::record::MessageId;
 use crate::relay::time::Wall;
-
-/// A WebSocket message as the carrier moves it. Close frames are `Disconnect`, not frames.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WireFrame {
-    /// UTF-8 text (checked by the carrier).
-    Text(Bytes),
-    /// Binary; some services send their text so.
-    Binary(Bytes),
-    /// A WebSocket ping; the carrier answers those that come in.
-    Ping(Bytes),
-    /// A WebSocket pong.
-    Pong(Bytes),
-}
-
-/// Where and how to connect, with all templates filled in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ConnectRequest {
-    /// `ws://` or `wss://` with path and query. May hold secrets.
-    pub url: String,
-    /// Extra headers of the upgrade. May hold secrets.
-    pub headers: Vec<(String, String)>,
-    /// Offered subprotocols.
-    pub subprotocols: Vec<String>,
-}
-
-impl std::fmt::Debug for ConnectRequest {
-    /// Host and path only: query and headers may hold secrets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConnectRequest").field("url", &self.url.split('?').next()).finish_non_exhaustive()
-    }
-}
 
 /// The number by which the relay knows a channel; opaque here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -148,8 +148,8 @@ fn request_id(values: &Values) -> Option<u64> {
 
 fn json(frame: &WireFrame) -> Option<Value> {
     match frame {
-        WireFrame::Text(bytes) | WireFrame::Binary(bytes) => serde_json::from_slice(bytes).ok(),
-        WireFrame::Ping(_) | WireFrame::Pong(_) => None,
+        frame if frame.speaks() => serde_json::from_slice(frame.body()).ok(),
+        _ => None,
     }
 }
 
@@ -297,9 +297,7 @@ impl Playing<'_> {
 }
 
 fn bytes(frame: &WireFrame) -> &[u8] {
-    match frame {
-        WireFrame::Text(bytes) | WireFrame::Binary(bytes) | WireFrame::Ping(bytes) | WireFrame::Pong(bytes) => bytes,
-    }
+    frame.body()
 }
 
 impl Attempt {

@@ -19,7 +19,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::document::{Faults, Place, Section};
-use super::Then;
 use super::composition::Composition;
 use super::framing::Framing;
 use super::limits::{CloseTable, GapPolicy, Limits};
@@ -27,6 +26,7 @@ use super::rule::{Class, Rule};
 use super::scan::PointerSet;
 use super::template::Template;
 use super::variable::{LAST_ID, LAST_SEQ, Names, Variable};
+use super::{Then, Transport};
 use crate::relay::outbox::Confirm;
 
 /// A loaded dialect: immutable, shared by all conversations held in it.
@@ -177,6 +177,11 @@ impl Dialect {
     /// The close code to use, so that upstream does (or does not) end the session.
     pub fn ours(&self) -> u16 {
         self.close.ours
+    }
+
+    /// The ways to connect that it describes, the better one first; never empty.
+    pub fn transports(&self) -> &[Transport] {
+        &[Transport::WebSocket]
     }
 
     /// Whether messages can be published at all.

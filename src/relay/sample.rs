@@ -42,7 +42,7 @@ impl Samples {
 
 /// The frame without what may be secret.
 fn shape(frame: &WireFrame) -> String {
-    let (WireFrame::Text(bytes) | WireFrame::Binary(bytes) | WireFrame::Ping(bytes) | WireFrame::Pong(bytes)) = frame;
+    let bytes = frame.body();
     let mut text = match serde_json::from_slice::<Value>(bytes) {
         Ok(value) => veil(&value, 0).to_string(),
         Err(error) => format!("{} bytes, not one JSON text: {error}", bytes.len()),

@@ -18,7 +18,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// Where to connect, taken from a `ws://` or `wss://` address.
+/// Where to connect, taken from an address of one of the schemes `ws`, `wss`, `http`, `https`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// TLS or not.
@@ -36,11 +36,11 @@ pub struct Place {
 impl Place {
     /// Reads an address. The configuration checked it, but templates may have filled in more.
     pub fn parse(url: &str) -> Result<Self, Disconnect> {
-        let wrong = |why: &str| Disconnect::BadUpgrade(format!("upstream.url is no ws:// or wss:// address: {why}"));
+        let wrong = |why: &str| Disconnect::BadUpgrade(format!("upstream.url is no address of a transport: {why}"));
         let uri: Uri = url.parse().map_err(|e: hyper::http::uri::InvalidUri| wrong(&e.to_string()))?;
         let secure = match uri.scheme_str() {
-            Some("wss") => true,
-            Some("ws") => false,
+            Some("wss" | "https") => true,
+            Some("ws" | "http") => false,
             _ => return Err(wrong("the scheme is another")),
         };
         let bracketed = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("there is no host"))?;
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(secure.authority, "example.com:8443", "user information never goes into Host");
         let v6 = place("ws://[::1]:9/");
         assert_eq!((v6.host.as_str(), v6.authority.as_str()), ("::1", "[::1]:9"));
-        for bad in ["http://example.com/", "example.com", "ws://", "ws:///x", "", "ws://a b/"] {
+        for bad in ["ftp://example.com/", "example.com", "ws://", "ws:///x", "", "ws://a b/"] {
             assert!(matches!(Place::parse(bad), Err(Disconnect::BadUpgrade(_))), "{bad}");
         }
     }

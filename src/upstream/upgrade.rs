@@ -183,6 +183,7 @@ fn broken(error: hyper::Error) -> Disconnect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Transport;
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_clamped() {
@@ -216,6 +217,7 @@ mod tests {
     fn configured_headers_cannot_break_the_upgrade() {
         let place = Place::parse("ws://example.com/feed?a=1").unwrap();
         let request = ConnectRequest {
+            transport: Transport::WebSocket,
             url: String::new(),
             headers: vec![
                 ("Host".to_owned(), "other.example".to_owned()),

@@ -99,8 +99,8 @@ impl Wire {
         let mut socket = Pin::new(&mut self.socket);
         while !self.outgoing.is_empty() {
             ready!(socket.as_mut().poll_ready(cx))?;
-            if let Some(frame) = self.outgoing.pop_front() {
-                socket.as_mut().start_send(message(frame))?;
+            if let Some(message) = self.outgoing.pop_front().and_then(message) {
+                socket.as_mut().start_send(message)?;
             }
         }
         socket.poll_flush(cx)
@@ -231,16 +231,18 @@ pub async fn carry(
     }
 }
 
-/// Text that the relay made is UTF-8; were it not, it would go out as binary rather than panic.
-fn message(frame: WireFrame) -> Message {
+/// Text that the relay made is UTF-8; were it not, it would go out as binary rather than panic. `None`: a WebSocket cannot
+/// carry it.
+fn message(frame: WireFrame) -> Option<Message> {
     match frame {
         WireFrame::Text(text) => match Utf8Bytes::try_from(text.clone()) {
-            Ok(text) => Message::Text(text),
-            Err(_) => Message::Binary(text),
+            Ok(text) => Some(Message::Text(text)),
+            Err(_) => Some(Message::Binary(text)),
         },
-        WireFrame::Binary(data) => Message::Binary(data),
-        WireFrame::Ping(data) => Message::Ping(data),
-        WireFrame::Pong(data) => Message::Pong(data),
+        WireFrame::Binary(data) => Some(Message::Binary(data)),
+        WireFrame::Ping(data) => Some(Message::Ping(data)),
+        WireFrame::Pong(data) => Some(Message::Pong(data)),
+        WireFrame::Event(_) | WireFrame::Life | WireFrame::Ask(_) | WireFrame::Answer(_) => None,
     }
 }
 

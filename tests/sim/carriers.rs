@@ -54,7 +54,7 @@ impl World {
         for frame in frames {
             let reply = match frame {
                 WireFrame::Text(text) => self.upstream.take(&String::from_utf8_lossy(text)),
-                WireFrame::Ping(_) | WireFrame::Pong(_) | WireFrame::Binary(_) => None,
+                _ => None,
             };
             if let WireFrame::Text(text) = frame {
                 self.note(format!("upstream <- {}", String::from_utf8_lossy(text)));

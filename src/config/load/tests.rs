@@ -107,13 +107,13 @@ fn variables_of_others_are_left_alone() {
 
 #[test]
 fn all_errors_come_at_once_each_with_place_and_cure() {
-    let text = "[upstream]\nurl = \"http://x\"\nconnect_timeout = 10\nbackoff = { min = \"9s\", max = \"3s\" }\n\
+    let text = "[upstream]\nurl = \"ftp://x\"\nconnect_timeout = 10\nbackoff = { min = \"9s\", max = \"3s\" }\n\
                 ca_file = \"/no/such.pem\"\n[feed]\n  ring = { events = 0 }\nlisten = [\"localhost\"]\n\
                 [outbox]\nwindow = 0\nmax_bytes = \"1TB\"\n[log]\nlevel = \"loud\"\n[ready]\nupstream = \"maybe\"\n";
     assert_eq!(
         errors(text),
         [
-            "t.toml:2:1: upstream.url: \"http\" is not a WebSocket scheme; write ws://… or wss://…",
+            "t.toml:2:1: upstream.url: \"ftp\" is no scheme of a transport; write wss://… or https://…, or ws://… or http://… without TLS",
             "t.toml:3:1: upstream.connect_timeout: 10 is not a duration; write a whole number and its unit (ms, s, m, h, d), from \"10ms\" to \"10m\"",
             "t.toml:4:1: upstream.backoff: min 9s is above max 3s; raise max or lower min",
             "t.toml:5:1: upstream.ca_file: /no/such.pem: no such file; name a readable PEM file, or leave it empty",
@@ -310,4 +310,25 @@ fn what_is_shown_loads_again_and_hides_secrets() {
 
     let default = Config::default();
     assert_eq!(good(&show::toml(&default, &[])), default);
+}
+
+#[test]
+fn transports_are_words_that_the_dialect_has() {
+    let at = |list: &str| format!("[upstream]\nurl = \"https://x\"\ntransports = {list}\n");
+    assert_eq!(good(&at("[\"websocket\"]")).upstream.transports, [Transport::WebSocket]);
+    for (list, fault) in [
+        ("[]", "is empty"),
+        ("[\"carrier-pigeon\"]", "\"carrier-pigeon\" is no transport"),
+        ("[\"sse\", \"sse\"]", "\"sse\" is named twice"),
+    ] {
+        let all = errors(&at(list));
+        assert!(all.iter().any(|error| error.starts_with("t.toml:3:1: ") && error.contains(fault)), "{list}: {all:?}");
+    }
+    let strange = load(&Sources {
+        file: None,
+        environment: Vec::new(),
+        sets: vec!["upstream.url=wss://x".into(), "upstream.transports=[\"sse\"]".into()],
+    });
+    let told = said(&strange.err().unwrap_or_default());
+    assert!(told[0].contains("the dialect plain has no sse; name some of: websocket"), "{told:?}");
 }

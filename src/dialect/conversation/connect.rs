@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Conversation;
-use crate::dialect::{ConnectRequest, SendError};
+use crate::dialect::{ConnectRequest, SendError, Transport};
 use crate::protocol::request::Secret;
 use crate::relay::time::Time;
 
@@ -13,7 +13,12 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 impl Conversation {
     /// Where and how to connect. The configured URL's own path and query members, and configured headers, win over the
     /// dialect's; an address that upstream gave (`resume_url`) replaces the configured one unless it gives up TLS.
-    pub fn connect_request(&self, url: &str, headers: &[(String, Secret)]) -> Result<ConnectRequest, SendError> {
+    pub fn connect_request(
+        &self,
+        transport: Transport,
+        url: &str,
+        headers: &[(String, Secret)],
+    ) -> Result<ConnectRequest, SendError> {
         let connect = &self.dialect.connect;
         let context = self.context(Time::default(), None);
         let mut given = String::new();
@@ -59,7 +64,7 @@ impl Conversation {
         if let Some((name, _)) = all.iter().find(|(_, value)| value.chars().any(char::is_control)) {
             return Err(SendError::Invalid(format!("the value of header {name} holds control characters")));
         }
-        Ok(ConnectRequest { url, headers: all, subprotocols: connect.subprotocols.clone() })
+        Ok(ConnectRequest { transport, url, headers: all, subprotocols: connect.subprotocols.clone() })
     }
 }
 

@@ -40,7 +40,9 @@ impl Conversation {
         self.replies = 0;
         let bytes = match frame {
             WireFrame::Text(bytes) | WireFrame::Binary(bytes) => bytes,
-            WireFrame::Ping(_) => return heard(Heard::Ignored),
+            WireFrame::Event(event) => &event.data,
+            WireFrame::Answer(answer) => &answer.body,
+            WireFrame::Ping(_) | WireFrame::Life | WireFrame::Ask(_) => return heard(Heard::Ignored),
             WireFrame::Pong(_) => return heard(Heard::Pong { request: None }),
         };
         let dialect = Arc::clone(&self.dialect);

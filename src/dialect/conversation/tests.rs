@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
-use crate::dialect::{ChannelSpec, Outgoing, Role, Target, WireFrame};
+use crate::dialect::{ChannelSpec, Outgoing, Role, Target, Transport, WireFrame};
 use crate::relay::record::MessageId;
 use crate::relay::time::Wall;
 
@@ -214,19 +214,25 @@ fn params_of_the_connection_are_one_json_object() {
     let with = |token: Option<&str>| {
         Conversation::new(Arc::clone(&dialect), Carried::new(1), params.clone(), token.map(Secret::new))
     };
-    let request = |url: &str| with(Some("s&t")).connect_request(url, &[]).unwrap();
+    let request = |url: &str| with(Some("s&t")).connect_request(Transport::WebSocket, url, &[]).unwrap();
     assert_eq!(request("wss://h").url, "wss://h/x/a%2Fb?v=1&t=s%26t");
     assert_eq!(request("wss://h/").url, "wss://h/x/a%2Fb?v=1&t=s%26t");
     // The configuration's own path and query win.
     assert_eq!(request("wss://h/y?v=2&a=b").url, "wss://h/y?v=2&a=b&t=s%26t");
-    assert_eq!(with(None).connect_request("wss://h", &[]).unwrap().url, "wss://h/x/a%2Fb?v=1");
+    assert_eq!(with(None).connect_request(Transport::WebSocket, "wss://h", &[]).unwrap().url, "wss://h/x/a%2Fb?v=1");
     assert_eq!(request("wss://h").headers, vec![("x-room".to_owned(), "a/b".to_owned())]);
-    let own = with(None).connect_request("wss://h", &[("X-Room".to_owned(), Secret::new("mine"))]).unwrap();
+    let own = with(None)
+        .connect_request(Transport::WebSocket, "wss://h", &[("X-Room".to_owned(), Secret::new("mine"))])
+        .unwrap();
     assert_eq!(own.headers, vec![("X-Room".to_owned(), "mine".to_owned())]);
     for url in ["wss://h/#x", "wss://h/ä", "wss://h/a b"] {
-        assert!(matches!(with(None).connect_request(url, &[]), Err(SendError::Invalid(_))), "{url}");
+        assert!(
+            matches!(with(None).connect_request(Transport::WebSocket, url, &[]), Err(SendError::Invalid(_))),
+            "{url}"
+        );
     }
-    let control = with(None).connect_request("wss://h", &[("a".to_owned(), Secret::new("b\r\nc: d"))]);
+    let control =
+        with(None).connect_request(Transport::WebSocket, "wss://h", &[("a".to_owned(), Secret::new("b\r\nc: d"))]);
     assert!(matches!(control, Err(SendError::Invalid(_))));
     assert!(!format!("{:?}", request("wss://h")).contains("s%26t"));
 }

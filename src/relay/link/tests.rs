@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::config::TokenSource;
+use crate::dialect::Transport;
 
 const STABLE: Duration = Duration::from_secs(10);
 
 fn config(max_attempts: u32) -> UpstreamConfig {
     UpstreamConfig {
+        transports: vec![Transport::WebSocket],
         url: "wss://upstream.example/".to_owned(),
         dialect: "plain".to_owned(),
         params: serde_json::Map::new(),

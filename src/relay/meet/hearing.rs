@@ -45,13 +45,12 @@ impl Relay {
         heard.heartbeat.frame(at.mono);
         let (mut bytes, mut pings, mut data) = (0, 0, false);
         for frame in frames {
-            let (WireFrame::Text(body) | WireFrame::Binary(body) | WireFrame::Ping(body) | WireFrame::Pong(body)) =
-                frame;
-            bytes += body.len() as u64;
+            bytes += frame.body().len() as u64;
+            data |= frame.speaks();
             match frame {
-                WireFrame::Text(_) | WireFrame::Binary(_) => data = true,
                 WireFrame::Ping(_) => pings += 1,
                 WireFrame::Pong(body) => self.ponged(at, attempt, body),
+                _ => {}
             }
         }
         self.stats.link.frames_in += frames.len() as u64;
@@ -62,7 +61,7 @@ impl Relay {
             let mut strange = None;
             self.converse(now, at, attempt, |conversation, heard| {
                 for frame in frames {
-                    if matches!(frame, WireFrame::Text(_) | WireFrame::Binary(_)) {
+                    if frame.speaks() {
                         conversation.receive(at, frame, &mut |what| {
                             strange = strange.or_else(|| Some((not_understood(&what)?, frame)));
                             heard(what);

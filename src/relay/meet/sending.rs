@@ -42,7 +42,7 @@ impl Relay {
         {
             let Some(load) = loads.iter_mut().flatten().find(|load| load.attempt == attempt) else { break };
             frames += 1;
-            bytes += length(&outgoing.frame);
+            bytes += outgoing.frame.body().len();
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
                 Purpose::Subscribe(_) | Purpose::Unsubscribe(_) => !outgoing.answered,
@@ -277,9 +277,4 @@ fn channels_of(purpose: &Purpose) -> &[ChannelId] {
 
 fn candidates_max(per_frame: usize) -> usize {
     per_frame.saturating_mul(4).clamp(1, CANDIDATES_MAX)
-}
-
-fn length(frame: &WireFrame) -> usize {
-    let (WireFrame::Text(body) | WireFrame::Binary(body) | WireFrame::Ping(body) | WireFrame::Pong(body)) = frame;
-    body.len()
 }

@@ -55,7 +55,8 @@ impl Relay {
         let upstream = &self.config.upstream;
         let carried = self.link.carried.take().unwrap_or_else(|| Carried::new(self.rng.next_u64()));
         let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
-        let request = conversation.connect_request(&upstream.url, &upstream.headers);
+        let transport = upstream.transports.first().copied().unwrap_or_default();
+        let request = conversation.connect_request(transport, &upstream.url, &upstream.headers);
         attempt.conversation = Some(Box::new(conversation));
         match request {
             Ok(request) => {
@@ -297,7 +298,7 @@ impl Relay {
         let mut object = Object::new()
             .text("state", self.link_word())
             .text("since", &since.rfc3339())
-            .text("transport", "websocket")
+            .text("transport", self.config.upstream.transports.first().copied().unwrap_or_default().text())
             .text("endpoint", endpoint(&self.config.upstream.url))
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::*;
+use crate::dialect::Transport;
 
 const ATTEMPT: AttemptId = AttemptId(7);
 const MAX_FRAME: usize = 1 << 16;
@@ -35,6 +36,7 @@ fn config(url: &str) -> UpstreamConfig {
 
 fn request(url: String) -> ConnectRequest {
     ConnectRequest {
+        transport: Transport::WebSocket,
         url,
         headers: vec![("X-Test".to_owned(), "yes".to_owned())],
         subprotocols: vec!["one".to_owned(), "two".to_owned()],
