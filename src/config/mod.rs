@@ -96,7 +96,7 @@ pub struct UpstreamConfig {
     pub max_attempts: u32,
     /// WebSocket pings (and the dialect's, where it names no interval).
     pub ping_interval: Duration,
-    /// Unanswered pings after which the connection is dead.
+    /// Unanswered pings after which the connection is dead; one may take from a quarter of the interval to so many of them.
     pub ping_misses: u32,
     /// Bytes of one message from upstream.
     pub max_frame: usize,

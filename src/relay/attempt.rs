@@ -155,7 +155,8 @@ pub struct Attempt {
     ping_waits: bool,
     /// Authentication that waits to leave.
     auths: VecDeque<Outgoing>,
-    in_flight: Option<Vec<Carried>>,
+    /// The `Transmit` that is out, and since when.
+    in_flight: Option<(Mono, Vec<Carried>)>,
     /// Decided while frames are handled, carried out after the last of them.
     ending: Option<Ending>,
     /// Channels that the conversation is to forget when it is back.
@@ -354,13 +355,18 @@ impl Attempt {
     }
 
     /// A `Transmit` with these was asked for.
-    pub fn transmit(&mut self, carried: Vec<Carried>) {
-        self.in_flight = Some(carried);
+    pub fn transmit(&mut self, now: Mono, carried: Vec<Carried>) {
+        self.in_flight = Some((now, carried));
     }
 
     /// Its frames are with the kernel: what they were.
     pub fn transmitted(&mut self) -> Vec<Carried> {
-        self.in_flight.take().unwrap_or_default()
+        self.in_flight.take().map(|(_, carried)| carried).unwrap_or_default()
+    }
+
+    /// How long the `Transmit` that is out has waited for the kernel to take it.
+    pub fn writing_for(&self, now: Mono) -> Option<Duration> {
+        self.in_flight.as_ref().map(|(since, _)| now.since(*since))
     }
 
     /// What is due by now, one thing at a time until there is nothing.

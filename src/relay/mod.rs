@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod pairs;
 pub mod record;
 pub mod rng;
+pub mod roundtrip;
 pub mod sample;
 pub mod sequence;
 pub mod session;
@@ -46,6 +47,7 @@ use outbox::Outbox;
 use pairs::{Input, Output};
 use record::Restored;
 use rng::Rng;
+use roundtrip::RoundTrips;
 use sample::Samples;
 use sequence::Sequence;
 use session::Sessions;
@@ -72,6 +74,8 @@ pub struct Relay {
     access: Access,
     draining: Draining,
     samples: Samples,
+    /// How long upstream takes to answer, over all connections.
+    round_trips: RoundTrips,
     /// The file system under the store has less room than `outbox.min_free`.
     disk_low: bool,
     /// Counts deliveries for the gap rule.
@@ -112,6 +116,7 @@ impl Relay {
             access: Access::new(&config.access),
             draining: Draining::default(),
             samples: Samples::default(),
+            round_trips: RoundTrips::default(),
             disk_low: false,
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,

@@ -218,6 +218,10 @@ pub struct LinkStats {
     pub rtt: Histogram,
     /// From `Connect` to ready.
     pub connect: Histogram,
+    /// From `Transmit` until its frames were with the kernel.
+    pub write: Histogram,
+    /// How long the `Transmit` that is out has waited so far.
+    pub write_stall: Duration,
     /// Frames received.
     pub frames_in: u64,
     /// Their payload bytes.

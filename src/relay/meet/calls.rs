@@ -61,7 +61,7 @@ impl Relay {
                 self.answer(call, reply);
             }
             CallRequest::Stats => {
-                let stats = Box::new(self.fresh_stats());
+                let stats = Box::new(self.fresh_stats(now));
                 self.answer(call, Reply::Stats(stats));
             }
         }
@@ -122,11 +122,11 @@ impl Relay {
     }
 
     /// The statistics with the gauges that are counted only when somebody looks.
-    fn fresh_stats(&mut self) -> Stats {
+    fn fresh_stats(&mut self, now: Time) -> Stats {
         self.feed.gauges(&mut self.stats.feed);
         self.stats.sessions.open = self.sessions.len() as u64;
         self.stats.sessions.blocked = self.sessions.iter().filter(|session| session.in_flight.is_some()).count() as u64;
-        self.refresh_upstream_stats();
+        self.refresh_upstream_stats(now);
         self.refresh_outbox_stats();
         self.stats.clone()
     }

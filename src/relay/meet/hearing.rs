@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::dialect::{ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
+use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
@@ -80,11 +81,26 @@ impl Relay {
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
         if let Some(trip) = self.attempt_mut(attempt).and_then(|pinged| pinged.heartbeat.pong(at.mono, body)) {
-            self.stats.link.rtt.observe(trip);
+            self.round_trip(attempt, trip);
             if !self.dialect.has_ping() && self.attempts.serves(attempt) {
                 self.barrier_passed(at);
             }
         }
+    }
+
+    /// A ping was answered: the deadlines of the next ones follow.
+    fn round_trip(&mut self, attempt: AttemptId, trip: Duration) {
+        self.stats.link.rtt.observe(trip);
+        self.round_trips.observe(trip);
+        let patience = self.patience();
+        if let Some(active) = self.attempt_mut(attempt) {
+            active.heartbeat.set_patience(patience);
+        }
+    }
+
+    /// How long answers to pings usually take.
+    pub(super) fn patience(&self) -> Patience {
+        Patience { trip: self.round_trips.p99(), doublings: self.round_trips.doublings() }
     }
 
     /// Lets the conversation of an attempt tell what something means, received at `at`.
@@ -147,7 +163,7 @@ impl Relay {
             Heard::Pong { request } => {
                 let pinged = self.attempt_mut(attempt);
                 if let Some(trip) = pinged.and_then(|pinged| pinged.heartbeat.dialect_pong(at.mono, request)) {
-                    self.stats.link.rtt.observe(trip);
+                    self.round_trip(attempt, trip);
                     if self.attempts.serves(attempt) {
                         self.barrier_passed(at);
                     }
@@ -450,6 +466,10 @@ impl Relay {
     pub(in crate::relay) fn transmitted(&mut self, now: Time, attempt: AttemptId) {
         let Some(sender) = self.attempt_mut(attempt) else { return };
         let may_count = sender.phase() >= Phase::Ready;
+        if let Some(took) = sender.writing_for(now.mono) {
+            self.stats.link.write.observe(took);
+        }
+        let Some(sender) = self.attempt_mut(attempt) else { return };
         let mut messages = Vec::new();
         for carried in sender.transmitted() {
             match carried.purpose {

@@ -57,7 +57,7 @@ impl Relay {
         self.stats.link.bytes_out += bytes as u64;
         for Load { attempt, frames, carried } in loads.into_iter().flatten().filter(|load| !load.frames.is_empty()) {
             if let Some(sender) = self.attempts.get_mut(attempt) {
-                sender.transmit(carried);
+                sender.transmit(now.mono, carried);
                 self.outputs.push_back(Output::Transmit { attempt, frames });
             }
         }

@@ -72,10 +72,12 @@ impl Relay {
 
     pub(in crate::relay) fn connected(&mut self, now: Time, attempt: AttemptId, peer: String) {
         let config = Arc::clone(&self.config);
+        let patience = self.patience();
         let Some(opened) = self.attempt_mut(attempt).filter(|opened| opened.phase() == Phase::Handshake) else {
             return;
         };
         opened.opened(now.mono, &config.upstream, peer);
+        opened.heartbeat.set_patience(patience);
         self.converse(now, now, attempt, |conversation, heard| conversation.opened(now, heard));
         self.settle(now, attempt);
     }
@@ -98,6 +100,9 @@ impl Relay {
     fn lose(&mut self, now: Time, id: AttemptId, ending: Ending) {
         let serves = self.attempts.serves(id);
         let Some(attempt) = self.attempts.remove(id) else { return };
+        if ending == Ending::Heartbeat {
+            self.round_trips.unanswered();
+        }
         if !serves {
             return;
         }
@@ -302,6 +307,12 @@ impl Relay {
             .text("endpoint", endpoint(&self.config.upstream.url))
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));
+        if let (Some(p50), Some(p99)) = (self.round_trips.p50(), self.round_trips.p99()) {
+            object = object.number("rtt_p50_ms", millis(p50)).number("rtt_p99_ms", millis(p99));
+        }
+        if let Some(active) = self.attempts.active().filter(|active| active.is_ready()) {
+            object = object.number("ping_deadline_ms", millis(active.heartbeat.deadline()));
+        }
         if let Some(next) = self.link.due() {
             object = object.number("next_attempt_ms", millis(next.since(now.mono)));
         }
@@ -317,7 +328,9 @@ impl Relay {
     }
 
     /// The gauges that are counted only when somebody looks.
-    pub(in crate::relay) fn refresh_upstream_stats(&mut self) {
+    pub(in crate::relay) fn refresh_upstream_stats(&mut self, now: Time) {
+        let waiting = self.attempts.iter().filter_map(|attempt| attempt.writing_for(now.mono)).max();
+        self.stats.link.write_stall = waiting.unwrap_or_default();
         let counts = self.interest.counts();
         self.stats.link.state = Some(self.link.state());
         self.stats.interest.wanted = counts.wanted as u64;

@@ -1,5 +1,6 @@
 //! The relay against a service, in virtual time: what leaves, in which order and when, and what each ending leads to.
 
+mod liveness;
 mod service;
 
 use serde_json::{Value, json};
@@ -226,7 +227,7 @@ fn a_refused_batch_is_split_until_the_bad_channel_is_alone() {
     assert_eq!(frames, 5);
     assert_eq!(service.told(bad), ["error bad upstream_refused"]);
     assert_eq!(service.told(good), Vec::<String>::new());
-    service.relay.refresh_upstream_stats();
+    service.relay.refresh_upstream_stats(service.now);
     assert_eq!((service.relay.stats.interest.active, service.relay.stats.interest.failed), (5, 1));
 }
 
@@ -288,9 +289,10 @@ fn a_dead_connection_is_found_by_its_pings() {
     service.pass(Duration::from_millis(40));
     service.say_frame(WireFrame::Pong(body));
     assert_eq!(service.relay.stats.link.rtt.count(), 1);
-    service.pass_seconds(59);
+    // The next ping leaves 20 s after this one; a path this fast is given two quarters of the interval.
+    service.pass(Duration::from_millis(29_959));
     assert_eq!(service.relay.link_word(), "live");
-    service.pass_seconds(1);
+    service.pass(Duration::from_millis(1));
     assert_eq!(service.closed, [service.attempt]);
     assert_eq!(service.told(client), ["gap a reconnect"]);
     assert_eq!(service.relay.stats.link.disconnects.get(&"heartbeat"), 1);
@@ -491,7 +493,7 @@ fn a_hundred_thousand_channels_come_live_in_full_frames() {
     service.relay.stirred = true;
     service.turn();
     assert_eq!(service.ack_all().len(), 100);
-    service.relay.refresh_upstream_stats();
+    service.relay.refresh_upstream_stats(service.now);
     assert_eq!(service.relay.stats.interest.active, 100_000);
     service.close(1006);
     service.until_connect();
