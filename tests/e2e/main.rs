@@ -3,7 +3,7 @@
 //!
 //! Every wait is for a condition; no test depends on how fast anything is.
 //! Deliberately not here: the life of the process (`tests/process.rs`), the commands (`tests/cli`), services and clients of
-//! others (`tests/real`), power cuts and damaged files (`tests/durability`).
+//! others (`tests/real`), damaged files (`tests/durability`).
 
 #[expect(dead_code, reason = "each test binary needs a part of it")]
 #[path = "../common/mod.rs"]
@@ -23,6 +23,7 @@ mod kill;
 mod link;
 mod outage;
 mod pacing;
+mod power;
 mod recovery;
 mod resume;
 mod sharing;

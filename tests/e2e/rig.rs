@@ -105,6 +105,11 @@ impl Relay {
         self.feed
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A session over WebSocket.
     pub fn client(&self) -> Client {
         Client::connect(self.feed, "/v1/ws", &[])
