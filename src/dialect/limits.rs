@@ -61,8 +61,21 @@ pub struct GapPolicy {
     pub scope: GapScope,
     /// From one number to the next; at least 1.
     pub step: u64,
-    /// `Resubscribe` the channel, `Reconnect`, or `None`: only report.
-    pub then: Option<Then>,
+    /// What is done about a hole, besides telling it.
+    pub then: OnGap,
+    /// How long an event waits for those before it; `None`: not at all.
+    pub reorder: Option<Duration>,
+}
+
+/// What is done about missing numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// Nothing: it is told.
+    Report,
+    /// The channel is subscribed anew, so that upstream begins with its state.
+    Resubscribe,
+    /// A new connection.
+    Reconnect,
 }
 
 /// What a sequence counts.

@@ -49,7 +49,7 @@ mod wire;
 
 pub use conversation::{Carried, Conversation, Timing};
 pub use explain::Explained;
-pub use limits::{GapPolicy, GapScope, Limits, Rate};
+pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate};
 pub use rule::Class;
 pub use schema::{Dialect, LoadError};
 pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transport, WireFrame};

@@ -95,6 +95,8 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.feed.admitted)),
     metric("tidegate_feed_evicted_total", "Entries that left a ring for one of its bounds.",
         Counter(|v| v.stats.feed.evicted)),
+    metric("tidegate_feed_reordered_total", "Events that came before their turn and waited for those before them.",
+        Counter(|v| v.stats.feed.reordered)),
     metric("tidegate_feed_dropped_total", "Events dropped, by reason; `slow` counts per session and is told to it.",
         Counters("reason", |v, put| DropReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.dropped.get(r))))),
     metric("tidegate_feed_gaps_total", "Gaps told, by reason.",

@@ -2,7 +2,7 @@
 //!
 //! Each part is a struct with a few verbs and knows no other part: `link` and `attempt` (which connection when, and its life),
 //! `interest` (what we want of upstream), `feed` (channels as rings), `session` (cursors over the feed), `sequence` (what
-//! upstream lost), `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
+//! upstream lost), `reorder` (what came early), `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
 //!
 //! Contract (sans-IO): call [`Relay::handle_input`] for everything that happens, then [`Relay::poll_output`] until it gives
 //! `None`, then sleep until [`Relay::poll_timeout`] or the next input. Time and chance are arguments. The relay never waits:
@@ -12,6 +12,7 @@ pub mod access;
 pub mod attempt;
 pub mod backoff;
 pub mod feed;
+pub mod held;
 pub mod interest;
 pub mod limiter;
 pub mod link;
@@ -20,6 +21,7 @@ pub mod naming;
 pub mod outbox;
 pub mod pairs;
 pub mod record;
+pub mod reorder;
 pub mod rng;
 pub mod roundtrip;
 pub mod sample;
@@ -46,6 +48,7 @@ use meet::outbound::Outbound;
 use outbox::Outbox;
 use pairs::{Input, Output};
 use record::Restored;
+use reorder::Reorder;
 use rng::Rng;
 use roundtrip::RoundTrips;
 use sample::Samples;
@@ -68,6 +71,7 @@ pub struct Relay {
     interest: Interest,
     feed: Feed,
     sequence: Sequence,
+    reorder: Reorder,
     sessions: Sessions,
     outbox: Outbox,
     outbound: Outbound,
@@ -112,6 +116,7 @@ impl Relay {
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             sequence: Sequence::new(dialect.gap()),
+            reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
             sessions: Sessions::new(),
             access: Access::new(&config.access),
             draining: Draining::default(),
@@ -174,12 +179,15 @@ impl Relay {
 
     /// When [`Relay::handle_timeout`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        [self.upstream_due(), self.outbound_due(), self.sessions_due(), self.draining.due()].into_iter().flatten().min()
+        let due =
+            [self.upstream_due(), self.reorder_due(), self.outbound_due(), self.sessions_due(), self.draining.due()];
+        due.into_iter().flatten().min()
     }
 
     /// Does whatever is due by now; harmless if nothing is.
     pub fn handle_timeout(&mut self, now: Time) {
         self.stirred = true;
+        self.reorder_timeout(Some(now.mono));
         self.upstream_timeout(now);
         self.outbound_timeout(now);
         self.sessions_timeout(now);

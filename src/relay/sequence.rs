@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dialect::{GapPolicy, GapScope, Then};
+use crate::dialect::{GapPolicy, GapScope, OnGap};
 
 use super::feed::RingId;
 use super::pairs::AttemptId;
@@ -22,6 +22,8 @@ pub enum Order {
     Next,
     /// Seen before.
     Duplicate,
+    /// Before its turn: others may still come that belong before it (`[gap] reorder`).
+    Early,
     /// These numbers are missing before it.
     Gap {
         /// First missing.
@@ -60,8 +62,18 @@ impl Sequence {
     }
 
     /// What the dialect wants done about missing numbers.
-    pub fn repair(&self) -> Option<Then> {
-        self.policy.and_then(|policy| policy.then)
+    pub fn repair(&self) -> OnGap {
+        self.policy.map_or(OnGap::Report, |policy| policy.then)
+    }
+
+    /// The number that is due next after what was seen, if anything was.
+    pub fn expected(&self, ring: RingId) -> Option<u64> {
+        let policy = self.policy?;
+        let last = match policy.scope {
+            GapScope::Channel => self.channels.get(&ring)?,
+            GapScope::Connection => self.connection.as_ref()?,
+        };
+        Some(last.sequence.saturating_add(policy.step.max(1)))
     }
 
     /// Whether upstream's numbers will show what a lost connection lost on this channel.
@@ -72,8 +84,9 @@ impl Sequence {
         }
     }
 
-    /// Judges an event's numbers and remembers them, unless it is a duplicate.
-    pub fn judge(&mut self, ring: RingId, attempt: AttemptId, numbers: Option<(u64, u64)>) -> Order {
+    /// Judges an event's numbers and remembers them, unless it is a duplicate or early. `waited`: nothing that belongs before
+    /// it is waited for any more.
+    pub fn judge(&mut self, ring: RingId, attempt: AttemptId, numbers: Option<(u64, u64)>, waited: bool) -> Order {
         let (Some(policy), Some((first, last))) = (self.policy, numbers) else { return Order::Next };
         let before = match policy.scope {
             GapScope::Channel => self.channels.get(&ring).copied(),
@@ -81,6 +94,9 @@ impl Sequence {
             GapScope::Connection => self.connection.filter(|last| last.attempt == attempt),
         };
         let order = before.map_or(Order::Next, |before| compare(policy.step.max(1), before, attempt, first, last));
+        if matches!(order, Order::Gap { .. }) && policy.reorder.is_some() && !waited {
+            return Order::Early;
+        }
         if order != Order::Duplicate {
             let newest = Last { sequence: last, attempt };
             match policy.scope {
@@ -121,58 +137,81 @@ fn compare(step: u64, before: Last, attempt: AttemptId, first: u64, last: u64) -
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const RING: RingId = RingId(3);
     const FIRST: AttemptId = AttemptId(1);
 
     fn sequence(scope: GapScope) -> Sequence {
-        Sequence::new(Some(&GapPolicy { scope, step: 1, then: None }))
+        Sequence::new(Some(&GapPolicy { scope, step: 1, then: OnGap::Report, reorder: None }))
     }
 
     #[test]
     fn numbers_prove_gaps_and_duplicates_per_channel() {
         let mut numbers = sequence(GapScope::Channel);
-        assert_eq!(numbers.judge(RING, FIRST, Some((5, 5))), Order::Next);
-        assert_eq!(numbers.judge(RING, FIRST, Some((6, 6))), Order::Next);
-        assert_eq!(numbers.judge(RING, FIRST, Some((6, 6))), Order::Duplicate);
-        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9))), Order::Gap { from: 7, to: 8 });
-        assert_eq!(numbers.judge(RING, FIRST, Some((10, 14))), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((5, 5)), false), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((6, 6)), false), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((6, 6)), false), Order::Duplicate);
+        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9)), false), Order::Gap { from: 7, to: 8 });
+        assert_eq!(numbers.judge(RING, FIRST, Some((10, 14)), false), Order::Next);
         assert_eq!(
-            numbers.judge(RING, FIRST, Some((13, 17))),
+            numbers.judge(RING, FIRST, Some((13, 17)), false),
             Order::Next,
             "an overlapping range brings something new"
         );
-        assert_eq!(numbers.judge(RingId(4), FIRST, Some((1, 1))), Order::Next, "channels count apart");
+        assert_eq!(numbers.judge(RingId(4), FIRST, Some((1, 1)), false), Order::Next, "channels count apart");
     }
 
     #[test]
     fn a_restart_is_never_a_duplicate_for_ever() {
         let mut numbers = sequence(GapScope::Channel);
-        numbers.judge(RING, FIRST, Some((50, 50)));
-        assert_eq!(numbers.judge(RING, FIRST, Some((1, 1))), Order::Restart);
-        assert_eq!(numbers.judge(RING, FIRST, Some((2, 2))), Order::Next);
-        numbers.judge(RING, FIRST, Some((50_000, 50_000)));
-        assert_eq!(numbers.judge(RING, FIRST, Some((20, 20))), Order::Restart, "too far back to be late");
-        assert_eq!(numbers.judge(RING, AttemptId(2), Some((20, 20))), Order::Duplicate, "the last one once more");
-        assert_eq!(numbers.judge(RING, AttemptId(2), Some((15, 15))), Order::Restart, "another connection");
-        assert_eq!(numbers.judge(RING, AttemptId(2), Some((16, 16))), Order::Next);
+        numbers.judge(RING, FIRST, Some((50, 50)), false);
+        assert_eq!(numbers.judge(RING, FIRST, Some((1, 1)), false), Order::Restart);
+        assert_eq!(numbers.judge(RING, FIRST, Some((2, 2)), false), Order::Next);
+        numbers.judge(RING, FIRST, Some((50_000, 50_000)), false);
+        assert_eq!(numbers.judge(RING, FIRST, Some((20, 20)), false), Order::Restart, "too far back to be late");
+        assert_eq!(
+            numbers.judge(RING, AttemptId(2), Some((20, 20)), false),
+            Order::Duplicate,
+            "the last one once more"
+        );
+        assert_eq!(numbers.judge(RING, AttemptId(2), Some((15, 15)), false), Order::Restart, "another connection");
+        assert_eq!(numbers.judge(RING, AttemptId(2), Some((16, 16)), false), Order::Next);
     }
 
     #[test]
     fn connection_numbers_begin_anew_and_vouch_for_nothing_over_a_reconnect() {
         let mut numbers = sequence(GapScope::Connection);
-        numbers.judge(RING, FIRST, Some((1, 1)));
-        assert_eq!(numbers.judge(RingId(4), FIRST, Some((3, 3))), Order::Gap { from: 2, to: 2 });
-        assert_eq!(numbers.judge(RING, AttemptId(2), Some((1, 1))), Order::Next);
+        numbers.judge(RING, FIRST, Some((1, 1)), false);
+        assert_eq!(numbers.judge(RingId(4), FIRST, Some((3, 3)), false), Order::Gap { from: 2, to: 2 });
+        assert_eq!(numbers.judge(RING, AttemptId(2), Some((1, 1)), false), Order::Next);
         assert!(!numbers.vouches_for(RING));
     }
 
     #[test]
     fn without_a_policy_numbers_prove_nothing() {
         let mut numbers = Sequence::new(None);
-        numbers.judge(RING, FIRST, Some((1, 1)));
-        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9))), Order::Next);
-        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9))), Order::Next);
+        numbers.judge(RING, FIRST, Some((1, 1)), false);
+        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9)), false), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9)), false), Order::Next);
+    }
+
+    #[test]
+    fn within_the_window_a_number_too_high_is_early_and_not_remembered() {
+        let policy = GapPolicy {
+            scope: GapScope::Channel,
+            step: 1,
+            then: OnGap::Report,
+            reorder: Some(Duration::from_millis(50)),
+        };
+        let mut numbers = Sequence::new(Some(&policy));
+        numbers.judge(RING, FIRST, Some((5, 5)), false);
+        assert_eq!(numbers.judge(RING, FIRST, Some((7, 7)), false), Order::Early);
+        assert_eq!(numbers.expected(RING), Some(6));
+        assert_eq!(numbers.judge(RING, FIRST, Some((6, 6)), false), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((7, 7)), false), Order::Next);
+        assert_eq!(numbers.judge(RING, FIRST, Some((9, 9)), true), Order::Gap { from: 8, to: 8 });
     }
 }

@@ -287,6 +287,8 @@ pub struct FeedStats {
     pub evicted: u64,
     /// Events dropped.
     pub dropped: Counts<DropReason>,
+    /// Events that came before their turn and waited.
+    pub reordered: u64,
     /// Gaps told, upstream's and sessions'.
     pub gaps: Counts<GapReason>,
     /// Resets told.

@@ -2,9 +2,8 @@
 
 use super::Connect;
 use super::document::{Faults, Section, Text};
-use crate::dialect::Then;
 use crate::dialect::framing::{FrameKind, Framing};
-use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits};
+use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits, OnGap};
 use crate::dialect::template::Template;
 use crate::dialect::units;
 use crate::dialect::variable::{Names, Scope};
@@ -70,14 +69,15 @@ fn duration(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -
 }
 
 pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<GapPolicy> {
-    let mut gap = section?.later(&["reorder", "checksum"]);
+    let mut gap = section?.later(&["checksum"]);
     let scopes = [("channel", GapScope::Channel), ("connection", GapScope::Connection)];
     let scope = gap.word("scope", &scopes, faults).unwrap_or(GapScope::Channel);
     let step = gap.number("step", 1, 1_000_000, faults).unwrap_or(1);
-    let thens = [("resubscribe", Some(Then::Resubscribe)), ("reconnect", Some(Then::Reconnect)), ("report", None)];
-    let then = gap.word("then", &thens, faults).unwrap_or(None);
+    let thens = [("report", OnGap::Report), ("resubscribe", OnGap::Resubscribe), ("reconnect", OnGap::Reconnect)];
+    let then = gap.word("then", &thens, faults).unwrap_or(OnGap::Report);
+    let reorder = duration(&mut gap, "reorder", faults);
     gap.finish(faults);
-    Some(GapPolicy { scope, step: u64::from(step), then })
+    Some(GapPolicy { scope, step: u64::from(step), then, reorder })
 }
 
 pub(super) fn close(section: Option<Section<'_>>, faults: &mut Faults) -> CloseTable {

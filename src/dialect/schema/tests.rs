@@ -112,7 +112,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nreorder = \"50ms\"\n",
+        "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nchecksum = \"x\"\n",
         &[
             "4:8: `rate` must be tokens per time, like \"4/s\" or \"110/60s\"",
             "5:13: `per_frame` must be a whole number from 1 to 100000",
@@ -120,7 +120,7 @@ const FAULTS: &[(&str, &[&str])] = &[
             "7:15: `ping_jitter` must be true or false",
             "8:10: unknown variant `some`, expected one of `all`, `messages`",
             "10:8: `step` must be a whole number from 1 to 1000000",
-            "11:1: `reorder` is not supported yet by this version",
+            "11:1: `checksum` is not supported yet by this version",
         ],
     ),
     (
@@ -268,7 +268,7 @@ fn dotted_keys_and_plain_arrays_of_tables_have_places_too() {
 fn limits_and_tables_read_as_written() {
     let text = "dialect = 1\nname = \"x\"\nsecret = [\"auth\"]\n\
         [limits]\nrate = \"110/60s\"\nburst = 5\nchannels = 9\nage = \"23h50m\"\nidle = \"1m\"\nping = \"30s\"\nping_jitter = true\ncounts = \"messages\"\n\
-        [gap]\nscope = \"connection\"\nstep = 2\nthen = \"reconnect\"\n\
+        [gap]\nscope = \"connection\"\nstep = 2\nthen = \"reconnect\"\nreorder = \"50ms\"\n\
         [close]\nthen = { \"4000-4099\" = \"fatal\", \"1008\" = \"pause 30s\" }\nforget = [1000, \"4007-4009\"]\nours = 4900\n\
         [[on]]\nmatch = { \"/a\" = 1 }\nis = \"ignore\"\n";
     let dialect = Dialect::parse("x", text).unwrap();
@@ -277,7 +277,11 @@ fn limits_and_tables_read_as_written() {
     assert_eq!((limits.channels, limits.age.map(|age| age.as_secs())), (Some(9), Some(85_800)));
     assert_eq!((limits.per_frame, limits.ping_jitter, limits.counts_control), (100, true, false));
     let gap = dialect.gap().unwrap();
-    assert_eq!((gap.scope, gap.step, gap.then), (super::super::GapScope::Connection, 2, Some(Then::Reconnect)));
+    assert_eq!(
+        (gap.scope, gap.step, gap.then),
+        (super::super::GapScope::Connection, 2, super::super::OnGap::Reconnect)
+    );
+    assert_eq!(gap.reorder, Some(std::time::Duration::from_millis(50)));
     assert_eq!((dialect.on_close(4050), dialect.on_close(4100)), (Some(Then::Fatal), None));
     assert!(dialect.forgets_on_close(1000) && dialect.forgets_on_close(4008) && !dialect.forgets_on_close(1001));
     assert_eq!((dialect.ours(), dialect.secret_params()), (4900, &["auth".to_owned()][..]));

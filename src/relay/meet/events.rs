@@ -1,8 +1,8 @@
-//! What upstream said enters the feed: names are resolved, numbers judged, losses told.
+//! What upstream said enters the feed: names are resolved, losses told. Its numbers are judged in `sequencing`.
 
 use std::borrow::Cow;
 
-use crate::dialect::{ChannelId, Event, GapScope, Target, Then};
+use crate::dialect::{ChannelId, Event, Target};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control;
 use crate::relay::Relay;
@@ -10,8 +10,7 @@ use crate::relay::feed::RingId;
 use crate::relay::interest::InterestState;
 use crate::relay::naming;
 use crate::relay::pairs::{AttemptId, SessionId};
-use crate::relay::sequence::Order;
-use crate::relay::stats::{DropReason, GapReason, ResetReason};
+use crate::relay::stats::{DropReason, GapReason};
 use crate::relay::time::Time;
 
 /// The relay's own channel for changes of the link.
@@ -29,50 +28,13 @@ impl Relay {
             self.stats.feed.dropped.bump(DropReason::Unwanted);
         }
         for ring in rings.drain(..) {
-            self.admit_to(at, attempt, ring, event);
+            self.sequenced(at, attempt, ring, event);
         }
         self.scratch_rings = rings;
     }
 
-    fn admit_to(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) {
-        match self.sequence.judge(ring, attempt, event.sequence) {
-            Order::Next => {}
-            Order::Duplicate => {
-                self.stats.feed.dropped.bump(DropReason::Duplicate);
-                if let Some(ring) = self.feed.ring_mut(ring) {
-                    ring.duplicates += 1;
-                }
-                return;
-            }
-            Order::Gap { from, to } => self.tell_hole(at, attempt, ring, from, to),
-            Order::Restart => self.feed.admit_reset(ring, at, ResetReason::Upstream, &mut self.stats.feed),
-        }
-        let evicted = self.feed.admit(ring, at, event, &mut self.stats.feed);
-        if evicted > 0 {
-            self.stats.feed.dropped.add(DropReason::KeyLimit, evicted as u64);
-        }
-    }
-
-    /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
-    fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, from: u64, to: u64) {
-        let whole = self.sequence.scope() == Some(GapScope::Connection);
-        let rings = if whole { self.carried_rings() } else { vec![ring] };
-        for ring in rings {
-            self.feed.admit_gap(ring, at, Some((from, to)), GapReason::UpstreamSeq, &mut self.stats.feed);
-        }
-        match self.sequence.repair() {
-            Some(Then::Resubscribe) => {
-                if let Some(channel) = self.feed.ring(ring).and_then(|ring| ring.upstream) {
-                    self.resubscribe(attempt, channel);
-                }
-            }
-            Some(Then::Reconnect) => self.renew_connection(attempt),
-            _ => {}
-        }
-    }
-
     /// Every ring that upstream feeds.
-    fn carried_rings(&self) -> Vec<RingId> {
+    pub(super) fn carried_rings(&self) -> Vec<RingId> {
         self.feed.iter().filter(|(_, ring)| !ring.name.starts_with('$')).map(|(id, _)| id).collect()
     }
 

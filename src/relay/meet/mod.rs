@@ -2,7 +2,7 @@
 //!
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
-//! - `events`: what upstream said enters the feed.
+//! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told.
@@ -18,6 +18,7 @@ pub(super) mod outbound;
 mod outbound_tests;
 pub(super) mod publishing;
 pub(super) mod sending;
+pub(super) mod sequencing;
 pub(super) mod sessions;
 pub(super) mod snapshots;
 pub(super) mod subscribing;

@@ -114,6 +114,7 @@ impl Relay {
         let fatal = link::plan(&ending, on_close) == Plan::Fatal;
         let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
         let was_ready = attempt.ready_at().is_some();
+        self.reorder_timeout(None);
         if was_ready {
             let reason = match &ending {
                 Ending::Carrier(Disconnect::Oversize) => GapReason::Oversize,

@@ -1,0 +1,117 @@
+//! Numbers meet the feed: what comes twice is dropped, what comes early waits, what is missing is told.
+
+use crate::dialect::{Event, GapScope, OnGap, Role};
+use crate::relay::Relay;
+use crate::relay::feed::RingId;
+use crate::relay::held::{Held, HeldEvent};
+use crate::relay::pairs::AttemptId;
+use crate::relay::reorder::Line;
+use crate::relay::sequence::Order;
+use crate::relay::stats::{DropReason, GapReason, ResetReason};
+use crate::relay::time::{Mono, Time};
+
+impl Relay {
+    /// One event on its way into a ring, received at `at`.
+    pub(super) fn sequenced(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) {
+        self.judged(at, attempt, ring, event, false);
+        if !self.reorder.is_empty() {
+            self.release_early(ring);
+        }
+    }
+
+    /// `waited`: nothing that belongs before it is waited for any more.
+    fn judged(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>, waited: bool) {
+        let (waited, numbers) = match event.role {
+            Role::Event => (waited, event.sequence),
+            // A state stands for all that led to it, and its parts are no events.
+            Role::Snapshot => (true, event.sequence),
+            Role::SnapshotPart => (true, None),
+        };
+        match self.sequence.judge(ring, attempt, numbers, waited) {
+            Order::Next => {}
+            Order::Duplicate if event.role == Role::Snapshot => {}
+            Order::Duplicate => {
+                self.stats.feed.dropped.bump(DropReason::Duplicate);
+                if let Some(ring) = self.feed.ring_mut(ring) {
+                    ring.duplicates += 1;
+                }
+                return;
+            }
+            Order::Early => {
+                self.stats.feed.reordered += 1;
+                let line = self.line_of(ring);
+                if !self.reorder.put(line, HeldEvent::new(ring, attempt, at, event)) {
+                    let held = self.reorder.take(line);
+                    self.end_wait(held);
+                }
+                return;
+            }
+            Order::Gap { from, to } => self.tell_hole(at, attempt, ring, (from, to), event.role),
+            Order::Restart => self.feed.admit_reset(ring, at, ResetReason::Upstream, &mut self.stats.feed),
+        }
+        self.admit_now(at, ring, event);
+    }
+
+    /// Lets an event in.
+    fn admit_now(&mut self, at: Time, ring: RingId, event: &Event<'_>) {
+        let evicted = self.feed.admit(ring, at, event, &mut self.stats.feed);
+        if evicted > 0 {
+            self.stats.feed.dropped.add(DropReason::KeyLimit, evicted as u64);
+        }
+    }
+
+    fn line_of(&self, ring: RingId) -> Line {
+        (self.sequence.scope() != Some(GapScope::Connection)).then_some(ring)
+    }
+
+    /// What waited for the event that just came has its turn.
+    fn release_early(&mut self, ring: RingId) {
+        let line = self.line_of(ring);
+        while let Some(expected) = self.sequence.expected(ring)
+            && let Some(held) = self.reorder.next(line, expected)
+        {
+            self.judged(held.at, held.attempt, held.ring, &held.event(), false);
+        }
+    }
+
+    /// What these waited for did not come: they enter, and the holes between them are told.
+    fn end_wait(&mut self, mut held: Held) {
+        while let Some(held) = held.take() {
+            self.judged(held.at, held.attempt, held.ring, &held.event(), true);
+        }
+    }
+
+    pub(in crate::relay) fn reorder_due(&self) -> Option<Mono> {
+        self.reorder.due()
+    }
+
+    /// Ends the waits that lasted long enough; all of them where `now` is `None`: the connection is gone, and with it
+    /// whatever was missing.
+    pub(in crate::relay) fn reorder_timeout(&mut self, now: Option<Mono>) {
+        while let Some(line) = self.reorder.overdue(now) {
+            let held = self.reorder.take(line);
+            self.end_wait(held);
+        }
+    }
+
+    /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
+    fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, missing: (u64, u64), role: Role) {
+        let whole = self.sequence.scope() == Some(GapScope::Connection);
+        let rings = if whole { self.carried_rings() } else { vec![ring] };
+        for ring in rings {
+            self.feed.admit_gap(ring, at, Some(missing), GapReason::UpstreamSeq, &mut self.stats.feed);
+        }
+        if role == Role::Snapshot {
+            return;
+        }
+        match self.sequence.repair() {
+            OnGap::Resubscribe => {
+                if let Some(channel) = self.feed.ring(ring).and_then(|ring| ring.upstream) {
+                    self.resubscribe(attempt, channel);
+                }
+            }
+            OnGap::Reconnect => self.renew_connection(attempt),
+            OnGap::Report => {}
+        }
+    }
+}
