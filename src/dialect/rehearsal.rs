@@ -6,7 +6,7 @@
 //! built-in dialects are made of this.
 //!
 //! A rehearsal knows a channel by its name alone; the params are those of the last subscribe. Where a dialect's subscribe
-//! names no channel, channels are told apart by params.
+//! names no channel, or makes its subscription id of name and params, channels are told apart by params.
 //! Deliberately not here: reading files, and what a good outcome is (the caller's).
 
 pub mod explain;
@@ -45,6 +45,7 @@ const TRIED: [Send; 6] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Send {
     Auth,
+    Resume,
     Subscribe,
     Resubscribe,
     Unsubscribe,
@@ -58,6 +59,7 @@ impl Send {
     fn key(self) -> &'static str {
         match self {
             Send::Auth => "auth",
+            Send::Resume => "resume",
             Send::Subscribe => "subscribe",
             Send::Resubscribe => "resubscribe",
             Send::Unsubscribe => "unsubscribe",
@@ -73,6 +75,8 @@ impl Send {
 pub struct Rehearsal {
     dialect: Arc<Dialect>,
     patterns: Vec<(Send, Pattern)>,
+    /// Of the subscription id that a subscribe gives itself, where that is the text of some JSON.
+    given: Option<Pattern>,
     /// `channel = "{feed}:{symbol}"`.
     composed: Option<String>,
 }
@@ -88,9 +92,11 @@ impl Rehearsal {
             value => value.as_str(),
         };
         let pattern = |send: Send| Some((send, Pattern::new(template(send.key())?)?));
-        let patterns = [Send::Auth].into_iter().chain(TRIED).filter_map(pattern).collect();
+        let patterns = [Send::Auth, Send::Resume].into_iter().chain(TRIED).filter_map(pattern).collect();
+        let bind = file.get("send").and_then(|send| send.get("subscribe")?.get("bind")?.get("json")?.as_str());
+        let given = bind.and_then(Pattern::new);
         let composed = file.get("channel").and_then(toml::Value::as_str).map(str::to_owned);
-        Ok(Self { dialect, patterns, composed })
+        Ok(Self { dialect, patterns, given, composed })
     }
 
     /// Holds the conversation again: one line for every note, frame, opening and ending, in order.
@@ -102,15 +108,22 @@ impl Rehearsal {
     }
 
     fn values(&self, send: Send, frame: &Value) -> Option<Values> {
-        self.patterns.iter().find(|(of, _)| *of == send)?.1.values(frame)
+        let mut values = self.patterns.iter().find(|(of, _)| *of == send)?.1.values(frame)?;
+        if let (Send::Subscribe, Some(given)) = (send, &self.given) {
+            let sub: Value = serde_json::from_str(values.get("sub")?.as_str()?).ok()?;
+            values.extend(given.values(&sub)?);
+        }
+        Some(values)
     }
 
-    /// The channel names among the values: `channel`, or the parts that compose one; either may be a list.
+    /// The channel names among the values: `channel`, or the parts that compose one; either may be a list. A part that the
+    /// frame leaves out stands there by its name.
     fn names(&self, values: &Values) -> Option<Vec<String>> {
         if let Some(channel) = values.get("channel") {
             return Some(texts(channel));
         }
-        let mut names = vec![self.composed.clone()?];
+        let composed = self.composed.clone()?;
+        let mut names = vec![composed.clone()];
         for (part, value) in values {
             let hole = format!("{{{part}}}");
             if names.iter().any(|name| name.contains(&hole)) {
@@ -118,7 +131,8 @@ impl Rehearsal {
                 names = names.iter().flat_map(|name| texts.iter().map(|text| name.replace(&hole, text))).collect();
             }
         }
-        (!names.iter().any(|name| name.contains('{'))).then_some(names)
+        let told = names.iter().all(|name| *name != composed);
+        told.then(|| names.iter().map(|name| name.replace(['{', '}'], "")).collect())
     }
 }
 
@@ -158,8 +172,10 @@ fn json(frame: &WireFrame) -> Option<Value> {
 struct Channels(Vec<(String, Option<String>)>);
 
 impl Channels {
-    fn set(&mut self, name: &str, params: Option<String>) -> ChannelId {
-        let at = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+    /// `apart`: other params make another channel.
+    fn set(&mut self, name: &str, params: Option<String>, apart: bool) -> ChannelId {
+        let same = |(known, had): &(String, Option<String>)| known == name && (!apart || *had == params);
+        let at = self.0.iter().position(same).unwrap_or_else(|| {
             self.0.push((name.to_owned(), None));
             self.0.len() - 1
         });
@@ -252,7 +268,10 @@ impl Playing<'_> {
     fn open(&mut self, step: &Step, rest: &[Step], now: Time) -> String {
         let frames = rest.iter().filter(|later| later.connection == step.connection);
         let auth = frames.filter_map(|later| match &later.happening {
-            Happening::Sent(frame) => self.rehearsal.values(Send::Auth, &json(frame)?),
+            Happening::Sent(frame) => {
+                let frame = json(frame)?;
+                [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &frame))
+            }
             _ => None,
         });
         let auth = auth.into_iter().next().unwrap_or_default();
@@ -391,7 +410,7 @@ fn candidates(
             let params = params(values);
             let params = (!params.is_empty()).then(|| Value::Object(params).to_string());
             let names = names.unwrap_or_else(|| vec![channels.name_by_params(params.as_deref())]);
-            vec![names.iter().map(|name| channels.set(name, params.clone())).collect()]
+            vec![names.iter().map(|name| channels.set(name, params.clone(), rehearsal.given.is_some())).collect()]
         }
         Send::Unsubscribe | Send::Publish if names.is_none() && values.contains_key("sub") => {
             attempt.subscribed.iter().rev().map(|channel| vec![*channel]).collect()
@@ -403,9 +422,9 @@ fn candidates(
         Send::Publish => {
             let name = names.and_then(|names| names.into_iter().next()).unwrap_or_else(|| "-".to_owned());
             let known = subscribed(attempt, channels, &name);
-            vec![vec![known.unwrap_or_else(|| channels.set(&name, None))]]
+            vec![vec![known.unwrap_or_else(|| channels.set(&name, None, false))]]
         }
-        Send::Auth | Send::Ping | Send::Renew => vec![Vec::new()],
+        Send::Auth | Send::Resume | Send::Ping | Send::Renew => vec![Vec::new()],
     }
 }
 
@@ -442,7 +461,7 @@ fn speak(
             };
             conversation.publish(now, &message).ok()
         }
-        Send::Auth => None,
+        Send::Auth | Send::Resume => None,
     }
 }
 

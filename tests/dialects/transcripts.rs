@@ -11,7 +11,7 @@ use tidegate::dialect::rehearsal::transcript::{Happening, Transcript};
 use tidegate::dialect::rehearsal::{Rehearsal, Verdict};
 
 /// Dialect and transcript.
-const CONVERSATIONS: [(&str, &str); 10] = [
+const CONVERSATIONS: [(&str, &str); 14] = [
     ("plain", "doc-plain"),
     ("binance", "doc-binance"),
     ("kraken-v2", "doc-kraken-v2"),
@@ -22,6 +22,10 @@ const CONVERSATIONS: [(&str, &str); 10] = [
     ("eth-jsonrpc", "eth-jsonrpc"),
     ("homeassistant", "homeassistant"),
     ("centrifugo", "centrifugo"),
+    ("actioncable", "actioncable"),
+    ("cdp", "cdp"),
+    ("bitfinex-v2", "doc-bitfinex-v2"),
+    ("discord", "doc-discord"),
 ];
 
 fn read(folder: &str, file: &str) -> String {

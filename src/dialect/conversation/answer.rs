@@ -12,7 +12,12 @@ use crate::dialect::{ChannelId, Heard, Purpose, RequestId, Target};
 
 impl Conversation {
     pub(super) fn ack(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
-        let (request, channel) = self.about(turn);
+        let (mut request, channel) = self.about(turn);
+        if let (None, Some(sub)) = (request, turn.rule.sub.as_ref().and_then(|sub| self.text(turn, sub)))
+            && let Some(Bound::Current(_, given)) = self.bindings.get(&sub)
+        {
+            request = Some(given);
+        }
         let settled = request.and_then(|id| Some((id, self.pending.settle(id, channel.as_deref())?)));
         let Some((request, purpose)) = settled else {
             self.store(turn, &[]);

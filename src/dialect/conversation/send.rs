@@ -10,7 +10,7 @@ use crate::dialect::fill::{ChannelView, Context};
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
-use crate::dialect::template::{Need, Template};
+use crate::dialect::template::Need;
 use crate::dialect::variable::Variable;
 use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::request::Secret;
@@ -47,17 +47,26 @@ impl Conversation {
         self.clock = now.mono;
         let uuid = self.rng.next_u128();
         let (text, sub, chosen) = {
-            let (batch, chosen) = self.batch(now, send, candidates)?;
+            let (mut batch, chosen) = self.batch(now, send, candidates)?;
+            let sub = match &send.bind {
+                Some(bind) => {
+                    let id = self.last_id + 1;
+                    let context = Context { id, uuid, batch: &batch, ..self.context(now, batch.first()) };
+                    Some((bind.render(&context)?, bind.is_number()))
+                }
+                None => None,
+            };
+            // The id that the request gives itself may stand in it.
+            if let (Some((text, number)), Some(view)) = (&sub, batch.first_mut()) {
+                view.sub = Some(Sub { text, number: *number });
+            }
             let context = Context { id: self.last_id + 1, uuid, batch: &batch, ..self.context(now, batch.first()) };
-            let text = send.template.render(&context)?;
-            let sub = send.bind.as_ref().map(|bind| bind.render(&context)).transpose()?;
-            (text, sub, chosen)
+            (send.template.render(&context)?, sub, chosen)
         };
         chosen.iter().for_each(|spec| self.channels.add(spec));
         let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered);
-        if let (Some(sub), Some(spec)) = (sub, chosen.first()) {
-            let number = send.bind.as_ref().is_some_and(Template::is_number);
-            self.bindings.bind(now.mono, Sub { text: &sub, number }, spec.id, outgoing.request);
+        if let (Some((text, number)), Some(spec)) = (sub, chosen.first()) {
+            self.bindings.bind(now.mono, Sub { text: &text, number }, spec.id, outgoing.request);
         }
         if outgoing.answered {
             let request = Request { op: Op::Subscribe, channels: named(&chosen), message: None, resumes };

@@ -97,9 +97,12 @@ impl Talk {
     }
 
     fn publish(&mut self, channel: &str, kind: Option<&str>, data: &str) -> Result<String, SendError> {
-        let message = message(channel, kind, data);
-        self.conversation.check_publish(&message)?;
-        self.conversation.publish(self.now, &message).map(|outgoing| sent(&outgoing))
+        self.publish_this(&message(channel, kind, data))
+    }
+
+    fn publish_this(&mut self, message: &MessageSpec<'_>) -> Result<String, SendError> {
+        self.conversation.check_publish(message)?;
+        self.conversation.publish(self.now, message).map(|outgoing| sent(&outgoing))
     }
 
     fn ping(&mut self) -> Option<String> {

@@ -124,7 +124,9 @@ fn unify_text(pattern: &str, frame: &str, values: &mut Values) -> bool {
         let Some((name, literal)) = piece.split_once(CLOSE) else { return false };
         let end = if literal.is_empty() { Some(frame.len()) } else { frame.find(literal) };
         let Some(end) = end else { return false };
-        if !bind(name, Value::from(&frame[..end]), values) {
+        // A payload inside quotes is JSON in a string.
+        let payload = (name == "data").then(|| serde_json::from_str(&frame[..end]).ok()).flatten();
+        if !bind(name, payload.unwrap_or_else(|| Value::from(&frame[..end])), values) {
             return false;
         }
         frame = &frame[end + literal.len()..];

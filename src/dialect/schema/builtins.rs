@@ -1,10 +1,14 @@
 //! The dialects that are compiled in, by name.
 
 /// Name and file, in alphabetical order.
-pub(super) const ALL: [(&str, &str); 10] = [
+pub(super) const ALL: [(&str, &str); 14] = [
+    ("actioncable", include_str!("../../../config/dialects/actioncable.toml")),
     ("binance", include_str!("../../../config/dialects/binance.toml")),
+    ("bitfinex-v2", include_str!("../../../config/dialects/bitfinex-v2.toml")),
+    ("cdp", include_str!("../../../config/dialects/cdp.toml")),
     ("centrifugo", include_str!("../../../config/dialects/centrifugo.toml")),
     ("coinbase-exchange", include_str!("../../../config/dialects/coinbase-exchange.toml")),
+    ("discord", include_str!("../../../config/dialects/discord.toml")),
     ("eth-jsonrpc", include_str!("../../../config/dialects/eth-jsonrpc.toml")),
     ("graphql-transport-ws", include_str!("../../../config/dialects/graphql-transport-ws.toml")),
     ("homeassistant", include_str!("../../../config/dialects/homeassistant.toml")),

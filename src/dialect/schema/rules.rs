@@ -50,7 +50,8 @@ fn keys_of(class: Class) -> &'static [&'static str] {
             &["channel", "sub", "key", "type", "id", "seq", "ts", "data", "decode", "req", "each", "lost"]
         }
         Class::Ack => &[
-            "req", "of", "channel", "bind", "data", "decode", "each", "lost", "key", "fold", "type", "id", "seq", "ts",
+            "req", "of", "channel", "sub", "bind", "data", "decode", "each", "lost", "key", "fold", "type", "id",
+            "seq", "ts",
         ],
         Class::Error => &["req", "of", "channel", "sub", "code", "message", "then", "retry_after"],
         Class::Ready => &["resumed"],
@@ -129,7 +130,7 @@ impl Reader<'_> {
         }
         let missing = match class {
             Class::Event | Class::Snapshot | Class::Gone if !has("channel") && !has("sub") => "`channel` or `sub`",
-            Class::Ack if !has("req") && !has("channel") && !has("of") => "`req`, `channel` or `of`",
+            Class::Ack if !["req", "channel", "of", "sub"].into_iter().any(has) => "`req`, `channel`, `of` or `sub`",
             _ => return,
         };
         // An element's own channel will do.

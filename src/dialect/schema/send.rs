@@ -66,11 +66,11 @@ fn template(
     };
     let mut bind = None;
     if scope == Scope::Channel
-        && let Some(text) = section.text("bind", faults)
+        && let Some(place) = section.take("bind")
     {
-        bind = compiled(Template::text(text.value, names, scope, &format!("{name}.bind")), text, faults);
+        bind = binding(place, scope, names, &format!("{name}.bind"), faults);
         if template.as_ref().is_some_and(Template::lists) {
-            faults.add(text.at, "one subscription id cannot stand for a list of channels");
+            faults.add(place.at, "one subscription id cannot stand for a list of channels");
         }
     }
     let ack = section.boolean("ack", faults);
@@ -87,6 +87,30 @@ fn template(
     };
     section.finish(faults);
     Some(SendTemplate::new(template?, bind, ack, confirm))
+}
+
+/// The subscription id that a request gives itself: plain text, or a table with the JSON that the id is the text of.
+fn binding(place: Place<'_>, scope: Scope, names: &Names, name: &str, faults: &mut Faults) -> Option<Template> {
+    let template = match place.text() {
+        Some(text) => compiled(Template::text(text.value, names, scope, name), text, faults)?,
+        None if place.is_table() => {
+            let mut section = Section::new("bind", place, faults);
+            let json = section.text("json", faults);
+            if json.is_none() {
+                faults.add(place.at, format!("{name} needs `json`"));
+            }
+            section.finish(faults);
+            compiled(Template::json(json?.value, names, scope, name), json?, faults)?
+        }
+        None => {
+            faults.add(place.at, format!("{name} must be a text or a table: {{ json = \"...\" }}"));
+            return None;
+        }
+    };
+    if template.uses(|variable| matches!(variable, Variable::Sub)) {
+        faults.add(place.at, format!("{name} is what {{sub}} will be and cannot name it"));
+    }
+    Some(template)
 }
 
 fn compiled(result: Result<Template, Vec<(usize, String)>>, text: Text<'_>, faults: &mut Faults) -> Option<Template> {

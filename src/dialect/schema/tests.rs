@@ -82,6 +82,15 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[send]\nsubscribe = { json = '{\"c\":{channel}}', bind = { json = '{\"s\":{sub}}' } }\nresubscribe = { json = '1', bind = { jsn = '{id}' } }\nunsubscribe = { json = '1', bind = 3 }\n",
+        &[
+            "4:48: send.subscribe.bind is what {sub} will be and cannot name it",
+            "5:36: send.resubscribe.bind needs `json`",
+            "5:38: unknown field `jsn`, expected one of `json`",
+            "6:36: send.unsubscribe.bind must be a text or a table: { json = \"...\" }",
+        ],
+    ),
+    (
         "[send]\nunsubscribe = '{\"c\":{channel}}'\npublish = '{\"c\":{sub}}'\n",
         &[
             "4:15: send.unsubscribe needs send.subscribe",
@@ -150,7 +159,7 @@ const FAULTS: &[(&str, &[&str])] = &[
             "3:1: missing field `match`: a rule says which messages it is about",
             "3:1: a rule that is `event` needs `channel` or `sub`",
             "5:1: `bind` has no effect in a rule that is `event`, where these have: `channel`, `sub`, `key`, `fold`, `type`, `id`, `seq`, `ts`, `data`, `decode`, `req`, `each`, `lost`",
-            "6:1: a rule that is `ack` needs `req`, `channel` or `of`",
+            "6:1: a rule that is `ack` needs `req`, `channel`, `of` or `sub`",
             "7:9: `match` must be a table of conditions: \"/pointer\" = value",
             "9:1: missing field `is`: a rule says what its messages are",
             "10:20: unknown field `exist`, expected one of `exists`, `type`, `prefix`, `not`",

@@ -422,3 +422,35 @@ fn centrifugo_refuses_the_connection_by_its_request() {
         [r#"denied "token expired" Refresh"#]
     );
 }
+
+#[test]
+fn actioncable_names_a_subscription_by_the_text_of_its_channel_and_params() {
+    let mut talk = Talk::builtin("actioncable", Some("s3cret"));
+    let request = talk.conversation.connect_request("ws://h:1", &[]).unwrap();
+    assert_eq!(request.url, "ws://h:1/cable?token=s3cret");
+    talk.open();
+    assert_eq!(talk.hear(r#"{"type":"welcome"}"#), ["ready"]);
+    assert_eq!(talk.publish("Room", None, "{}"), Err(SendError::NotJoined));
+    let (one, two) = (r#"{\"channel\":\"Room\",\"n\":1}"#, r#"{\"channel\":\"Room\",\"n\":2}"#);
+    assert_eq!(
+        talk.try_subscribe(&[("Room", Some(r#"{"n":1}"#))], false).unwrap(),
+        format!(r#"#1 subscribe[1]? {{"command":"subscribe","identifier":"{one}"}}"#)
+    );
+    talk.try_subscribe(&[("Room", Some(r#"{"n":2}"#))], false).unwrap();
+    // Answers come in any order; each names its own.
+    let said = |kind: &str, of: &str| format!(r#"{{"identifier":"{of}","type":"{kind}"}}"#);
+    assert_eq!(
+        talk.hear(&said("reject_subscription", two)),
+        [r#"refused #2 subscribe[2] <2> "rejected by the channel""#]
+    );
+    assert_eq!(talk.hear(&said("confirm_subscription", one)), ["acked #1 subscribe[1]"]);
+    assert_eq!(talk.hear(&said("confirm_subscription", one)), ["acked #0 subscribe[]"], "once is enough");
+    assert_eq!(talk.hear(&format!(r#"{{"identifier":"{one}","message":{{"a":1}}}}"#)), [r#"event <1> {"a":1}"#]);
+    assert_eq!(talk.hear(&format!(r#"{{"identifier":"{two}","message":1}}"#)), ["ignored"], "it was refused");
+    let speak = MessageSpec { params: Some(r#"{"n":1}"#), ..message("Room", None, r#"{"action":"speak"}"#) };
+    assert_eq!(
+        talk.publish_this(&speak).unwrap(),
+        format!(r#"#3 publish[7] {{"command":"message","identifier":"{one}","data":"{{\"action\":\"speak\"}}"}}"#)
+    );
+    assert_eq!(talk.hear(r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#), ["reconnect"]);
+}
