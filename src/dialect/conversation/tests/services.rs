@@ -426,7 +426,7 @@ fn centrifugo_refuses_the_connection_by_its_request() {
 #[test]
 fn actioncable_names_a_subscription_by_the_text_of_its_channel_and_params() {
     let mut talk = Talk::builtin("actioncable", Some("s3cret"));
-    let request = talk.conversation.connect_request("ws://h:1", &[]).unwrap();
+    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[]).unwrap();
     assert_eq!(request.url, "ws://h:1/cable?token=s3cret");
     talk.open();
     assert_eq!(talk.hear(r#"{"type":"welcome"}"#), ["ready"]);
