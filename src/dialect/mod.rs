@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `schema` | the file's form; all load errors at once, with line and column |
 //! | `pointer`, `reader`, `scan` | one strict pass over a message's bytes that finds the values of all pointers of all rules |
-//! | `wire` | transports, addresses, frames: what travels between relay and carrier |
+//! | `wire`, `http` | transports, addresses, frames, exchanges: what travels between relay and carrier |
 //! | `framing` | how messages stand in frames |
 //! | `rule`, `condition`, `value`, `message` | which rule decides, and what it takes out of a message |
 //! | `template`, `composition` | texts with holes; channel names made of parts |
@@ -30,6 +30,7 @@ pub mod explain;
 mod fill;
 mod framing;
 mod held;
+mod http;
 pub mod limits;
 mod message;
 mod pending;
@@ -49,6 +50,7 @@ mod wire;
 
 pub use conversation::{Carried, Conversation, Timing};
 pub use explain::Explained;
+pub use http::{HttpAnswer, HttpRequest};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate};
 pub use rule::Class;
 pub use schema::{Dialect, LoadError};

@@ -143,6 +143,19 @@ pub enum Method {
     Get,
     /// POST
     Post,
+    /// PUT
+    Put,
+}
+
+impl Method {
+    /// The word on the wire.
+    pub fn text(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+        }
+    }
 }
 
 /// An HTTP request, to the connection's own origin.

@@ -93,18 +93,7 @@ impl Ending {
     /// The circumstances for people; empty where the reason says it all.
     pub fn detail(&self) -> String {
         match self {
-            Ending::Carrier(disconnect) => match disconnect {
-                Disconnect::Dns(text)
-                | Disconnect::Unreachable(text)
-                | Disconnect::TlsCertificate(text)
-                | Disconnect::Tls(text)
-                | Disconnect::BadUpgrade(text)
-                | Disconnect::Reset(text)
-                | Disconnect::Protocol(text) => text.clone(),
-                Disconnect::BadStatus { status, detail, .. } => format!("HTTP status {status}: {detail}"),
-                Disconnect::Closed { code, reason } => format!("close code {code}: {reason}"),
-                _ => String::new(),
-            },
+            Ending::Carrier(disconnect) => disconnect.detail(),
             Ending::Heartbeat | Ending::Idle => String::new(),
             Ending::Denied { message, .. } | Ending::Told { message, .. } => message.clone(),
             Ending::Token(text) | Ending::Unbuildable(text) => text.clone(),

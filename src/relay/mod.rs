@@ -44,6 +44,7 @@ use link::Link;
 use meet::cutting::Pass;
 use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
+use meet::fetches::Fetches;
 use meet::outbound::Outbound;
 use outbox::Outbox;
 use pairs::{Input, Output};
@@ -68,6 +69,7 @@ pub struct Relay {
     /// The connection that serves and, on its way to take over, one beside it. All that belongs to a connection is in it, and
     /// every input names its attempt.
     attempts: Attempts,
+    fetches: Fetches,
     interest: Interest,
     feed: Feed,
     sequence: Sequence,
@@ -113,6 +115,7 @@ impl Relay {
             stats,
             link: Link::new(&config.upstream, dialect.limits(), now.mono),
             attempts: Attempts::default(),
+            fetches: Fetches::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             sequence: Sequence::new(dialect.gap()),

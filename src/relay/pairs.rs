@@ -5,7 +5,7 @@
 //! | `Connect` | `Connected`, or `Disconnected` (also later, unasked) | `upstream/` |
 //! | `Transmit` | `Transmitted`, or `Disconnected`: then its frames *may have left* | `upstream/` |
 //! | `Disconnect` | `Disconnected` | `upstream/` |
-//! | `Fetch` | `Fetched` | `upstream/fetch.rs` |
+//! | `Fetch` | `Fetched` | `upstream/fetch.rs`, `upstream/http.rs` |
 //! | `Commit` | `Committed` or `CommitFailed`; durable before the answer | `store/` |
 //! | `Deliver` | `Delivered`: at once if all was written, later if the socket was full | `downstream/writer.rs` |
 //! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
@@ -25,7 +25,7 @@ use super::access::Principal;
 use super::record::Operation;
 use super::time::{Mono, Time};
 use crate::config::Config;
-use crate::dialect::{ConnectRequest, WireFrame};
+use crate::dialect::{ConnectRequest, HttpAnswer, HttpRequest, WireFrame};
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::protocol::frame::{Batch, Format};
 use crate::protocol::request::{Publish, Request, Secret, Subscribe};
@@ -135,6 +135,46 @@ pub enum Notice {
 pub enum Fetch {
     /// The upstream token, read anew from where the configuration says.
     Token,
+    /// An HTTP exchange.
+    Http(Box<HttpRequest>),
+}
+
+/// What a fetch got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchAnswer {
+    /// The token; `None`: the configuration names none.
+    Token(Option<Secret>),
+    /// An HTTP answer, whatever its status.
+    Http(HttpAnswer),
+}
+
+/// Why a fetch got nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchError {
+    /// The token cannot be read from where the configuration says: why.
+    Unreadable(String),
+    /// The server could not be reached.
+    Unreachable(Disconnect),
+    /// No whole answer within the request's `timeout`.
+    Timeout,
+    /// The answer is larger than the request's `max_body`.
+    Oversize,
+    /// What came is no HTTP answer, or it broke off: how.
+    Broken(String),
+}
+
+impl std::fmt::Display for FetchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FetchError::Unreadable(why) | FetchError::Broken(why) => f.write_str(why),
+            FetchError::Unreachable(reason) => match reason.detail() {
+                detail if detail.is_empty() => write!(f, "the server is not reached ({})", reason.reason()),
+                detail => write!(f, "the server is not reached ({}: {detail})", reason.reason()),
+            },
+            FetchError::Timeout => f.write_str("no answer in time"),
+            FetchError::Oversize => f.write_str("the answer is too large"),
+        }
+    }
 }
 
 /// What reaches the relay.
@@ -172,8 +212,8 @@ pub enum Input {
     Fetched {
         /// Which.
         call: CallId,
-        /// The value, or why there is none.
-        result: Result<Option<Secret>, String>,
+        /// What came, or why there is nothing.
+        result: Result<FetchAnswer, FetchError>,
     },
     /// Everything of the last `Commit` is durable.
     Committed,
@@ -331,6 +371,22 @@ impl Disconnect {
             Disconnect::Oversize => "oversize",
             Disconnect::WriteTimeout => "write_timeout",
             Disconnect::Asked => "asked",
+        }
+    }
+
+    /// The circumstances for people; empty where the reason says it all.
+    pub fn detail(&self) -> String {
+        match self {
+            Disconnect::Dns(text)
+            | Disconnect::Unreachable(text)
+            | Disconnect::TlsCertificate(text)
+            | Disconnect::Tls(text)
+            | Disconnect::BadUpgrade(text)
+            | Disconnect::Reset(text)
+            | Disconnect::Protocol(text) => text.clone(),
+            Disconnect::BadStatus { status, detail, .. } => format!("HTTP status {status}: {detail}"),
+            Disconnect::Closed { code, reason } => format!("close code {code}: {reason}"),
+            _ => String::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection needs from elsewhere: the upstream token, read anew each time so that a rotated one is found.
+//! The upstream token, read anew each time so that a rotated one is found.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::config::TokenSource;
 use crate::protocol::request::Secret;
-use crate::relay::pairs::{CallId, Input};
+use crate::relay::pairs::{CallId, FetchAnswer, FetchError, Input};
 
 /// Bytes of a token file.
 const MAX_TOKEN: u64 = 64 * 1024;
@@ -17,6 +17,7 @@ pub async fn token(call: CallId, source: TokenSource, inputs: mpsc::Sender<Input
     // A file may lie on a slow or dead mount: never on the feed thread.
     let read = tokio::task::spawn_blocking(move || read(&source)).await;
     let result = read.unwrap_or_else(|e| Err(e.to_string()));
+    let result = result.map(FetchAnswer::Token).map_err(FetchError::Unreadable);
     // A closed channel means that the driver is gone, and nobody waits.
     let _ = inputs.send(Input::Fetched { call, result }).await;
 }

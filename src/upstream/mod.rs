@@ -1,8 +1,8 @@
 //! The carrier to upstream: opens connections, moves frames, closes them. It knows no protocol above WebSocket.
 //!
 //! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), upgrades (`upgrade`), then moves frames
-//! (`websocket`) until the connection ends, for whatever reason, with exactly one `Disconnected`. `fetch` gets what a
-//! connection needs from elsewhere. A write is bounded in time, a message in size, and what was received in number: as
+//! (`websocket`) until the connection ends, for whatever reason, with exactly one `Disconnected`. `fetch` reads the token,
+//! `http` makes exchanges beside the connection. A write is bounded in time, a message in size, and what was received in number: as
 //! long as the driver has not taken earlier reads, nothing more is read, and TCP holds upstream back.
 //!
 //! Invariant: of one attempt come `Connected`, any number of `Received` and `Transmitted`, and at the end one
@@ -11,6 +11,7 @@
 
 mod dial;
 mod fetch;
+mod http;
 mod tls;
 mod upgrade;
 mod websocket;
@@ -19,6 +20,7 @@ mod websocket;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +31,7 @@ use crate::config::{TokenSource, UpstreamConfig};
 use crate::dialect::{ConnectRequest, WireFrame};
 use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Input};
 
+use self::dial::Place;
 use self::tls::Trust;
 use self::websocket::Wire;
 
@@ -106,6 +109,9 @@ impl Upstream {
             Fetch::Token => {
                 tokio::task::spawn_local(fetch::token(call, self.token.clone(), self.inputs.clone()));
             }
+            Fetch::Http(request) => {
+                tokio::task::spawn_local(http::fetch(call, *request, self.settings.clone(), self.inputs.clone()));
+            }
         }
     }
 
@@ -155,18 +161,26 @@ async fn told_to_end(orders: &mut mpsc::Receiver<Order>) {
 
 /// Name resolution and TCP under one deadline, TLS and the upgrade under another.
 async fn open(request: &ConnectRequest, settings: &Settings) -> Result<(Wire, String), Disconnect> {
-    let place = dial::Place::parse(&request.url)?;
-    let deadline = Instant::now() + settings.connect_timeout;
-    let (stream, peer) = dial::dial(&place, deadline, settings.write_timeout).await?;
-    let handshake = async {
-        let stream: Box<dyn Socket> = match place.secure {
-            true => Box::new(settings.trust.handshake(&place.host, stream).await?),
-            false => Box::new(stream),
-        };
-        upgrade::upgrade(request, &place, stream).await
-    };
-    let (stream, leftover) = timeout_at(Instant::now() + settings.handshake_timeout, handshake)
+    let place = Place::parse(&request.url)?;
+    let (stream, peer, deadline) = reach(&place, settings).await?;
+    let (stream, leftover) = timeout_at(deadline, upgrade::upgrade(request, &place, stream))
         .await
         .unwrap_or(Err(Disconnect::HandshakeTimeout))?;
     Ok((Wire::new(stream, leftover, settings.max_frame).await, peer.to_string()))
+}
+
+/// Name resolution and TCP under one deadline, TLS under another: the bytes' way to a place, who is there, and the second
+/// deadline, which also holds for what is said first.
+async fn reach(place: &Place, settings: &Settings) -> Result<(Box<dyn Socket>, SocketAddr, Instant), Disconnect> {
+    let deadline = Instant::now() + settings.connect_timeout;
+    let (stream, peer) = dial::dial(place, deadline, settings.write_timeout).await?;
+    let deadline = Instant::now() + settings.handshake_timeout;
+    let stream: Box<dyn Socket> = match place.secure {
+        true => {
+            let handshake = timeout_at(deadline, settings.trust.handshake(&place.host, stream)).await;
+            Box::new(handshake.unwrap_or(Err(Disconnect::HandshakeTimeout))?)
+        }
+        false => Box::new(stream),
+    };
+    Ok((stream, peer, deadline))
 }

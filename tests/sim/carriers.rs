@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tidegate::dialect::WireFrame;
 use tidegate::protocol::frame::Item;
-use tidegate::relay::pairs::{AttemptId, Disconnect, Input, LeftReason, Output, Reply, SessionId};
+use tidegate::relay::pairs::{AttemptId, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId};
 use tidegate::relay::record::Operation;
 
 use crate::upstream::Request;
@@ -13,7 +13,7 @@ impl World {
     pub fn carry(&mut self, output: Output) {
         match output {
             Output::Fetch { call, .. } => {
-                self.relay.handle_input(self.now, Input::Fetched { call, result: Ok(None) });
+                self.relay.handle_input(self.now, Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) });
             }
             Output::Connect { attempt, .. } => {
                 let at = self.soon(20);

@@ -5,6 +5,7 @@
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
+//! - `fetches`: what is got from outside, and for whom.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
@@ -12,6 +13,7 @@ pub(super) mod calls;
 pub(super) mod cutting;
 pub(super) mod draining;
 pub(super) mod events;
+pub(super) mod fetches;
 pub(super) mod hearing;
 pub(super) mod outbound;
 #[cfg(test)]

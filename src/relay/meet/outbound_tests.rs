@@ -15,7 +15,9 @@ use crate::protocol::request::{ChannelRequest, Publish, Ref, Request};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::{Lane, OnUnknown};
-use crate::relay::pairs::{AttemptId, CallId, CallRequest, Disconnect, Input, LeftReason, Output, Reply, SessionId};
+use crate::relay::pairs::{
+    AttemptId, CallId, CallRequest, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId,
+};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -101,7 +103,7 @@ impl House {
                 Some(Input::Transmitted { attempt })
             }
             Output::Disconnect { attempt, .. } => Some(Input::Disconnected { attempt, reason: Disconnect::Asked }),
-            Output::Fetch { call, .. } => Some(Input::Fetched { call, result: Ok(None) }),
+            Output::Fetch { call, .. } => Some(Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) }),
             Output::Commit(_) => {
                 self.committing = true;
                 (!self.slow_store).then_some(Input::Committed)

@@ -14,7 +14,8 @@ use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Due, Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::link::{self, Plan};
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Output};
+use crate::relay::meet::fetches::Asker;
+use crate::relay::pairs::{AttemptId, Disconnect, Fetch, FetchError, Output};
 use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
 
@@ -24,12 +25,12 @@ impl Relay {
         self.attempts.get_mut(id)
     }
 
-    pub(in crate::relay) fn fetched(&mut self, now: Time, call: CallId, result: Result<Option<Secret>, String>) {
-        let Some(asked) = self.attempts.iter().find(|attempt| call_of(attempt.id()) == call) else { return };
-        let id = asked.id();
+    /// The token that an attempt asked for, before it connects or later for another one.
+    pub(super) fn token_fetched(&mut self, now: Time, id: AttemptId, result: Result<Option<Secret>, FetchError>) {
+        let Some(asked) = self.attempts.get(id) else { return };
         match (asked.phase(), result) {
             (Phase::Dialing, Ok(token)) => self.dial(now, id, token),
-            (Phase::Dialing, Err(reason)) => self.lose(now, id, Ending::Token(reason)),
+            (Phase::Dialing, Err(error)) => self.lose(now, id, Ending::Token(error.to_string())),
             (Phase::Ready, Ok(Some(token))) => self.renew(now, id, token),
             // Without another token upstream ends the connection when this one runs out.
             _ => {}
@@ -199,7 +200,7 @@ impl Relay {
             && let Some(id) = self.link.begin(now.mono)
         {
             self.attempts.begin(Attempt::new(id, &self.config.upstream, now.mono));
-            self.outputs.push_back(Output::Fetch { call: call_of(id), request: Fetch::Token });
+            self.fetch(Asker::Token(id), Fetch::Token);
             self.stats.link.attempts += 1;
             self.link_moved(now);
         }
@@ -214,7 +215,7 @@ impl Relay {
             match due {
                 Due::Over(ending) => return self.abandon(now, id, ending),
                 Due::Renew => {
-                    self.outputs.push_back(Output::Fetch { call: call_of(id), request: Fetch::Token });
+                    self.fetch(Asker::Token(id), Fetch::Token);
                 }
                 Due::DialectPing => {
                     self.adopt_timing(now, id);
@@ -339,11 +340,6 @@ impl Relay {
         self.stats.interest.waiting = counts.waiting as u64;
         self.stats.interest.failed = counts.refused as u64;
     }
-}
-
-/// The number of an attempt's fetch: answers to an attempt that is over find nobody.
-fn call_of(attempt: AttemptId) -> CallId {
-    CallId(u64::from(attempt.0))
 }
 
 /// Scheme, host and path of the upstream's address: what stands before and after may be secret.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::request::Secret;
+use crate::relay::pairs::FetchAnswer;
 
 #[tokio::test]
 async fn frames_go_both_ways_and_pings_are_answered() {
@@ -222,7 +223,9 @@ async fn a_fetch_answers_its_call() {
         let (mut upstream, mut inputs) = Upstream::new(&UpstreamConfig { token, ..config("ws://localhost/") });
         upstream.fetch(CallId(3), Fetch::Token);
         match inputs.recv().await {
-            Some(Input::Fetched { call: CallId(3), result: Ok(Some(secret)) }) => assert_eq!(secret.expose(), "s3"),
+            Some(Input::Fetched { call: CallId(3), result: Ok(FetchAnswer::Token(Some(secret))) }) => {
+                assert_eq!(secret.expose(), "s3")
+            }
             other => panic!("{other:?}"),
         }
     })

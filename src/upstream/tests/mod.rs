@@ -2,6 +2,7 @@
 
 mod frames;
 mod handshake;
+mod http;
 mod tls;
 
 use std::future::Future;

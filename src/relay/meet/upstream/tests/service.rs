@@ -14,7 +14,7 @@ use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Input, Notice, Output, SessionId};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, FetchAnswer, Input, Notice, Output, SessionId};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -151,8 +151,8 @@ impl Service {
             match output {
                 Output::Fetch { call: CallId(call), .. } => {
                     self.fetches += 1;
-                    self.relay
-                        .handle_input(self.now, Input::Fetched { call: CallId(call), result: Ok(self.token.clone()) });
+                    let result = Ok(FetchAnswer::Token(self.token.clone()));
+                    self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result });
                 }
                 Output::Connect { attempt, .. } => self.connects.push_back(attempt),
                 Output::Transmit { attempt, frames } => {

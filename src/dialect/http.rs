@@ -1,0 +1,67 @@
+//! One HTTP exchange beside the connection: what is asked and what came back. The way of tokens, listen keys, snapshots.
+//!
+//! Invariant: neither shows in a log what may be secret. Deliberately not here: who asks and why (the relay's), redirects
+//! (an answer of 3xx is an answer like any other; nobody follows it).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::wire::Method;
+
+/// A request, with all templates filled in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// How.
+    pub method: Method,
+    /// `http://` or `https://` with path and query. May hold secrets.
+    pub url: String,
+    /// Its header fields; `host`, `content-length` and `user-agent` are the carrier's where they are not given. May hold
+    /// secrets.
+    pub headers: Vec<(String, String)>,
+    /// Its content; empty: none. May hold secrets.
+    pub body: Bytes,
+    /// Bytes of the answer's content; a larger one is no answer.
+    pub max_body: usize,
+    /// From name resolution to the answer's last byte.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for HttpRequest {
+    /// Without query, headers and content: they may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let url = self.url.split('?').next();
+        f.debug_struct("HttpRequest").field("method", &self.method).field("url", &url).finish_non_exhaustive()
+    }
+}
+
+/// An answer, whatever its status.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct HttpAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Header fields in order, names in lower case; those that are not UTF-8 are left out. Bounded by the carrier's limit of
+    /// a head.
+    pub headers: Vec<(String, String)>,
+    /// The content. May hold secrets.
+    pub body: Bytes,
+}
+
+impl HttpAnswer {
+    /// The first header field of this name (in lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the status says that it went well (RFC 9110 section 15.3).
+    pub fn is_good(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+impl std::fmt::Debug for HttpAnswer {
+    /// Without headers and content: they may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
