@@ -40,6 +40,8 @@ use reply::Problem;
 const CONNECTIONS: usize = 4096;
 /// How long the relay may take to answer.
 const CALL: Duration = Duration::from_secs(30);
+/// The longest time for which a request may wait for outcomes; a longer wish counts as this.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long the body of a request may take.
 const BODY: Duration = Duration::from_secs(10);
 /// How long a refused session should stay away.
@@ -281,7 +283,11 @@ impl Feed {
             Some(call) => call,
             None => publish(policy, request).await?,
         };
-        match calls::ask(&self.outside, principal, call, CALL).await {
+        let wait = match &call {
+            CallRequest::Publish { wait, .. } => *wait,
+            _ => Duration::ZERO,
+        };
+        match calls::ask(&self.outside, principal, call, CALL + wait).await {
             Some(reply) => Ok(reply::of_relay(reply)),
             None => Err(calls::no_answer()),
         }
@@ -342,14 +348,26 @@ fn retry(ends: Ends) -> Duration {
 
 async fn publish(policy: &Policy, request: Request<Incoming>) -> Result<CallRequest, Problem> {
     let (parts, body) = request.into_parts();
-    if one(&parts.headers, &PREFER)?.is_some_and(|prefer| prefer.contains("wait")) {
-        let message = "`Prefer: wait` is not supported by this relay: ask for the outcome at the answer's Location";
-        return Err(Problem::new(ErrorCode::NotSupported, message));
-    }
+    let wait = preferred_wait(&parts.headers)?;
     let key = one(&parts.headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
     let text = json_body(&parts.headers, body, policy.limits.request_max).await?;
     let (messages, atomic) = parse_publish(&text, key.as_deref(), &policy.limits)?;
-    Ok(CallRequest::Publish { messages, atomic })
+    Ok(CallRequest::Publish { messages, atomic, wait })
+}
+
+/// `wait` among the preferences (RFC 7240 section 4.3): how long to wait for the outcome. Others are no concern of ours.
+fn preferred_wait(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let wrong = || Problem::new(ErrorCode::Invalid, "`Prefer: wait` takes a whole number of seconds: wait=5");
+    for header in headers.get_all(&PREFER) {
+        for preference in header.to_str().map_err(|_| wrong())?.split([',', ';']) {
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            if name.trim().eq_ignore_ascii_case("wait") {
+                let seconds: u64 = value.trim().trim_matches('"').parse().map_err(|_| wrong())?;
+                return Ok(Duration::from_secs(seconds).min(WAIT_MAX));
+            }
+        }
+    }
+    Ok(Duration::ZERO)
 }
 
 /// The whole body of a POST, which must call itself JSON: a page of another site can send other types without asking first.

@@ -152,7 +152,7 @@ impl Relay {
             Input::Received { attempt, at, frames } => self.received(now, attempt, at, &frames),
             Input::Fetched { call, result } => self.fetched(now, call, result),
             Input::Committed => self.committed(now),
-            Input::CommitFailed { reason } => self.commit_failed(&reason),
+            Input::CommitFailed { reason } => self.commit_failed(now, &reason),
             Input::Joined { session, principal, format, subscribe } => {
                 self.joined(now, session, principal, format, subscribe);
             }

@@ -400,6 +400,8 @@ pub enum CallRequest {
         messages: Vec<Publish>,
         /// All or none.
         atomic: bool,
+        /// `Prefer: wait`: how long the answer may wait for the outcomes; zero: it comes once all is accepted.
+        wait: std::time::Duration,
     },
     /// `GET /v1/messages/{id}`.
     Message(Box<str>),

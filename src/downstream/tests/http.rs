@@ -7,6 +7,7 @@ use crate::downstream::websocket::tests::client_frame;
 use crate::protocol::request::Request as Asked;
 use crate::relay::pairs::{Input, LeftReason};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -187,11 +188,12 @@ fn a_publish_becomes_a_call() {
     run(async {
         let (mut rig, address, _) = start(Config::default());
         let body = r#"{"channel":"orders","data":{"p": 1.10}}"#;
-        let answer = ask(address, "POST /v1/publish", &[JSON, "Idempotency-Key: o-17"], body).await;
+        let headers = [JSON, "Idempotency-Key: o-17", "Prefer: respond-async", "Prefer: handling=strict, Wait=\"5\""];
+        let answer = ask(address, "POST /v1/publish", &headers, body).await;
         assert_eq!(status(&answer), 202);
         assert!(answer.contains("location: /v1/messages/01J\r\n"), "{answer}");
-        let Some(CallRequest::Publish { messages, atomic }) = rig.calls.recv().await else { panic!() };
-        assert_eq!((&*messages[0].data, atomic), (r#"{"p": 1.10}"#, false));
+        let Some(CallRequest::Publish { messages, atomic, wait }) = rig.calls.recv().await else { panic!() };
+        assert_eq!((&*messages[0].data, atomic, wait), (r#"{"p": 1.10}"#, false, Duration::from_secs(5)));
         assert_eq!(messages[0].idempotency_key.as_deref(), Some("o-17"));
         for (line, call) in [
             ("GET /v1/messages/01J", CallRequest::Message("01J".into())),
@@ -230,7 +232,8 @@ fn wrong_requests_get_problem_details() {
             ("POST /v1/publish", &["Content-Type: text/plain"], "{}", 415, "application/json"),
             ("POST /v1/publish", &[JSON], "nonsense", 400, "not a request"),
             ("POST /v1/publish", &[JSON], r#"{"channel":"a","data":1,"volatile":true}"#, 422, "volatile"),
-            ("POST /v1/publish", &[JSON, "Prefer: wait=5"], r#"{"channel":"a","data":1}"#, 422, "Prefer"),
+            ("POST /v1/publish", &[JSON, "Prefer: wait=soon"], r#"{"channel":"a","data":1}"#, 400, "Prefer"),
+            ("POST /v1/publish", &[JSON, "Prefer: wait"], r#"{"channel":"a","data":1}"#, 400, "Prefer"),
             ("GET /v1/messages/01J", &[], "", 404, "no such message"),
             ("GET http://other.example/v1/status", &[], "", 400, "differ"),
             ("GET /v1/status", &["Host: 127.0.0.1.evil.example"], "", 403, "access.hosts"),

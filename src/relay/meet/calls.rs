@@ -16,7 +16,8 @@ use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
 use crate::relay::stats::{Histogram, Stats};
 use crate::relay::time::Time;
 
-use super::publishing::Asker;
+use super::publishing::Published;
+use super::waiting::Asker;
 
 impl Relay {
     pub(in crate::relay) fn called(
@@ -27,8 +28,9 @@ impl Relay {
         request: CallRequest,
     ) {
         match request {
-            CallRequest::Publish { messages, atomic } => {
-                self.publish(now, Asker::Call(call), principal, messages, atomic);
+            CallRequest::Publish { messages, atomic, wait } => {
+                let published = Published { messages, atomic, wait };
+                self.publish(now, Asker::Call(call), principal, published);
             }
             CallRequest::Cancel(message) => self.cancel(now, Asker::Call(call), principal, &message),
             CallRequest::Message(message) => self.message_state(now, call, principal, &message),

@@ -82,6 +82,7 @@ impl Relay {
             for id in ids {
                 self.close_session(id, if exit { CloseCode::Restart } else { CloseCode::GoingAway });
             }
+            self.answer_all_waiting(now);
             self.leave_upstream(now);
             self.draining = Draining::Closing { until: now.mono + CLOSE_WITHIN, exit };
         }

@@ -6,7 +6,8 @@
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
 //! - `fetches`: what is got from outside, and for whom.
-//! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told.
+//! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
+//!   what, and how long.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
 pub(super) mod calls;
@@ -27,6 +28,7 @@ pub(super) mod subscribing;
 #[cfg(test)]
 mod tests;
 pub(super) mod upstream;
+pub(super) mod waiting;
 
 use std::time::Duration;
 

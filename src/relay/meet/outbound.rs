@@ -17,7 +17,7 @@ use crate::relay::pairs::{Notice, Output};
 use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::time::{Mono, Time};
 
-use super::publishing::Waiting;
+use super::waiting::Waiting;
 
 /// What the relay remembers between the outbox and the others.
 pub(in crate::relay) struct Outbound {
@@ -56,7 +56,7 @@ impl Relay {
     pub(in crate::relay) fn committed(&mut self, now: Time) {
         for durable in self.outbox.committed(now, &mut self.stats.outbox) {
             match durable {
-                Durable::Accepted(id) => self.tell_accepted(id),
+                Durable::Accepted(id) => self.tell_accepted(now, id),
                 Durable::Settled { outcome, publishers } => {
                     self.leave_channel(now, outcome.id);
                     self.tell_settled(now, &outcome, &publishers);
@@ -143,11 +143,12 @@ impl Relay {
     }
 
     pub(in crate::relay) fn outbound_due(&self) -> Option<Mono> {
-        self.outbox.due()
+        [self.outbox.due(), self.outbound.waiting.due()].into_iter().flatten().min()
     }
 
     pub(in crate::relay) fn outbound_timeout(&mut self, now: Time) {
         self.outbox.timeout(now, &mut self.rng, &mut self.stats.outbox);
+        self.answer_waited(now);
     }
 
     /// What is free on the disk under the store, for `outbox.min_free`.

@@ -250,7 +250,11 @@ fn accepted_after_the_store_outcome_after_upstream() {
 fn over_http_the_answer_waits_for_the_store_and_names_the_message() {
     let mut house = House::new("plain");
     house.slow_store = true;
-    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "1")], atomic: false });
+    let call = house.call(CallRequest::Publish {
+        messages: vec![message("orders", "1")],
+        atomic: false,
+        wait: Duration::ZERO,
+    });
     assert_eq!(house.answer(call), None);
     house.commit();
     let (status, body) = house.answer(call).unwrap();
@@ -271,18 +275,60 @@ fn over_http_the_answer_waits_for_the_store_and_names_the_message() {
 }
 
 #[test]
+fn a_request_that_prefers_to_wait_gets_the_outcome_or_the_state_of_then() {
+    let mut house = House::new("plain");
+    let publish = |messages: Vec<Publish>| CallRequest::Publish { messages, atomic: false, wait: 5 * SECOND };
+    let call = house.call(publish(vec![message("orders", "1")]));
+    let sent = house.sent();
+    assert_eq!(house.answer(call), None, "accepted, and not ended");
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"], "data": {"order": 5}}));
+    let (status, body) = house.answer(call).unwrap();
+    assert_eq!((status, &body["state"], &body["confirmed_by"]), (Ok(200), &"delivered".into(), &"ack".into()));
+    assert_eq!(body["reply"], json!({"order": 5}));
+
+    // A list waits for all of it; what was refused is no reason to wait.
+    let list = vec![message("orders", "2"), message("$status", "3"), message("orders", "4")];
+    let call = house.call(publish(list));
+    let sent = house.sent();
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
+    assert_eq!(house.answer(call), None);
+    house.receive(&json!({"type": "error", "id": sent[1]["id"], "code": "no"}));
+    let (status, body) = house.answer(call).unwrap();
+    let states: Vec<&Value> =
+        (0..3).map(|n| body["messages"][n].get("state").unwrap_or(&body["messages"][n]["code"])).collect();
+    assert_eq!((status, states), (Ok(200), vec![&json!("delivered"), &json!("forbidden"), &json!("rejected")]));
+
+    let call = house.call(publish(vec![message("orders", "5")]));
+    let sent = house.sent();
+    house.wait(5 * SECOND - Duration::from_millis(1));
+    assert_eq!(house.answer(call), None);
+    house.wait(Duration::from_millis(1));
+    let (status, body) = house.answer(call).unwrap();
+    assert_eq!((status, &body["state"]), (Ok(202), &"in_flight".into()), "its time is over, the message goes on");
+    assert!(body["location"].is_string());
+    house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
+    assert_eq!(house.answer(call), None, "answered once");
+
+    // A drain that is over leaves nobody waiting.
+    let call = house.call(publish(vec![message("orders", "6")]));
+    house.sent();
+    house.input(Input::Stop { now: true });
+    assert_eq!(house.answer(call).unwrap().0, Ok(202));
+}
+
+#[test]
 fn a_list_is_answered_message_by_message_and_an_atomic_one_as_a_whole() {
     let mut house = House::with("plain", |config| config.outbox.message_max = 10);
     let list = || vec![message("orders", "1"), message("orders", &"2".repeat(11)), message("orders", "3")];
-    let call = house.call(CallRequest::Publish { messages: list(), atomic: false });
+    let call = house.call(CallRequest::Publish { messages: list(), atomic: false, wait: Duration::ZERO });
     let (status, body) = house.answer(call).unwrap();
     let codes: Vec<&Value> =
         (0..3).map(|n| body["messages"][n].get("state").unwrap_or(&body["messages"][n]["code"])).collect();
     assert_eq!((status, codes), (Ok(202), vec![&json!("accepted"), &json!("too_large"), &json!("accepted")]));
     house.sent();
-    let call = house.call(CallRequest::Publish { messages: list(), atomic: true });
+    let call = house.call(CallRequest::Publish { messages: list(), atomic: true, wait: Duration::ZERO });
     assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::TooLarge));
-    let call = house.call(CallRequest::Publish { messages: vec![], atomic: false });
+    let call = house.call(CallRequest::Publish { messages: vec![], atomic: false, wait: Duration::ZERO });
     assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Invalid));
     let session = house.join();
     house.publish(session, list(), true);
@@ -391,7 +437,11 @@ fn what_may_not_or_cannot_be_published_is_refused_before_acceptance() {
     assert!(format!("{:?}", house.answer(ready)).contains("store_full"), "nothing can be accepted: not ready");
     house.input(Input::Stop { now: false });
     house.told.clear();
-    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "1")], atomic: false });
+    let call = house.call(CallRequest::Publish {
+        messages: vec![message("orders", "1")],
+        atomic: false,
+        wait: Duration::ZERO,
+    });
     assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Draining));
 
     let mut house = House::new("binance");
@@ -432,7 +482,11 @@ fn a_failed_store_is_told_to_all_who_wait_and_ends_nothing_more() {
     house.told.clear();
     house.slow_store = true;
     house.publish(session, vec![message("orders", "2")], false);
-    let call = house.call(CallRequest::Publish { messages: vec![message("orders", "3")], atomic: false });
+    let call = house.call(CallRequest::Publish {
+        messages: vec![message("orders", "3")],
+        atomic: false,
+        wait: Duration::ZERO,
+    });
     house.input(Input::CommitFailed { reason: "disk on fire".into() });
     assert_eq!(house.told(session), ["error store_failed"]);
     assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::StoreFailed));

@@ -2,15 +2,15 @@
 //!
 //! Invariant: whoever asked gets one answer for each message, and none before what it says is durable.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::dialect::{MessageSpec, SendError};
 use crate::protocol::codes::ErrorCode;
-use crate::protocol::control::{self, Object};
-use crate::protocol::request::{Publish, Ref};
+use crate::protocol::control;
+use crate::protocol::request::Publish;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::naming;
@@ -19,51 +19,37 @@ use crate::relay::pairs::{CallId, Reply, SessionId};
 use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::Time;
 
+use super::waiting::{Asker, Expected};
+
 /// Messages that `GET /v1/outbox` shows.
 const LISTED: usize = 100;
 
-/// Who waits for the answer to a publish or cancel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::relay) enum Asker {
-    Session(SessionId, Option<Ref>),
-    Call(CallId),
-}
-
-/// Who waits for what to be durable. Bounded by the messages that are on their way to the store.
-#[derive(Default)]
-pub(in crate::relay) struct Waiting {
-    /// For a message to be accepted.
-    accepted: BTreeMap<MessageId, Vec<(Asker, usize)>>,
-    /// For a cancelled message to have ended.
-    cancelled: BTreeMap<MessageId, Asker>,
-    /// The answers of HTTP requests as far as they are known.
-    calls: BTreeMap<CallId, Answers>,
-}
-
-/// The answers to the messages of one HTTP request.
-struct Answers {
-    /// By the message's place in the request.
-    known: Vec<Option<Result<(MessageId, &'static str), Refusal>>>,
-    /// The request was a list.
-    list: bool,
+/// What somebody publishes.
+pub(in crate::relay) struct Published {
+    /// One or several.
+    pub messages: Vec<Publish>,
+    /// All or none.
+    pub atomic: bool,
+    /// How long an HTTP request waits for their outcomes; zero: it is answered once they are accepted.
+    pub wait: Duration,
 }
 
 impl Relay {
-    /// A publish by a session or over HTTP; `list`: as a list of messages, of which `atomic` are accepted all or none.
+    /// A publish by a session or over HTTP.
     pub(in crate::relay) fn publish(
         &mut self,
         now: Time,
         asker: Asker,
         principal: &Arc<Principal>,
-        messages: Vec<Publish>,
-        atomic: bool,
+        Published { messages, atomic, wait }: Published,
     ) {
         let count = messages.len();
         if count == 0 {
-            self.expect_answers(&asker, 1, true);
-            return self.answer_refused(&asker, 0, Refusal::new(ErrorCode::Invalid, "messages is empty"));
+            self.expect_answers(&asker, &principal.name, Expected { count: 1, list: true, until: None });
+            return self.answer_refused(now, &asker, 0, Refusal::new(ErrorCode::Invalid, "messages is empty"));
         }
-        self.expect_answers(&asker, count, count != 1 || atomic);
+        let until = (!wait.is_zero()).then(|| now.mono + wait);
+        self.expect_answers(&asker, &principal.name, Expected { count, list: count != 1 || atomic, until });
         let session = match asker {
             Asker::Session(session, _) => Some(session),
             Asker::Call(_) => None,
@@ -73,21 +59,15 @@ impl Relay {
             let checked: Result<Vec<Publish>, Refusal> =
                 messages.into_iter().map(|message| self.checked(principal, message)).collect();
             let admitted = checked.and_then(|checked| self.hand_over(now, from, checked));
-            return self.answer_atomic(&asker, count, admitted);
+            return self.answer_atomic(now, &asker, count, admitted);
         }
         for (place, message) in messages.into_iter().enumerate() {
             let admitted =
                 self.checked(principal, message).and_then(|checked| self.hand_over(now, from, vec![checked]));
             match admitted {
-                Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(&asker, place, one)),
-                Err(refusal) => self.answer_refused(&asker, place, refusal),
+                Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(now, &asker, place, one)),
+                Err(refusal) => self.answer_refused(now, &asker, place, refusal),
             }
-        }
-    }
-
-    fn expect_answers(&mut self, asker: &Asker, count: usize, list: bool) {
-        if let Asker::Call(call) = asker {
-            self.outbound.waiting.calls.insert(*call, Answers { known: vec![None; count], list });
         }
     }
 
@@ -95,16 +75,16 @@ impl Relay {
         self.outbox.admit(now, from, messages, &mut self.rng, &mut self.stats.outbox)
     }
 
-    fn answer_atomic(&mut self, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
+    fn answer_atomic(&mut self, now: Time, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
         match admitted {
             Ok(admitted) => {
                 for (place, one) in admitted.into_iter().enumerate() {
-                    self.answer_once_accepted(asker, place, one);
+                    self.answer_once_accepted(now, asker, place, one);
                 }
             }
             Err(refusal) => {
                 let places = if matches!(asker, Asker::Call(_)) { count } else { 1 };
-                (0..places).for_each(|place| self.answer_refused(asker, place, refusal.clone()));
+                (0..places).for_each(|place| self.answer_refused(now, asker, place, refusal.clone()));
             }
         }
     }
@@ -154,22 +134,22 @@ impl Relay {
     }
 
     /// Answers now if the message is durable already, else when it is.
-    fn answer_once_accepted(&mut self, asker: &Asker, place: usize, admitted: Admitted) {
+    fn answer_once_accepted(&mut self, now: Time, asker: &Asker, place: usize, admitted: Admitted) {
         let id = admitted.id();
         if self.outbox.is_accepted(id) {
-            self.answer_accepted(asker, place, id);
+            self.answer_accepted(now, asker, place, id);
         } else {
             self.outbound.waiting.accepted.entry(id).or_default().push((asker.clone(), place));
         }
     }
 
-    pub(super) fn tell_accepted(&mut self, id: MessageId) {
+    pub(super) fn tell_accepted(&mut self, now: Time, id: MessageId) {
         for (asker, place) in self.outbound.waiting.accepted.remove(&id).unwrap_or_default() {
-            self.answer_accepted(&asker, place, id);
+            self.answer_accepted(now, &asker, place, id);
         }
     }
 
-    fn answer_accepted(&mut self, asker: &Asker, place: usize, id: MessageId) {
+    fn answer_accepted(&mut self, now: Time, asker: &Asker, place: usize, id: MessageId) {
         let state = self.outbox.state_text(id);
         match asker {
             Asker::Session(session, reference) => {
@@ -179,11 +159,11 @@ impl Relay {
                     self.tell(*session, frame);
                 }
             }
-            Asker::Call(call) => self.answer_part(*call, place, Ok((id, state))),
+            Asker::Call(call) => self.answer_part(now, *call, place, Ok(id)),
         }
     }
 
-    fn answer_refused(&mut self, asker: &Asker, place: usize, refusal: Refusal) {
+    fn answer_refused(&mut self, now: Time, asker: &Asker, place: usize, refusal: Refusal) {
         self.stats.outbox.refused.bump(refusal.code.text());
         match asker {
             Asker::Session(session, reference) if refusal.code.retryable() => {
@@ -194,21 +174,7 @@ impl Relay {
             Asker::Session(session, reference) => {
                 self.refuse(*session, reference.as_ref(), None, refusal.code, &refusal.message, None);
             }
-            Asker::Call(call) => self.answer_part(*call, place, Err(refusal)),
-        }
-    }
-
-    /// One message of an HTTP request is decided; the request is answered when all are.
-    fn answer_part(&mut self, call: CallId, place: usize, part: Result<(MessageId, &'static str), Refusal>) {
-        let calls = &mut self.outbound.waiting.calls;
-        let Some(answers) = calls.get_mut(&call) else { return };
-        if let Some(slot) = answers.known.get_mut(place) {
-            *slot = Some(part);
-        }
-        if answers.known.iter().all(Option::is_some)
-            && let Some(answers) = calls.remove(&call)
-        {
-            self.answer(call, answers.reply());
+            Asker::Call(call) => self.answer_part(now, *call, place, Err(refusal)),
         }
     }
 
@@ -225,18 +191,20 @@ impl Relay {
             }
             None => {}
         }
+        self.answer_ended(now, outcome.id);
     }
 
     /// The store failed: whoever waits for it is told so.
-    pub(in crate::relay) fn commit_failed(&mut self, reason: &str) {
+    pub(in crate::relay) fn commit_failed(&mut self, now: Time, reason: &str) {
         self.outbox.commit_failed(reason, &mut self.stats.outbox);
         let accepted = std::mem::take(&mut self.outbound.waiting.accepted);
         for (asker, place) in accepted.into_values().flatten() {
-            self.answer_refused(&asker, place, Refusal::store_failed(reason));
+            self.answer_refused(now, &asker, place, Refusal::store_failed(reason));
         }
         for asker in std::mem::take(&mut self.outbound.waiting.cancelled).into_values() {
             self.answer_uncancelled(asker, &Refusal::store_failed(reason));
         }
+        self.answer_all_waiting(now);
     }
 
     pub(in crate::relay) fn cancel(&mut self, now: Time, asker: Asker, principal: &Arc<Principal>, message: &str) {
@@ -287,38 +255,6 @@ impl Relay {
     }
 }
 
-impl Answers {
-    /// The answer to the whole request: 202 if at least one message was accepted.
-    fn reply(self) -> Reply {
-        let parts: Vec<_> = self.known.into_iter().flatten().collect();
-        let refused = parts.iter().find_map(|part| part.as_ref().err());
-        if let Some(refusal) = refused.filter(|_| parts.iter().all(Result::is_err)) {
-            return problem(refusal);
-        }
-        let mut bodies = parts.iter().map(|part| part_body(part.as_ref()));
-        let body = match (self.list, parts.first()) {
-            (false, Some(Ok((id, _)))) => {
-                let location = Some(format!("/v1/messages/{id}"));
-                let body = Bytes::from(bodies.next().unwrap_or_default());
-                return Reply::Json { status: 202, body, location };
-            }
-            _ => bodies.collect::<Vec<_>>().join(&b","[..]),
-        };
-        let list = [b"[".as_slice(), &body, b"]"].concat();
-        Reply::Json { status: 202, body: Bytes::from(Object::new().raw("messages", &list).end()), location: None }
-    }
-}
-
-fn part_body(part: Result<&(MessageId, &'static str), &Refusal>) -> Vec<u8> {
-    match part {
-        Ok((id, state)) => Object::new().text("message", &id.to_string()).text("state", state).end(),
-        Err(refusal) => {
-            let object = Object::new().text("code", refusal.code.text()).text("detail", &refusal.message);
-            object.flag("retryable", refusal.code.retryable()).end()
-        }
-    }
-}
-
-fn problem(refusal: &Refusal) -> Reply {
+pub(super) fn problem(refusal: &Refusal) -> Reply {
     Reply::Problem { code: refusal.code, message: refusal.message.clone(), retry_after: None }
 }

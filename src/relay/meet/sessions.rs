@@ -14,7 +14,8 @@ use crate::relay::pairs::{BadRequest, LeftReason, Output, SessionId};
 use crate::relay::stats::ThrottlePlace;
 use crate::relay::time::{Mono, Time};
 
-use super::publishing::Asker;
+use super::publishing::Published;
+use super::waiting::Asker;
 
 /// How long a session may stay without a token where one is needed.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);
@@ -112,7 +113,8 @@ impl Relay {
                 }
             }
             Ok(Request::Publish { reference, messages, atomic }) => {
-                self.publish(now, Asker::Session(id, reference), &principal, messages, atomic);
+                let published = Published { messages, atomic, wait: Duration::ZERO };
+                self.publish(now, Asker::Session(id, reference), &principal, published);
             }
             Ok(Request::Cancel { reference, message }) => {
                 self.cancel(now, Asker::Session(id, reference), &principal, &message);
