@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 use super::bindings::Bindings;
 use super::channels::Channels;
 use super::fill::{ChannelView, Context};
+use super::framing::Session;
 use super::held::Held;
 use super::pending::{Op, Pending};
 use super::rule::Class;
@@ -71,6 +72,17 @@ pub struct Timing {
     pub token_ttl: Option<Duration>,
 }
 
+/// What a rendered text is, for framings that tell these apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// Who we are, said first.
+    Connect,
+    /// Anything else of ours.
+    Event,
+    /// That a message with this number arrived.
+    Receipt(u64),
+}
+
 /// How far the conversation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -103,6 +115,8 @@ pub struct Conversation {
     replies: usize,
     /// The last reading of the clock that was passed in.
     clock: Mono,
+    /// What the framing knows of this connection.
+    session: Option<Box<Session>>,
     spans: Spans,
     /// Of an `each` element.
     element_spans: Spans,
@@ -128,6 +142,7 @@ impl Conversation {
             channels,
             replies: 0,
             clock: Mono::default(),
+            session: None,
             spans: Spans::new(),
             element_spans: Spans::new(),
         }
@@ -139,7 +154,7 @@ impl Conversation {
         if self.stage != Stage::New {
             return;
         }
-        if self.dialect.hears(Class::Hello) {
+        if self.dialect.framing.greets() || self.dialect.hears(Class::Hello) {
             self.stage = Stage::Greeting;
         } else {
             self.authenticate(now, heard);
@@ -152,10 +167,11 @@ impl Conversation {
         self.stage = Stage::Authenticating;
         let dialect = Arc::clone(&self.dialect);
         let answers = dialect.hears(Class::Ready);
+        let greeted = dialect.framing.greets() || dialect.hears(Class::Hello);
         let templates = [dialect.templates.resume.as_ref(), dialect.templates.auth.as_ref()];
         let mut failure = None;
         for send in templates.into_iter().flatten() {
-            match self.plain(now, send, Purpose::Auth) {
+            match self.plain(now, send, Purpose::Auth, Says::Connect) {
                 Ok(mut outgoing) => {
                     outgoing.answered |= answers;
                     self.note(&outgoing, Op::Auth, Vec::new());
@@ -170,13 +186,20 @@ impl Conversation {
             }
         }
         match failure {
-            Some(error) if dialect.hears(Class::Hello) || !matches!(error, SendError::Unset(_)) => {
+            Some(error) if greeted || !matches!(error, SendError::Unset(_)) => {
                 let message = format!("cannot authenticate: {error}");
                 heard(Heard::Denied { message: Some(message.into()), then: None });
             }
             // Without credentials nobody will answer them.
             Some(_) => self.become_ready(false, heard),
-            None if answers => {}
+            // Without anything to say, the framing may have to be greeted.
+            None if answers => {
+                if dialect.templates.auth.is_none() && dialect.framing.greets() {
+                    let outgoing = self.numbered(String::new(), Purpose::Auth, true, Says::Connect);
+                    self.note(&outgoing, Op::Auth, Vec::new());
+                    heard(Heard::Send(outgoing));
+                }
+            }
             None => self.become_ready(false, heard),
         }
     }
@@ -222,7 +245,10 @@ impl Conversation {
         };
         Timing {
             ping: said("ping_s", "ping_ms").or(limits.ping),
-            idle: said("idle_s", "idle_ms").map(|idle| idle + IDLE_GRACE).or(limits.idle),
+            idle: said("idle_s", "idle_ms")
+                .map(|idle| idle + IDLE_GRACE)
+                .or_else(|| self.session.as_ref()?.silence())
+                .or(limits.idle),
             token_ttl: self.said("token_ttl_s", 1.0),
         }
     }

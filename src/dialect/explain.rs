@@ -4,7 +4,9 @@
 //! from those are missing, and a comparison with a variable is false.
 
 use super::WireFrame;
+use super::field::Field;
 use super::fill::Context;
+use super::framing::Part;
 use super::message::Message;
 use super::rule::{Class, Fields, Rule};
 use super::scan::Spans;
@@ -18,6 +20,10 @@ use crate::relay::time::Time;
 pub struct Explained {
     /// The message is valid in the dialect's framing.
     pub valid: bool,
+    /// The message's text.
+    pub text: Box<[u8]>,
+    /// What the frame says about it.
+    pub of_frame: Vec<Field<'static>>,
     /// The rule that decides, counted from 0 in the file, and what it says the message is; `None`: no rule matches.
     pub rule: Option<(usize, Class)>,
     /// What the rule takes out, by its keys: `channel`, `type`, `data`, …
@@ -30,18 +36,28 @@ impl Dialect {
     /// Explains every message of a frame. Control frames hold none.
     pub fn explain(&self, frame: &WireFrame) -> Vec<Explained> {
         let mut all = Vec::new();
-        if frame.speaks() {
-            self.framing.messages(frame.body(), &mut |message| all.push(self.explain_message(message)));
-        }
+        self.framing.read(&mut None, frame, &mut |part| match part {
+            Part::Message { fields, text } => all.push(self.explain_message(fields, text)),
+            Part::Malformed => all.push(self.explain_message(&[], &[])),
+            _ => {}
+        });
         all
     }
 
-    fn explain_message(&self, bytes: Option<&[u8]>) -> Explained {
-        let mut explained = Explained { valid: false, rule: None, fields: Vec::new(), elements: Vec::new() };
-        let mut spans = Spans::new();
-        let Some(bytes) = bytes.filter(|bytes| self.pointers.scan(bytes, &mut spans).is_ok()) else {
-            return explained;
+    fn explain_message(&self, of_frame: &[Field<'_>], bytes: &[u8]) -> Explained {
+        let mut explained = Explained {
+            valid: false,
+            text: bytes.into(),
+            of_frame: of_frame.iter().map(Field::owned).collect(),
+            rule: None,
+            fields: Vec::new(),
+            elements: Vec::new(),
         };
+        let mut spans = Spans::new();
+        if self.pointers.scan(bytes, &mut spans).is_err() {
+            return explained;
+        }
+        self.pointers.note(of_frame, &mut spans);
         explained.valid = true;
         let message = Message { bytes, spans: &spans };
         let mut variables = Variables::default();
@@ -68,6 +84,7 @@ impl Dialect {
                 if each.pointers.scan(bytes, &mut spans).is_err() {
                     continue;
                 }
+                each.pointers.note(of_frame, &mut spans);
                 let element = Message { bytes, spans: &spans };
                 let channel = each.channel.as_ref().and_then(|channel| channel.text(&element, &context));
                 let mut fields: Vec<_> = channel.map(|channel| ("channel", channel.into_owned())).into_iter().collect();

@@ -1,9 +1,23 @@
-//! How messages stand in frames: one JSON text, one a line, or records ended by 0x1E; arrays whole or element by element.
+//! How messages stand in frames: JSON texts (`lines`), or packets of Socket.IO (`engine`, `socketio`, `attachments`,
+//! `session`).
 //!
-//! Text and binary frames count alike: some services send their text in binary ones.
+//! Text and binary frames count alike, except in Socket.IO: some services send their text in binary ones.
 //! Invariant: what one frame holds is found in one pass over it; an invalid array yields one fault, not half its elements.
 
-use super::scan::{PointerSet, Spans, elements};
+mod attachments;
+mod engine;
+mod lines;
+mod session;
+mod socketio;
+#[cfg(test)]
+mod tests;
+
+use self::lines::RECORD_END;
+pub(crate) use self::session::Session;
+use self::socketio::{Kind, Packet};
+pub(crate) use self::socketio::{MAIN, Sent};
+use super::WireFrame;
+use super::field::Field;
 
 /// How messages are told apart in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,46 +29,87 @@ pub(crate) enum FrameKind {
     Ndjson,
     /// Messages are ended by the record separator 0x1E.
     Records,
+    /// Packets of Socket.IO 5 over Engine.IO 4.
+    SocketIo,
 }
 
 /// `[frame]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Framing {
     pub(crate) kind: FrameKind,
     /// `array = "split"`: the elements of an array are messages.
     pub(crate) split: bool,
+    /// Socket.IO: whose packets are ours. Empty in other framings.
+    pub(crate) namespace: Box<str>,
 }
 
-const RECORD_END: u8 = 0x1E;
+/// What is passed over on purpose, and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Skipped {
+    /// A packet of another namespace.
+    Namespace,
+    /// An attachment beyond the limit; its placeholder stays in the event.
+    Attachment,
+}
 
-impl Framing {
-    /// Calls `each` with every message of the frame; `None` stands for a message that is not valid.
-    pub(crate) fn messages(&self, frame: &[u8], each: &mut dyn FnMut(Option<&[u8]>)) {
-        let separator = match self.kind {
-            FrameKind::Json => return self.message(frame, each),
-            FrameKind::Ndjson => b'\n',
-            FrameKind::Records => RECORD_END,
-        };
-        for part in frame.split(|byte| *byte == separator) {
-            if !part.trim_ascii().is_empty() {
-                self.message(part, each);
-            }
+impl Skipped {
+    /// All of them.
+    pub const ALL: [Skipped; 2] = [Skipped::Namespace, Skipped::Attachment];
+
+    /// As the metric's label says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Skipped::Namespace => "namespace",
+            Skipped::Attachment => "attachment",
         }
     }
+}
 
-    fn message(&self, text: &[u8], each: &mut dyn FnMut(Option<&[u8]>)) {
-        if !(self.split && text.trim_ascii_start().first() == Some(&b'[')) {
-            return each(Some(text));
+/// What a frame holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Part<'a> {
+    /// A message for the rules.
+    Message { fields: &'a [Field<'a>], text: &'a [u8] },
+    /// Something that is no message.
+    Malformed,
+    /// The framing's own business, with nothing to do.
+    Quiet,
+    /// So many that are no business of ours.
+    Skipped(Skipped, usize),
+    /// The framing is ready: authenticate.
+    Open,
+    /// The framing wants this sent.
+    Answer(String),
+    /// Upstream ends the session.
+    Closed,
+}
+
+impl Framing {
+    /// Whether the service speaks first, whatever the rules say.
+    pub(crate) fn greets(&self) -> bool {
+        self.kind == FrameKind::SocketIo
+    }
+
+    /// Calls `each` with everything that the frame holds. `session` is what this connection's earlier frames said; framings
+    /// without one leave it empty.
+    pub(crate) fn read(&self, session: &mut Option<Box<Session>>, frame: &WireFrame, each: &mut dyn FnMut(Part<'_>)) {
+        let bytes = frame.body();
+        let mut message = |text: Option<&[u8]>| match text {
+            Some(text) => each(Part::Message { fields: &[], text }),
+            None => each(Part::Malformed),
+        };
+        match (self.kind, frame) {
+            (FrameKind::Json, _) => lines::message(self.split, bytes, &mut message),
+            (FrameKind::Ndjson, _) => lines::parts(b'\n', self.split, bytes, &mut message),
+            (FrameKind::Records, _) => lines::parts(RECORD_END, self.split, bytes, &mut message),
+            (FrameKind::SocketIo, WireFrame::Binary(_)) => session.get_or_insert_default().binary(bytes, each),
+            (FrameKind::SocketIo, _) => session.get_or_insert_default().text(&self.namespace, bytes, each),
         }
-        if PointerSet::new().scan(text, &mut Spans::new()).is_err() {
-            return each(None);
-        }
-        elements(text).for_each(|element| each(Some(element)));
     }
 
     /// Makes a rendered JSON text a frame's content. JSON has line breaks only between its tokens, so replacing them by
     /// spaces changes nothing but keeps it one message.
-    pub(crate) fn wrap(&self, mut text: String) -> String {
+    pub(crate) fn wrap(&self, session: &mut Option<Box<Session>>, sent: Sent, mut text: String) -> String {
         match self.kind {
             FrameKind::Json => text,
             FrameKind::Ndjson => {
@@ -67,43 +122,33 @@ impl Framing {
                 text.push(char::from(RECORD_END));
                 text
             }
+            FrameKind::SocketIo => {
+                if sent == Sent::Connect {
+                    session.get_or_insert_default().asks(&text);
+                }
+                socketio::write(sent, &self.namespace, &text)
+            }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(kind: FrameKind, split: bool, frame: &str) -> Vec<Option<String>> {
-        let mut all = Vec::new();
-        Framing { kind, split }.messages(frame.as_bytes(), &mut |message| {
-            all.push(message.map(|message| String::from_utf8_lossy(message).into_owned()));
-        });
-        all
-    }
-
-    fn some(texts: &[&str]) -> Vec<Option<String>> {
-        texts.iter().map(|text| Some((*text).to_owned())).collect()
-    }
-
-    #[test]
-    fn each_kind_finds_its_messages() {
-        assert_eq!(read(FrameKind::Json, false, "[1,2]"), some(&["[1,2]"]));
-        assert_eq!(read(FrameKind::Json, true, " [1, {\"a\":2}]"), some(&["1", "{\"a\":2}"]));
-        assert_eq!(read(FrameKind::Json, true, "{}"), some(&["{}"]));
-        assert_eq!(read(FrameKind::Json, true, "[]"), some(&[]));
-        assert_eq!(read(FrameKind::Json, true, "[1,2"), vec![None]);
-        assert_eq!(read(FrameKind::Ndjson, false, "{}\r\n\n1\n"), some(&["{}\r", "1"]));
-        assert_eq!(read(FrameKind::Ndjson, true, "[1]\n[2"), vec![Some("1".to_owned()), None]);
-        assert_eq!(read(FrameKind::Records, false, "{}\u{1e}1\u{1e}"), some(&["{}", "1"]));
-    }
-
-    #[test]
-    fn a_payload_with_line_breaks_stays_one_message() {
-        let ndjson = Framing { kind: FrameKind::Ndjson, split: false };
-        assert_eq!(ndjson.wrap("{\"data\":{\n\"a\":1}\r\n}".to_owned()), "{\"data\":{ \"a\":1}  }");
-        let records = Framing { kind: FrameKind::Records, split: false };
-        assert_eq!(records.wrap("{}".to_owned()), "{}\u{1e}");
+    /// What `wrap` was given to make this frame; a text that stands for itself counts as an unnumbered event. `None`: it
+    /// is none of those.
+    pub(crate) fn unwrap<'a>(&self, frame: &'a WireFrame) -> Option<(Sent, &'a [u8])> {
+        let bytes = frame.body();
+        match self.kind {
+            FrameKind::Json | FrameKind::Ndjson => Some((Sent::Event(None), bytes)),
+            FrameKind::Records => Some((Sent::Event(None), bytes.strip_suffix(&[RECORD_END]).unwrap_or(bytes))),
+            FrameKind::SocketIo => {
+                let Some(engine::Packet::Message(message)) = engine::packet(bytes) else { return None };
+                let packet = Packet::read(message).filter(|packet| packet.namespace == self.namespace.as_bytes())?;
+                let sent = match (packet.kind, packet.ack) {
+                    (Kind::Connect, _) => Sent::Connect,
+                    (Kind::Event, id) => Sent::Event(id),
+                    (Kind::Ack, Some(id)) => Sent::Ack(id),
+                    _ => return None,
+                };
+                Some((sent, packet.payload))
+            }
+        }
     }
 }

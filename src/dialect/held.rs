@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use super::field::Field;
+
 /// Messages.
 pub(crate) const MOST: usize = 256;
 /// Their bytes.
@@ -16,6 +18,8 @@ pub(crate) struct HeldMessage {
     /// The rule that matched it.
     pub(crate) rule: usize,
     pub(crate) bytes: Box<[u8]>,
+    /// What its frame said about it.
+    pub(crate) fields: Vec<Field<'static>>,
 }
 
 /// All of them, in the order they came.
@@ -65,7 +69,7 @@ mod tests {
     use super::*;
 
     fn message(sub: &str, rule: usize, size: usize) -> HeldMessage {
-        HeldMessage { sub: sub.into(), rule, bytes: vec![b'1'; size].into() }
+        HeldMessage { sub: sub.into(), rule, bytes: vec![b'1'; size].into(), fields: Vec::new() }
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | `schema` | the file's form; all load errors at once, with line and column |
 //! | `pointer`, `reader`, `scan` | one strict pass over a message's bytes that finds the values of all pointers of all rules |
 //! | `wire`, `http` | transports, addresses, frames, exchanges: what travels between relay and carrier |
-//! | `framing` | how messages stand in frames |
+//! | `framing`, `field` | how messages stand in frames, and what a frame says about its message |
 //! | `rule`, `condition`, `value`, `message` | which rule decides, and what it takes out of a message |
 //! | `template`, `composition` | texts with holes; channel names made of parts |
 //! | `variable`, `variables`, `fill` | names, stored values, and what a name means at one moment |
@@ -27,6 +27,7 @@ mod composition;
 mod condition;
 pub mod conversation;
 pub mod explain;
+mod field;
 mod fill;
 mod framing;
 mod held;
@@ -50,6 +51,8 @@ mod wire;
 
 pub use conversation::{Carried, Conversation, Timing};
 pub use explain::Explained;
+pub use field::{Field, FieldValue};
+pub use framing::Skipped;
 pub use http::{HttpAnswer, HttpRequest};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate};
 pub use rule::Class;
@@ -305,6 +308,8 @@ pub enum Heard<'a> {
     Send(Outgoing),
     /// A rule says ignore.
     Ignored,
+    /// So many things that are passed over on purpose.
+    Skipped(Skipped, usize),
     /// No rule matched.
     Unmatched,
     /// A rule matched but its channel, or what it needs, is missing; the rule's number (from 0).

@@ -27,6 +27,7 @@ pub use self::line::{Line, Verdict};
 use self::line::{Names, excerpt, joined, purpose};
 use self::pattern::{Pattern, Values};
 use self::transcript::{Happening, Step, Transcript};
+use super::framing::Sent;
 use super::{
     Carried, ChannelId, ChannelSpec, Conversation, Dialect, Heard, LoadError, MessageSpec, Outgoing, WireFrame,
 };
@@ -107,13 +108,28 @@ impl Rehearsal {
         steps.iter().enumerate().flat_map(|(at, step)| playing.step(step, &steps[at..])).collect()
     }
 
-    fn values(&self, send: Send, frame: &Value) -> Option<Values> {
-        let mut values = self.patterns.iter().find(|(of, _)| *of == send)?.1.values(frame)?;
+    /// The values with which this template makes it, and the request id that its frame tells.
+    fn values(&self, send: Send, said: &Said) -> Option<Values> {
+        let authenticates = matches!(send, Send::Auth | Send::Resume);
+        let connects = said.sent == Sent::Connect || !self.dialect.framing.greets();
+        if (authenticates && !connects) || (!authenticates && !matches!(said.sent, Sent::Event(_))) {
+            return None;
+        }
+        let mut values = self.patterns.iter().find(|(of, _)| *of == send)?.1.values(&said.value)?;
+        if let Sent::Event(Some(id)) = said.sent {
+            values.insert("id".to_owned(), id.into());
+        }
         if let (Send::Subscribe, Some(given)) = (send, &self.given) {
             let sub: Value = serde_json::from_str(values.get("sub")?.as_str()?).ok()?;
             values.extend(given.values(&sub)?);
         }
         Some(values)
+    }
+
+    /// What was rendered to make this frame.
+    fn said(&self, frame: &WireFrame) -> Option<Said> {
+        let (sent, text) = self.dialect.framing.unwrap(frame)?;
+        Some(Said { sent, value: serde_json::from_slice(text).ok()? })
     }
 
     /// The channel names among the values: `channel`, or the parts that compose one; either may be a list. A part that the
@@ -160,11 +176,11 @@ fn request_id(values: &Values) -> Option<u64> {
     }
 }
 
-fn json(frame: &WireFrame) -> Option<Value> {
-    match frame {
-        frame if frame.speaks() => serde_json::from_slice(frame.body()).ok(),
-        _ => None,
-    }
+/// A frame that was sent, out of its framing.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    sent: Sent,
+    value: Value,
 }
 
 /// The channels of a rehearsal: name and the params of the last subscribe.
@@ -269,8 +285,8 @@ impl Playing<'_> {
         let frames = rest.iter().filter(|later| later.connection == step.connection);
         let auth = frames.filter_map(|later| match &later.happening {
             Happening::Sent(frame) => {
-                let frame = json(frame)?;
-                [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &frame))
+                let said = self.rehearsal.said(frame)?;
+                [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &said))
             }
             _ => None,
         });
@@ -355,11 +371,14 @@ fn sent(
     frame: &WireFrame,
     now: Time,
 ) -> Option<(String, Verdict)> {
-    let recorded = json(frame)?;
-    if let Some(at) = attempt.owed.iter().position(|owed| json(&owed.frame).as_ref() == Some(&recorded)) {
+    let recorded = rehearsal.said(frame);
+    let is_it =
+        |owed: &Outgoing| owed.frame == *frame || (recorded.is_some() && rehearsal.said(&owed.frame) == recorded);
+    if let Some(at) = attempt.owed.iter().position(is_it) {
         let owed = attempt.owed.remove(at);
         return Some((purpose(&owed.purpose, channels), Verdict::Understood));
     }
+    let recorded = recorded?;
     for send in TRIED {
         let Some(values) = rehearsal.values(send, &recorded) else { continue };
         // On copies: a wrong guess must leave no trace.
@@ -370,7 +389,7 @@ fn sent(
                 conversation.renumber(id);
             }
             let outgoing = speak(&mut conversation, send, &values, &known.specs(&about), now);
-            let made = outgoing.and_then(|outgoing| json(&outgoing.frame));
+            let made = outgoing.and_then(|outgoing| rehearsal.said(&outgoing.frame));
             let equal = made.as_ref() == Some(&recorded);
             let resembles = send == Send::Resubscribe && made.is_some();
             if equal || resembles {
@@ -384,7 +403,7 @@ fn sent(
                 return Some(match made.filter(|_| !equal) {
                     None => (said, Verdict::Understood),
                     Some(ours) => {
-                        let ours = excerpt(ours.to_string().as_bytes());
+                        let ours = excerpt(ours.value.to_string().as_bytes());
                         (format!("foreign {}, {said} would be {ours}", excerpt(bytes(frame))), Verdict::Foreign)
                     }
                 });

@@ -16,13 +16,19 @@
 //! Deliberately not here: conditions and what values mean (`rule`), and where messages begin and end (`framing`).
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
+use super::field::{Field, FieldValue};
 use super::pointer::{Pointer, array_index};
 use super::reader::{self, Reader};
 pub use super::reader::{Fault, Kind, ScanError};
+use super::template::write_string;
 
 /// How many strings may hold JSON within each other; what is deeper is not found.
 pub const HELD_STRINGS: u8 = 4;
+
+/// The buffer of [`Spans`] that frame fields stand in.
+const FIELDS: u8 = HELD_STRINGS + 1;
 
 /// A larger buffer of [`Spans`] is given back after the message that needed it.
 const KEPT_CAPACITY: usize = 64 * 1024;
@@ -36,6 +42,8 @@ pub struct PointerId(u32);
 pub struct PointerSet {
     nodes: Vec<Node>,
     pointers: usize,
+    /// Frame fields: nodes that no way through a message leads to.
+    fields: Vec<(&'static str, PointerId)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -76,7 +84,8 @@ pub struct Span {
     pub empty: bool,
     /// A string with escapes: [`unescape`] has work to do.
     pub escaped: bool,
-    /// 0: in the message; else in that buffer of unescaped held texts. [`Spans::bytes`] looks there.
+    /// 0: in the message; [`FIELDS`]: in a frame field; else in that buffer of unescaped held texts. [`Spans::bytes`]
+    /// looks there.
     buffer: u8,
 }
 
@@ -86,6 +95,8 @@ pub struct Spans {
     slots: Vec<Slot>,
     generation: u64,
     held: [Vec<u8>; HELD_STRINGS as usize],
+    /// Frame fields as JSON texts.
+    fields: String,
     key: Vec<u8>,
 }
 
@@ -108,7 +119,7 @@ impl Default for PointerSet {
 impl PointerSet {
     /// The empty set: its scan only checks validity.
     pub fn new() -> Self {
-        Self { nodes: vec![Node::default()], pointers: 0 }
+        Self { nodes: vec![Node::default()], pointers: 0, fields: Vec::new() }
     }
 
     /// Adds a pointer; the same pointer gets the same number.
@@ -122,6 +133,27 @@ impl PointerSet {
         node.named = true;
         // A node that exists has a number.
         PointerId(u32::try_from(at).expect("child_or_new keeps node numbers within u32"))
+    }
+
+    /// Adds a frame field, which rules read as if it were a value of the message; the same name gets the same number.
+    pub(crate) fn add_field(&mut self, name: &'static str) -> PointerId {
+        if let Some((_, id)) = self.fields.iter().find(|(known, _)| *known == name) {
+            return *id;
+        }
+        // As in `child_or_new`: what comes from a dialect's file has far fewer nodes.
+        let id = PointerId(u32::try_from(self.nodes.len()).expect("fewer than 4 G pointers fit in memory"));
+        self.nodes.push(Node::default());
+        self.fields.push((name, id));
+        id
+    }
+
+    /// Notes what a frame says about the message that was scanned last.
+    pub(crate) fn note(&self, fields: &[Field<'_>], spans: &mut Spans) {
+        for field in fields {
+            if let Some((_, id)) = self.fields.iter().find(|(known, _)| *known == field.name) {
+                spans.note(*id, &field.value);
+            }
+        }
     }
 
     fn child_or_new(&mut self, parent: usize, token: &str) -> usize {
@@ -221,6 +253,7 @@ impl Spans {
     pub fn bytes<'a>(&'a self, message: &'a [u8], span: Span) -> &'a [u8] {
         let from = match span.buffer {
             0 => message,
+            FIELDS => self.fields.as_bytes(),
             buffer => &self.held[usize::from(buffer) - 1],
         };
         from.get(span.start..span.end).unwrap_or_default()
@@ -236,8 +269,31 @@ impl Spans {
         }
     }
 
+    /// Notes a frame field's value.
+    fn note(&mut self, pointer: PointerId, value: &FieldValue<'_>) {
+        let start = self.fields.len();
+        let kind = match value {
+            FieldValue::Text(text) => {
+                write_string(text, &mut self.fields);
+                Kind::String
+            }
+            FieldValue::Number(number) => {
+                // Writing to a String cannot fail.
+                let _ = write!(self.fields, "{number}");
+                Kind::Number
+            }
+        };
+        let end = self.fields.len();
+        let escaped = kind == Kind::String && self.fields[start..].contains('\\');
+        let span = Span { start, end, kind, empty: kind == Kind::String && end - start == 2, escaped, buffer: FIELDS };
+        if let Some(slot) = self.slots.get_mut(pointer.0 as usize) {
+            *slot = Slot { generation: self.generation, span };
+        }
+    }
+
     fn begin(&mut self, nodes: usize) {
         self.generation += 1;
+        self.fields.clear();
         if self.slots.len() != nodes {
             self.slots.clear();
             self.slots.resize(nodes, VACANT);

@@ -266,7 +266,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
     let close = tables::close(file.section("close", faults), faults);
-    let templates = send::compile(file.section("send", faults), &names, faults);
+    let templates = send::compile(file.section("send", faults), &names, &framing, faults);
     let mut pointers = PointerSet::new();
     let rules = rules::compile(&on, &mut names, &mut pointers, faults);
     replies_exist(&rules, &on, &templates, faults);

@@ -108,6 +108,16 @@ impl Template {
             if matches!(&**pieces, [Piece::Hole(Hole { variable: Variable::Id, .. })]))
     }
 
+    /// Whether what it makes begins with this bracket.
+    pub(crate) fn opens(&self, bracket: u8) -> bool {
+        match &self.body {
+            Body::Json(Node::Object(_)) => bracket == b'{',
+            Body::Json(Node::Array(_)) => bracket == b'[',
+            Body::Json(Node::Raw(text)) => text.trim_start().as_bytes().first() == Some(&bracket),
+            Body::Json(_) | Body::Text(_) => false,
+        }
+    }
+
     /// Whether it lists a batch.
     pub(crate) fn lists(&self) -> bool {
         self.holes.iter().any(|(_, _, need)| *need == Need::Listed)

@@ -1,9 +1,10 @@
-//! Values of receive rules: a pointer into the message, or text with holes.
+//! Values of receive rules: a pointer into the message, a frame field, or text with holes.
 //!
 //! Invariant: a value that misses any of its parts is missing as a whole.
 
 use std::borrow::Cow;
 
+use super::field;
 use super::fill::Context;
 use super::message::Message;
 use super::pointer::Pointer;
@@ -13,7 +14,7 @@ use super::variable::{Names, Scope, Unresolved, Variable};
 /// Where a rule takes a text from.
 #[derive(Debug)]
 pub(crate) enum Value {
-    /// `/a/b`, or empty for the whole message.
+    /// `/a/b`, empty for the whole message, or `#field`.
     Pointer(PointerId),
     /// `text {/pointer} {variable}`.
     Text(Box<[Part]>),
@@ -27,17 +28,11 @@ pub(crate) enum Part {
     Variable(Variable),
 }
 
-/// What a `#field` answers in this version: the framings that have such fields are not there yet.
-pub(crate) const NO_FIELDS: &str = "frame fields (#...) are not supported yet by this version";
-
 impl Value {
     /// Compiles the value syntax. Errors: byte and reason.
     pub(crate) fn parse(text: &str, names: &Names, pointers: &mut PointerSet) -> Result<Self, Vec<(usize, String)>> {
-        if text.is_empty() || text.starts_with('/') {
+        if text.is_empty() || text.starts_with(['/', '#']) {
             return Ok(Value::Pointer(pointer(text, pointers).map_err(|reason| vec![(0, reason)])?));
-        }
-        if text.starts_with('#') {
-            return Err(vec![(0, NO_FIELDS.to_owned())]);
         }
         let mut parts = Vec::new();
         let mut faults = Vec::new();
@@ -85,8 +80,11 @@ impl Value {
     }
 }
 
-/// Compiles a pointer and adds it to the set.
+/// Compiles a pointer or the name of a frame field and adds it to the set.
 pub(crate) fn pointer(text: &str, pointers: &mut PointerSet) -> Result<PointerId, String> {
+    if text.starts_with('#') {
+        return field::known(text).map(|name| pointers.add_field(name));
+    }
     Pointer::parse(text).map(|pointer| pointers.add(&pointer)).map_err(|error| error.to_string())
 }
 
@@ -100,10 +98,8 @@ pub(crate) fn variable(name: &str, names: &Names) -> Result<Variable, String> {
 }
 
 fn part(hole: &str, names: &Names, pointers: &mut PointerSet) -> Result<Part, String> {
-    if hole.starts_with('/') {
+    if hole.starts_with(['/', '#']) {
         pointer(hole, pointers).map(Part::Pointer)
-    } else if hole.starts_with('#') {
-        Err(NO_FIELDS.to_owned())
     } else {
         variable(hole, names).map(Part::Variable)
     }

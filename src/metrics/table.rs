@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Read::{Counter, Counters, Gauge, Gauges, Histogram, Maybe};
 use super::{Declared, Put, Shape, View};
+use crate::dialect::Skipped;
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
@@ -58,6 +59,8 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.dialect.malformed)),
     metric("tidegate_dialect_unexpected_total", "Acknowledgements and refusals that belong to no pending request.",
         Counter(|v| v.stats.dialect.unexpected)),
+    metric("tidegate_dialect_skipped_total", "What is passed over on purpose: packets of other namespaces, attachments that are too large.",
+        Counters("what", |v, put| Skipped::ALL.iter().for_each(|what| put(what.word(), v.stats.dialect.skipped.get(what))))),
 
     metric("tidegate_http_refused_total", "Requests to the feed's listener that were refused before the relay saw them, by error code.",
         Counters("code", |v, put| ErrorCode::ALL.iter().for_each(|c| put(c.text(), v.http.refused(*c))))),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::outbox::{Lane, OutcomeState};
 use super::pairs::LeftReason;
 use super::time::Wall;
+use crate::dialect::Skipped;
 
 /// A counter per reason. Reasons are closed sets, so the map is bounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +248,8 @@ pub struct DialectStats {
     pub malformed: u64,
     /// Acks and refusals that belong to no pending request.
     pub unexpected: u64,
+    /// What is passed over on purpose.
+    pub skipped: Counts<Skipped>,
 }
 
 /// Interest: wanted against acked.

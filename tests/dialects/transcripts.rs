@@ -11,7 +11,7 @@ use tidegate::dialect::rehearsal::transcript::{Happening, Transcript};
 use tidegate::dialect::rehearsal::{Rehearsal, Verdict};
 
 /// Dialect and transcript.
-const CONVERSATIONS: [(&str, &str); 14] = [
+const CONVERSATIONS: &[(&str, &str)] = &[
     ("plain", "doc-plain"),
     ("binance", "doc-binance"),
     ("kraken-v2", "doc-kraken-v2"),
@@ -26,6 +26,7 @@ const CONVERSATIONS: [(&str, &str); 14] = [
     ("cdp", "cdp"),
     ("bitfinex-v2", "doc-bitfinex-v2"),
     ("discord", "doc-discord"),
+    ("socketio", "socketio"),
 ];
 
 fn read(folder: &str, file: &str) -> String {
@@ -39,7 +40,9 @@ fn transcript(name: &str) -> Transcript {
 
 fn rehearsal(dialect: &str) -> Rehearsal {
     let text = Dialect::builtin_text(dialect).unwrap_or_else(|| panic!("no built-in dialect {dialect}"));
-    Rehearsal::new(dialect, text).unwrap_or_else(|errors| panic!("{errors:?}"))
+    // The recorded service speaks in a namespace of its own.
+    let text = text.replace("namespace = \"/\"", "namespace = \"/market\"");
+    Rehearsal::new(dialect, &text).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
 /// A line of an expectation and the reason it gives.

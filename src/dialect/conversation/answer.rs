@@ -41,7 +41,7 @@ impl Conversation {
         }
         if let Some(sub) = bound {
             for held in self.held.take(&sub) {
-                self.message(turn.now, turn.dialect, &held.bytes, Some(held.rule), heard);
+                self.message(turn.now, turn.dialect, &held.bytes, &held.fields, Some(held.rule), heard);
             }
         }
     }

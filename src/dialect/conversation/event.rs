@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Conversation;
 use super::receive::Turn;
 use crate::dialect::bindings::Bound;
+use crate::dialect::field::Field;
 use crate::dialect::held::HeldMessage;
 use crate::dialect::message::Message;
 use crate::dialect::pending::Op;
@@ -105,7 +106,8 @@ impl Conversation {
             self.store(turn, &[]);
             return heard(Heard::Unextracted(turn.index));
         }
-        let held = HeldMessage { sub: sub.into(), rule: turn.index, bytes: turn.message.bytes.into() };
+        let fields = turn.fields.iter().map(Field::owned).collect();
+        let held = HeldMessage { sub: sub.into(), rule: turn.index, bytes: turn.message.bytes.into(), fields };
         self.held.keep(held).into_iter().for_each(|rule| heard(Heard::Unextracted(rule)));
     }
 
@@ -122,6 +124,7 @@ impl Conversation {
             if each.pointers.scan(bytes, &mut spans).is_err() {
                 continue;
             }
+            each.pointers.note(turn.fields, &mut spans);
             let element = Message { bytes, spans: &spans };
             let context = self.context(turn.now, None);
             let taken = each.fields.take(&element, &context, turn.rule.decode).or(&common);

@@ -4,7 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Conversation, Stage};
+use bytes::Bytes;
+
+use super::{Conversation, Says, Stage};
+use crate::dialect::field::{Field, FieldValue};
+use crate::dialect::framing::{Part, Session};
 use crate::dialect::message::Message;
 use crate::dialect::pending::Op;
 use crate::dialect::rule::{Class, Reply, Rule};
@@ -12,7 +16,7 @@ use crate::dialect::schema::Dialect;
 use crate::dialect::template::write_string;
 use crate::dialect::units;
 use crate::dialect::value::Value;
-use crate::dialect::{ChannelId, Heard, Purpose, RequestId, WireFrame};
+use crate::dialect::{ChannelId, Heard, Outgoing, Purpose, RequestId, WireFrame};
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
 
@@ -29,6 +33,8 @@ pub(super) struct Turn<'t> {
     pub(super) index: usize,
     pub(super) rule: &'t Rule,
     pub(super) message: Message<'t>,
+    /// What the frame says about the message.
+    pub(super) fields: &'t [Field<'t>],
     /// What `lost` says.
     pub(super) lost: bool,
 }
@@ -38,18 +44,24 @@ impl Conversation {
     pub fn receive(&mut self, now: Time, frame: &WireFrame, heard: &mut dyn FnMut(Heard<'_>)) {
         self.clock = now.mono;
         self.replies = 0;
-        let bytes = match frame {
-            WireFrame::Text(bytes) | WireFrame::Binary(bytes) => bytes,
-            WireFrame::Event(event) => &event.data,
-            WireFrame::Answer(answer) => &answer.body,
-            WireFrame::Ping(_) | WireFrame::Life | WireFrame::Ask(_) => return heard(Heard::Ignored),
+        match frame {
             WireFrame::Pong(_) => return heard(Heard::Pong { request: None }),
-        };
+            frame if !frame.speaks() => return heard(Heard::Ignored),
+            _ => {}
+        }
         let dialect = Arc::clone(&self.dialect);
-        dialect.framing.messages(bytes, &mut |message| match message {
-            Some(message) => self.message(now, &dialect, message, None, heard),
-            None => heard(Heard::Malformed),
+        let mut session = self.session.take();
+        dialect.framing.read(&mut session, frame, &mut |part| match part {
+            Part::Message { fields, text } => self.message(now, &dialect, text, fields, None, heard),
+            Part::Malformed => heard(Heard::Malformed),
+            Part::Quiet => heard(Heard::Ignored),
+            Part::Skipped(what, count) => heard(Heard::Skipped(what, count)),
+            Part::Open => self.greeted(now, heard),
+            Part::Answer(text) => self.answer(text, heard),
+            Part::Closed => heard(Heard::Reconnect { retry_after: None }),
         });
+        let asked = self.session.take();
+        self.session = Session::rejoin(session, asked);
         if !self.held.is_empty() && !self.pending.subscribing() {
             self.held.give_up().into_iter().for_each(|rule| heard(Heard::Unextracted(rule)));
         }
@@ -61,6 +73,7 @@ impl Conversation {
         now: Time,
         dialect: &Dialect,
         bytes: &[u8],
+        fields: &[Field<'_>],
         rule: Option<usize>,
         heard: &mut dyn FnMut(Heard<'_>),
     ) {
@@ -68,6 +81,7 @@ impl Conversation {
         if dialect.pointers.scan(bytes, &mut spans).is_err() {
             heard(Heard::Malformed);
         } else {
+            dialect.pointers.note(fields, &mut spans);
             self.variables.clear_incoming();
             let message = Message { bytes, spans: &spans };
             let found = rule.or_else(|| {
@@ -75,7 +89,7 @@ impl Conversation {
                 dialect.rules.iter().position(|rule| rule.matches(&message, &context))
             });
             match found {
-                Some(index) => self.decide(now, dialect, index, message, heard),
+                Some(index) => self.decide(now, dialect, index, message, fields, heard),
                 None => heard(Heard::Unmatched),
             }
         }
@@ -88,6 +102,7 @@ impl Conversation {
         dialect: &Dialect,
         index: usize,
         message: Message<'_>,
+        fields: &[Field<'_>],
         heard: &mut dyn FnMut(Heard<'_>),
     ) {
         let rule = &dialect.rules[index];
@@ -99,7 +114,7 @@ impl Conversation {
         if forget {
             self.variables.forget_session();
         }
-        let turn = Turn { now, dialect, index, rule, message, lost };
+        let turn = Turn { now, dialect, index, rule, message, fields, lost };
         match rule.class {
             Class::Event | Class::Snapshot => self.event(turn, heard),
             Class::Gone => self.gone(turn, heard),
@@ -138,6 +153,29 @@ impl Conversation {
         self.authenticate(turn.now, heard);
     }
 
+    /// The framing is ready.
+    fn greeted(&mut self, now: Time, heard: &mut dyn FnMut(Heard<'_>)) {
+        if matches!(self.stage, Stage::New | Stage::Greeting) {
+            self.authenticate(now, heard);
+        }
+    }
+
+    /// The framing wants this sent: a pong.
+    fn answer(&mut self, text: String, heard: &mut dyn FnMut(Heard<'_>)) {
+        if self.replies >= REPLIES {
+            return heard(Heard::Ignored);
+        }
+        self.replies += 1;
+        self.last_id += 1;
+        let frame = WireFrame::Text(Bytes::from(text));
+        heard(Heard::Send(Outgoing {
+            request: RequestId(self.last_id),
+            purpose: Purpose::Reply,
+            frame,
+            answered: false,
+        }));
+    }
+
     fn ready(&mut self, turn: Turn<'_>, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {
         self.store(turn, &[]);
         if self.stage == Stage::Ready {
@@ -158,7 +196,11 @@ impl Conversation {
     /// Sends an answer back; `false`: there is no template, or this frame has caused enough of them.
     fn reply(&mut self, turn: Turn<'_>, reply: Reply, heard: &mut dyn FnMut(Heard<'_>)) -> bool {
         let Some(send) = turn.dialect.templates.reply(reply).filter(|_| self.replies < REPLIES) else { return false };
-        let Ok(mut outgoing) = self.plain(turn.now, send, Purpose::Reply) else { return false };
+        let says = match turn.fields.iter().find(|field| field.name == "ack").map(|field| &field.value) {
+            Some(FieldValue::Number(number)) => Says::Receipt(*number),
+            _ => Says::Event,
+        };
+        let Ok(mut outgoing) = self.plain(turn.now, send, Purpose::Reply, says) else { return false };
         self.replies += 1;
         outgoing.answered = false;
         heard(Heard::Send(outgoing));

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Conversation, Stage};
+use super::{Conversation, Says, Stage};
 use crate::dialect::bindings::Sub;
 use crate::dialect::fill::{ChannelView, Context};
+use crate::dialect::framing::Sent;
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
@@ -64,7 +65,7 @@ impl Conversation {
             (send.template.render(&context)?, sub, chosen)
         };
         chosen.iter().for_each(|spec| self.channels.add(spec));
-        let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered);
+        let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered, Says::Event);
         if let (Some((text, number)), Some(spec)) = (sub, chosen.first()) {
             self.bindings.bind(now.mono, Sub { text: &text, number }, spec.id, outgoing.request);
         }
@@ -95,7 +96,7 @@ impl Conversation {
         for spec in &chosen {
             self.bindings.leave(now.mono, spec.id);
         }
-        let outgoing = self.numbered(text, Purpose::Unsubscribe(ids(&chosen)), send.answered);
+        let outgoing = self.numbered(text, Purpose::Unsubscribe(ids(&chosen)), send.answered, Says::Event);
         self.note(&outgoing, Op::Unsubscribe, named(&chosen));
         Ok(Some(outgoing))
     }
@@ -133,7 +134,7 @@ impl Conversation {
                 Context { id: self.last_id + 1, uuid, message: Some(message), ..self.context(now, Some(&view)) };
             send.template.render(&context)?
         };
-        let outgoing = self.numbered(text, Purpose::Publish(message.id), send.answered);
+        let outgoing = self.numbered(text, Purpose::Publish(message.id), send.answered, Says::Event);
         if outgoing.answered {
             self.pending.add(outgoing.request, publish_request(message.id));
         }
@@ -147,7 +148,7 @@ impl Conversation {
         }
         let dialect = Arc::clone(&self.dialect);
         let send = dialect.templates.ping.as_ref()?;
-        let mut outgoing = self.plain(now, send, Purpose::Ping).ok()?;
+        let mut outgoing = self.plain(now, send, Purpose::Ping, Says::Event).ok()?;
         self.note(&outgoing, Op::Ping, Vec::new());
         // A pong without an id is an answer too.
         outgoing.answered |= dialect.hears(Class::Pong);
@@ -159,26 +160,37 @@ impl Conversation {
         let dialect = Arc::clone(&self.dialect);
         let send = dialect.templates.renew.as_ref().ok_or(SendError::NoTemplate)?;
         self.token = Some(token);
-        let outgoing = self.plain(now, send, Purpose::Auth)?;
+        let outgoing = self.plain(now, send, Purpose::Auth, Says::Event)?;
         self.note(&outgoing, Op::Auth, Vec::new());
         Ok(outgoing)
     }
 
     /// A frame about no channel and no message.
-    pub(super) fn plain(&mut self, now: Time, send: &SendTemplate, purpose: Purpose) -> Result<Outgoing, SendError> {
+    pub(super) fn plain(
+        &mut self,
+        now: Time,
+        send: &SendTemplate,
+        purpose: Purpose,
+        says: Says,
+    ) -> Result<Outgoing, SendError> {
         self.clock = now.mono;
         let uuid = self.rng.next_u128();
         let text = {
             let context = Context { id: self.last_id + 1, uuid, ..self.context(now, None) };
             send.template.render(&context)?
         };
-        Ok(self.numbered(text, purpose, send.answered))
+        Ok(self.numbered(text, purpose, send.answered, says))
     }
 
     /// Takes the next number for a rendered text.
-    fn numbered(&mut self, text: String, purpose: Purpose, answered: bool) -> Outgoing {
+    pub(super) fn numbered(&mut self, text: String, purpose: Purpose, answered: bool, says: Says) -> Outgoing {
         self.last_id += 1;
-        let frame = WireFrame::Text(Bytes::from(self.dialect.framing.wrap(text)));
+        let sent = match says {
+            Says::Connect => Sent::Connect,
+            Says::Event => Sent::Event(answered.then_some(self.last_id)),
+            Says::Receipt(number) => Sent::Ack(number),
+        };
+        let frame = WireFrame::Text(Bytes::from(self.dialect.framing.wrap(&mut self.session, sent, text)));
         Outgoing { request: RequestId(self.last_id), purpose, frame, answered }
     }
 

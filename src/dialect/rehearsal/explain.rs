@@ -6,10 +6,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::BEGIN;
 use super::line::{Names, excerpt, heard};
-use super::{BEGIN, bytes};
-use crate::dialect::pointer::Pointer;
 use crate::dialect::scan::{PointerSet, Spans};
+use crate::dialect::value;
 use crate::dialect::{Carried, ChannelId, Conversation, Dialect, Explained, LoadError, WireFrame};
 
 /// A fresh conversation knows no channels by number.
@@ -27,7 +27,7 @@ pub fn explain(origin: &str, text: &str, frame: &WireFrame) -> Result<String, Ve
     let rules = Rules::of(origin, text);
     let mut out = String::new();
     for (number, explained) in dialect.explain(frame).iter().enumerate() {
-        message(&mut out, number + 1, explained, &rules, bytes(frame));
+        message(&mut out, number + 1, explained, &rules);
     }
     let mut conversation = Conversation::new(dialect, Carried::new(0), serde_json::Map::new(), None);
     conversation.opened(BEGIN, &mut |_| {});
@@ -46,16 +46,16 @@ fn line(out: &mut String, words: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{words}");
 }
 
-fn message(out: &mut String, number: usize, explained: &Explained, rules: &Rules<'_>, frame: &[u8]) {
+fn message(out: &mut String, number: usize, explained: &Explained, rules: &Rules<'_>) {
     if !explained.valid {
-        let fault = PointerSet::new().scan(frame, &mut Spans::new()).err();
+        let fault = PointerSet::new().scan(&explained.text, &mut Spans::new()).err();
         let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
         return line(out, format_args!("message {number} is malformed{fault}"));
     }
     match explained.rule {
         Some((rule, class)) => {
             line(out, format_args!("message {number}: rule {} ({}), {}", rule + 1, rules.place(rule), class.word()));
-            rules.conditions(out, rule, frame);
+            rules.conditions(out, rule, explained);
             fields(out, "  ", &explained.fields);
             for (at, element) in explained.elements.iter().enumerate() {
                 line(out, format_args!("  element {}", at + 1));
@@ -66,7 +66,7 @@ fn message(out: &mut String, number: usize, explained: &Explained, rules: &Rules
             line(out, format_args!("message {number}: no rule matches"));
             for rule in 0..rules.tables.len() {
                 line(out, format_args!(" not rule {} ({}):", rule + 1, rules.place(rule)));
-                rules.conditions(out, rule, frame);
+                rules.conditions(out, rule, explained);
             }
         }
     }
@@ -103,18 +103,19 @@ impl<'a> Rules<'a> {
         self.lines.get(rule).map_or_else(|| self.origin.to_owned(), |line| format!("{}:{line}", self.origin))
     }
 
-    /// What stands where the rule's conditions look. Only of a frame that is one message.
-    fn conditions(&self, out: &mut String, rule: usize, frame: &[u8]) {
+    /// What stands where the rule's conditions look.
+    fn conditions(&self, out: &mut String, rule: usize, explained: &Explained) {
         let conditions = self.tables.get(rule).and_then(|rule| rule.get("match")?.as_table());
         for pointer in conditions.into_iter().flat_map(|table| table.keys()) {
+            let text = &*explained.text;
             let mut set = PointerSet::new();
-            let Ok(parsed) = Pointer::parse(pointer) else { continue };
-            let id = set.add(&parsed);
+            let Ok(id) = value::pointer(pointer, &mut set) else { continue };
             let mut spans = Spans::new();
-            if set.scan(frame, &mut spans).is_err() {
+            if set.scan(text, &mut spans).is_err() {
                 continue;
             }
-            let found = spans.get(id).map_or_else(|| "(missing)".to_owned(), |span| excerpt(spans.bytes(frame, span)));
+            set.note(&explained.of_frame, &mut spans);
+            let found = spans.get(id).map_or_else(|| "(missing)".to_owned(), |span| excerpt(spans.bytes(text, span)));
             line(out, format_args!("  match {pointer:?} is {found}"));
         }
     }

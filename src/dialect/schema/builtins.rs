@@ -1,7 +1,7 @@
 //! The dialects that are compiled in, by name.
 
 /// Name and file, in alphabetical order.
-pub(super) const ALL: [(&str, &str); 14] = [
+pub(super) const ALL: &[(&str, &str)] = &[
     ("actioncable", include_str!("../../../config/dialects/actioncable.toml")),
     ("binance", include_str!("../../../config/dialects/binance.toml")),
     ("bitfinex-v2", include_str!("../../../config/dialects/bitfinex-v2.toml")),
@@ -16,4 +16,5 @@ pub(super) const ALL: [(&str, &str); 14] = [
     ("phoenix", include_str!("../../../config/dialects/phoenix.toml")),
     ("plain", include_str!("../../../config/dialects/plain.toml")),
     ("pusher", include_str!("../../../config/dialects/pusher.toml")),
+    ("socketio", include_str!("../../../config/dialects/socketio.toml")),
 ];

@@ -7,7 +7,7 @@ use crate::dialect::pending::OPS;
 use crate::dialect::rule::{CLASSES, Class, Each, Fields, Reply, Rule, When};
 use crate::dialect::scan::{PointerId, PointerSet};
 use crate::dialect::units;
-use crate::dialect::value::{NO_FIELDS, Value, pointer, variable};
+use crate::dialect::value::{Value, pointer, variable};
 use crate::dialect::variable::{Names, Variable};
 
 /// Defines the variables that rules set, before anything that may name them is compiled.
@@ -174,10 +174,6 @@ impl Reader<'_> {
     }
 
     fn pointer_of(&mut self, text: Text<'_>) -> Option<PointerId> {
-        if text.value.starts_with('#') {
-            self.faults.add(text.at, NO_FIELDS);
-            return None;
-        }
         match pointer(text.value, self.pointers) {
             Ok(pointer) => Some(pointer),
             Err(reason) => {
@@ -290,9 +286,8 @@ impl Reader<'_> {
         }
         let mut conditions = Vec::with_capacity(entries.len());
         for (text, key_at, value) in entries {
-            let reason = if text.starts_with('#') { Err(NO_FIELDS.to_owned()) } else { pointer(text, self.pointers) };
             let test = self.test(value);
-            match (reason, test) {
+            match (pointer(text, self.pointers), test) {
                 (Ok(pointer), Some(test)) => conditions.push(Condition { pointer, test }),
                 (Err(reason), _) => self.faults.add(key_at, reason),
                 (Ok(_), None) => {}

@@ -2,15 +2,31 @@
 
 use super::document::{Faults, Place, Section, Text};
 use super::{SendTemplate, Templates};
+use crate::dialect::framing::{FrameKind, Framing};
 use crate::dialect::template::Template;
 use crate::dialect::variable::{Names, Scope, Variable};
 use crate::relay::outbox::Confirm;
 
-pub(super) fn compile(section: Option<Section<'_>>, names: &Names, faults: &mut Faults) -> Templates {
+pub(super) fn compile(
+    section: Option<Section<'_>>,
+    names: &Names,
+    framing: &Framing,
+    faults: &mut Faults,
+) -> Templates {
     let Some(mut send) = section.map(|section| section.later(&["state"])) else { return Templates::default() };
     let mut one = |key: &'static str, scope: Scope, faults: &mut Faults| {
         let place = send.take(key)?;
-        template(place, key, scope, names, faults)
+        let template = template(place, key, scope, names, faults)?;
+        if framing.kind == FrameKind::SocketIo {
+            let (opens, what) = match key {
+                "auth" | "resume" => (b'{', "what CONNECT carries: a JSON object"),
+                _ => (b'[', "an event: a JSON array, its name first"),
+            };
+            if !template.template.opens(opens) {
+                faults.add(place.at, format!("send.{key} is {what}"));
+            }
+        }
+        Some(template)
     };
     let templates = Templates {
         auth: one("auth", Scope::Auth, faults),

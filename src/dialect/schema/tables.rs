@@ -2,7 +2,7 @@
 
 use super::Connect;
 use super::document::{Faults, Section, Text};
-use crate::dialect::framing::{FrameKind, Framing};
+use crate::dialect::framing::{FrameKind, Framing, MAIN};
 use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits, OnGap};
 use crate::dialect::template::Template;
 use crate::dialect::units;
@@ -13,20 +13,37 @@ pub(super) const THEN: &str =
     "expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`";
 
 pub(super) fn frame(section: Option<Section<'_>>, faults: &mut Faults) -> Framing {
-    let Some(mut frame) = section.map(|section| section.later(&["namespace", "inflate"])) else {
+    let Some(mut frame) = section.map(|section| section.later(&["inflate"])) else {
         return Framing::default();
     };
-    let kinds = [("json", FrameKind::Json), ("ndjson", FrameKind::Ndjson), ("rs", FrameKind::Records)];
-    let kind = match frame.take("kind").and_then(|kind| kind.text()) {
-        Some(text) if text.value == "socket.io" => {
-            faults.add(text.at, "frame.kind = \"socket.io\" is not supported yet by this version");
-            None
+    let kinds = [
+        ("json", FrameKind::Json),
+        ("ndjson", FrameKind::Ndjson),
+        ("rs", FrameKind::Records),
+        ("socket.io", FrameKind::SocketIo),
+    ];
+    let kind = frame.word("kind", &kinds, faults).unwrap_or_default();
+    let split = frame.word("array", &[("message", false), ("split", true)], faults).unwrap_or(false);
+    let mut namespace = if kind == FrameKind::SocketIo { MAIN } else { "" };
+    if let Some(text) = frame.text("namespace", faults) {
+        match kind {
+            FrameKind::SocketIo if is_namespace(text.value) => namespace = text.value,
+            FrameKind::SocketIo => {
+                faults.add(text.at, "a namespace begins with `/` and has no comma, like \"/market\"");
+            }
+            _ => faults.add(text.at, "`namespace` needs `kind = \"socket.io\"`"),
         }
-        _ => frame.word("kind", &kinds, faults),
-    };
-    let split = frame.word("array", &[("message", false), ("split", true)], faults);
+    }
+    if split && let (FrameKind::SocketIo, Some(place)) = (kind, frame.take("array")) {
+        faults.add(place.at, "every event of Socket.IO is an array: `array = \"split\"` would take it apart");
+    }
     frame.finish(faults);
-    Framing { kind: kind.unwrap_or_default(), split: split.unwrap_or(false) }
+    Framing { kind, split, namespace: namespace.into() }
+}
+
+/// A name that a packet can carry.
+fn is_namespace(name: &str) -> bool {
+    name.starts_with('/') && name.chars().all(|c| c != ',' && !c.is_control())
 }
 
 pub(super) fn limits(section: Option<Section<'_>>, faults: &mut Faults) -> Limits {

@@ -48,11 +48,11 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[on]]\nmatch = { \"type\" = 1, \"/c~2\" = 1, \"#event\" = 2 }\nis = \"ignore\"\n",
+        "[[on]]\nmatch = { \"type\" = 1, \"/c~2\" = 1, \"#evnt\" = 2 }\nis = \"ignore\"\n",
         &[
             "4:11: a JSON Pointer starts with '/': \"type\"",
             "4:23: bad '~' escape in JSON Pointer \"/c~2\" (only ~0 and ~1)",
-            "4:35: frame fields (#...) are not supported yet by this version",
+            "4:35: unknown frame field `#evnt`, expected one of `#packet`, `#ack`, `#offset`",
         ],
     ),
     (
@@ -111,8 +111,6 @@ const FAULTS: &[(&str, &[&str])] = &[
         "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make_before_break\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
         &[
             "3:18: a separator must stand before {symbol}",
-            "4:18: frame.kind = \"socket.io\" is not supported yet by this version",
-            "4:31: `namespace` is not supported yet by this version",
             "4:57: unknown variant `parts`, expected one of `message`, `split`",
             "5:1: `rotate` is not supported yet by this version",
             "6:2: `fetch` is not supported yet by this version",
@@ -120,6 +118,17 @@ const FAULTS: &[(&str, &[&str])] = &[
             "10:2: `transport` is not supported yet by this version",
         ],
     ),
+    (
+        "frame = { kind = \"socket.io\", namespace = \"m\", array = \"split\" }\n[send]\nauth = '[1]'\nsubscribe = '{\"a\":{channel}}'\npublish = { text = \"[{data}]\" }\nping = '[\"ping\"]'\n",
+        &[
+            "3:43: a namespace begins with `/` and has no comma, like \"/market\"",
+            "3:56: every event of Socket.IO is an array: `array = \"split\"` would take it apart",
+            "5:8: send.auth is what CONNECT carries: a JSON object",
+            "6:13: send.subscribe is an event: a JSON array, its name first",
+            "7:11: send.publish is an event: a JSON array, its name first",
+        ],
+    ),
+    ("[frame]\nnamespace = \"/m\"\n", &["4:13: `namespace` needs `kind = \"socket.io\"`"]),
     (
         "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nchecksum = \"x\"\n",
         &[
@@ -180,7 +189,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"event\"\nchannel = \"{/a}:{b}:{#c}:{\"\ndata = \"/~\"\nts = \"time\"\nset = { token = \"/t\", ok = 1, \"channel.x\" = \"{/y\" }\neach = { key = \"/k\", chan = \"/c\" }\nreply = \"receipt\"\n",
         &[
             "6:17: unknown variable {b} in a rule",
-            "6:21: frame fields (#...) are not supported yet by this version",
+            "6:21: unknown frame field `#c`, expected one of `#packet`, `#ack`, `#offset`",
             "6:26: `{` without `}`",
             "7:8: bad '~' escape in JSON Pointer \"/~\" (only ~0 and ~1)",
             "8:6: a JSON Pointer starts with '/': \"time\"",
@@ -254,7 +263,7 @@ fn dotted_keys_and_plain_arrays_of_tables_have_places_too() {
         with_head("limits.rate = \"4/s\"\nlimits.burst = 0\nframe.kind = \"xml\"\n"),
         [
             "bad.toml:4:16: `burst` must be a whole number from 1 to 1000000",
-            "bad.toml:5:14: unknown variant `xml`, expected one of `json`, `ndjson`, `rs`",
+            "bad.toml:5:14: unknown variant `xml`, expected one of `json`, `ndjson`, `rs`, `socket.io`",
         ]
     );
     assert_eq!(faults("dialect = 1\nname = \"x\"\non = [{ match = { \"/a\" = 1 }, is = \"hullo\" }]\n").len(), 1);

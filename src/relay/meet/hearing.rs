@@ -171,6 +171,7 @@ impl Relay {
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),
             Heard::Ignored => {}
+            Heard::Skipped(what, count) => self.stats.dialect.skipped.add(what, count as u64),
             Heard::Unmatched => self.stats.dialect.unmatched += 1,
             Heard::Unextracted(_) => self.stats.dialect.unextracted += 1,
             Heard::Malformed => self.stats.dialect.malformed += 1,

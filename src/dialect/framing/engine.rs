@@ -1,0 +1,96 @@
+//! Engine.IO 4: the packets under Socket.IO.
+//! Source: the Engine.IO protocol's page, <https://socket.io/docs/v4/engine-io-protocol/>.
+//!
+//! Invariant: any bytes are a packet or none; nothing is copied. Deliberately not here: what a packet leads to (`session`).
+
+use std::time::Duration;
+
+use crate::dialect::pointer::Pointer;
+use crate::dialect::scan::{PointerSet, Spans};
+
+/// Bytes of a session id that are believed.
+const LARGEST_SID: usize = 256;
+/// Intervals that the service names are kept within these.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// See [`SHORTEST`].
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// One packet in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packet<'a> {
+    Open(&'a [u8]),
+    Close,
+    /// What has to be given back.
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    Message(&'a [u8]),
+    Noop,
+}
+
+/// The packet that a text frame, or a part of a polled payload, is.
+pub(crate) fn packet(text: &[u8]) -> Option<Packet<'_>> {
+    let (kind, rest) = text.split_first()?;
+    Some(match kind {
+        b'0' => Packet::Open(rest),
+        b'1' => Packet::Close,
+        b'2' => Packet::Ping(rest),
+        b'3' => Packet::Pong(rest),
+        b'4' => Packet::Message(rest),
+        b'6' => Packet::Noop,
+        // `5` (upgrade) is a client's to send.
+        _ => return None,
+    })
+}
+
+/// What the service says first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub(crate) sid: Box<str>,
+    /// Silence of a healthy connection: a ping each interval, and how late it may come.
+    pub(crate) silence: Duration,
+}
+
+impl Open {
+    /// Reads an open packet's JSON; `None`: it says not what it must.
+    pub(crate) fn read(json: &[u8]) -> Option<Open> {
+        let mut set = PointerSet::new();
+        let [sid, interval, timeout] =
+            ["/sid", "/pingInterval", "/pingTimeout"].map(|text| Pointer::parse(text).ok().map(|at| set.add(&at)));
+        let mut spans = Spans::new();
+        set.scan(json, &mut spans).ok()?;
+        let text = |id| Some(spans.text(json, spans.get(id?)?));
+        let millis = |id| text(id)?.parse().ok().map(Duration::from_millis);
+        let sid = text(sid)?;
+        let silence = millis(interval)?.checked_add(millis(timeout)?)?.clamp(SHORTEST, LONGEST);
+        (sid.len() <= LARGEST_SID).then(|| Open { sid: sid.as_ref().into(), silence })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_packet_says_who_and_how_often() {
+        let open = Open::read(br#"{"sid":"a","upgrades":[],"pingInterval":3000,"pingTimeout":2000,"maxPayload":1}"#);
+        assert_eq!(open, Some(Open { sid: "a".into(), silence: Duration::from_secs(5) }));
+        let silence = |text: &str| Open::read(text.as_bytes()).map(|open| open.silence);
+        assert_eq!(silence(r#"{"sid":"a","pingInterval":0,"pingTimeout":0}"#), Some(SHORTEST));
+        assert_eq!(silence(r#"{"sid":"a","pingInterval":18446744073709551615,"pingTimeout":1}"#), Some(LONGEST));
+        for wrong in ["", "{}", r#"{"sid":"a","pingInterval":-1,"pingTimeout":0}"#, r#"{"sid":["#] {
+            assert_eq!(silence(wrong), None, "{wrong}");
+        }
+        let long = format!(r#"{{"sid":"{}","pingInterval":1,"pingTimeout":1}}"#, "x".repeat(LARGEST_SID + 1));
+        assert_eq!(silence(&long), None);
+    }
+
+    #[test]
+    fn packets_are_told_by_their_first_character() {
+        assert_eq!(packet(b"2probe"), Some(Packet::Ping(b"probe")));
+        assert_eq!(packet(b"42[]"), Some(Packet::Message(b"2[]")));
+        assert_eq!(packet(b"6"), Some(Packet::Noop));
+        for wrong in [&b""[..], b"5", b"7", b"{}", b"\xff"] {
+            assert_eq!(packet(wrong), None);
+        }
+    }
+}
