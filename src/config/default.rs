@@ -10,6 +10,7 @@ use super::{
 };
 use crate::dialect::Transport;
 use crate::relay::outbox::{Lane, OnUnknown};
+use crate::relay::stats::StaleAction;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -110,6 +111,7 @@ impl Default for ChannelPolicy {
             ring: None,
             linger: None,
             stale_after: StaleAfter::Off,
+            stale_action: StaleAction::Reconnect,
         }
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::dialect::Transport;
 use crate::protocol::request::Secret;
 use crate::relay::outbox::{Lane, OnUnknown};
+use crate::relay::stats::StaleAction;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,6 +194,8 @@ pub struct ChannelPolicy {
     pub linger: Option<Duration>,
     /// When silence of the channel is told.
     pub stale_after: StaleAfter,
+    /// The most that is done about it.
+    pub stale_action: StaleAction,
 }
 
 /// `channels.stale_after`: after how much silence a live channel is stale.

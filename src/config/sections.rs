@@ -16,10 +16,13 @@ use crate::dialect::Transport;
 use crate::protocol::request::Secret;
 use crate::protocol::{canonical, duration};
 use crate::relay::outbox::{Lane, OnUnknown};
+use crate::relay::stats::StaleAction;
 
 const LANES: [(&str, Lane); 4] =
     [("critical", Lane::Critical), ("high", Lane::High), ("medium", Lane::Medium), ("low", Lane::Low)];
 const ON_UNKNOWN: [(&str, OnUnknown); 2] = [("retry", OnUnknown::Retry), ("dead_letter", OnUnknown::DeadLetter)];
+const STALE_ACTIONS: [(&str, StaleAction); 3] =
+    [("mark", StaleAction::Mark), ("resubscribe", StaleAction::Resubscribe), ("reconnect", StaleAction::Reconnect)];
 const LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),
     ("warn", tracing::Level::WARN),
@@ -277,6 +280,7 @@ fn channel(r: &mut Reader, table: &str) -> ChannelPolicy {
         ring: r.has(&key("ring")).then(|| ring(r, &key("ring"), ring_default)),
         linger: r.optional_duration(&key("linger"), from_millis(0, 86_400)),
         stale_after: stale_after(r, &key("stale_after")),
+        stale_action: r.word(&key("stale_action"), StaleAction::Reconnect, &STALE_ACTIONS),
     }
 }
 

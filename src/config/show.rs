@@ -158,6 +158,7 @@ fn channel(policy: &ChannelPolicy, secret_params: &[String]) -> Value {
             StaleAfter::Learn => "learn".to_owned(),
             StaleAfter::After(after) => duration::write(after),
         },
+        "stale_action": policy.stale_action.text(),
     })
 }
 

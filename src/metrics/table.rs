@@ -8,7 +8,7 @@ use crate::dialect::Skipped;
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
-use crate::relay::stats::{Counts, DropReason, GapReason, LinkState, ResetReason, ThrottlePlace};
+use crate::relay::stats::{Counts, DropReason, GapReason, LinkState, ResetReason, StaleAction, ThrottlePlace};
 use crate::relay::time::Wall;
 use crate::store::{COMMIT_SECONDS, StoreStats};
 
@@ -85,6 +85,15 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.interest.timeouts)),
     metric("tidegate_interest_refused_total", "Subscriptions that upstream refused or ended, by code.",
         Counters("code", |v, put| codes(&v.stats.interest.refused, put))),
+
+    metric("tidegate_watch_channels", "Channels whose silence is watched.",
+        Gauge(|v| v.stats.watch.watched as f64)),
+    metric("tidegate_watch_stale_channels", "Channels on which upstream has been silent for longer than their limit.",
+        Gauge(|v| v.stats.watch.stale as f64)),
+    metric("tidegate_watch_actions_total", "What was done about silent channels, by action.",
+        Counters("action", |v, put| StaleAction::ALL.iter().for_each(|a| put(a.text(), v.stats.watch.actions.get(a))))),
+    metric("tidegate_watch_recovered_total", "Stale channels that spoke again.",
+        Counter(|v| v.stats.watch.recovered)),
 
     metric("tidegate_feed_channels", "Channels carried.",
         Gauge(|v| v.stats.feed.channels as f64)),

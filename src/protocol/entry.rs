@@ -10,9 +10,9 @@ use crate::relay::time::{Time, Wall};
 /// Whether something is known to be missing (`lost`), or only that nobody can tell (`unknown`).
 fn continuity(reason: GapReason) -> &'static str {
     match reason {
-        // A message was too large, and nobody knows of which channel it was.
-        GapReason::Reconnect | GapReason::TransportSwitch | GapReason::Oversize => "unknown",
-        GapReason::UpstreamSeq | GapReason::Slow | GapReason::Silence => "lost",
+        // A message was too large, and nobody knows of which channel it was; a channel was silent, and maybe rightly so.
+        GapReason::Reconnect | GapReason::TransportSwitch | GapReason::Oversize | GapReason::Silence => "unknown",
+        GapReason::UpstreamSeq | GapReason::Slow => "lost",
     }
 }
 
@@ -118,6 +118,18 @@ pub fn reset(place: Place<'_>, reason: &'static str) -> Entry {
     push_prev(&mut out, place.prev);
     out.push(b'}');
     finish(place, EntryKind::Reset, None, out, 0..0, 0..0)
+}
+
+/// Makes the entry that says: nothing came on this channel since then; what is done about it.
+pub fn stale(place: Place<'_>, since: Wall, action: &'static str) -> Entry {
+    let mut out = Vec::with_capacity(200 + place.channel_json.len());
+    start(&mut out, EntryKind::Stale, place);
+    push_time(&mut out, "time", place.at.wall);
+    push_time(&mut out, "since", since);
+    push_word(&mut out, "action", action);
+    push_prev(&mut out, place.prev);
+    out.push(b'}');
+    finish(place, EntryKind::Stale, None, out, 0..0, 0..0)
 }
 
 fn finish(
@@ -231,6 +243,15 @@ mod tests {
         );
         assert_eq!(entry.data(), br#"{"e":"trade","p":"97000.10"}"#);
         assert_eq!(entry.event_type(), b"trade");
+    }
+
+    #[test]
+    fn silence_says_since_when_and_what_is_done() {
+        let entry = stale(place(b"\"c\""), Wall(1_795_231_880_000_000_000), "resubscribe");
+        assert_eq!(
+            String::from_utf8_lossy(&entry.text),
+            r#"{"kind":"stale","id":"000001-1042","channel":"c","time":"2026-11-21T03:31:28.123456Z","since":"2026-11-21T03:31:20.000000Z","action":"resubscribe","prev":1039}"#
+        );
     }
 
     #[test]

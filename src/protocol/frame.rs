@@ -23,6 +23,8 @@ pub enum EntryKind {
     Gap,
     /// Start again from here.
     Reset,
+    /// Upstream is silent on this channel, though the connection lives.
+    Stale,
 }
 
 impl EntryKind {
@@ -32,6 +34,7 @@ impl EntryKind {
             EntryKind::Event | EntryKind::Snapshot => "event",
             EntryKind::Gap => "gap",
             EntryKind::Reset => "reset",
+            EntryKind::Stale => "stale",
         }
     }
 }

@@ -29,6 +29,7 @@ pub mod sequence;
 pub mod session;
 pub mod stats;
 pub mod time;
+pub mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ use sequence::Sequence;
 use session::Sessions;
 use stats::Stats;
 use time::{Mono, Time};
+use watch::Watch;
 
 /// The machine. See the module's documentation for its contract.
 pub struct Relay {
@@ -82,6 +84,7 @@ pub struct Relay {
     samples: Samples,
     /// How long upstream takes to answer, over all connections.
     round_trips: RoundTrips,
+    watch: Watch,
     /// The file system under the store has less room than `outbox.min_free`.
     disk_low: bool,
     /// Counts deliveries for the gap rule.
@@ -125,6 +128,7 @@ impl Relay {
             draining: Draining::default(),
             samples: Samples::default(),
             round_trips: RoundTrips::default(),
+            watch: Watch::default(),
             disk_low: false,
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,
@@ -182,8 +186,14 @@ impl Relay {
 
     /// When [`Relay::handle_timeout`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let due =
-            [self.upstream_due(), self.reorder_due(), self.outbound_due(), self.sessions_due(), self.draining.due()];
+        let due = [
+            self.upstream_due(),
+            self.reorder_due(),
+            self.outbound_due(),
+            self.sessions_due(),
+            self.draining.due(),
+            self.watch_due(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -194,6 +204,7 @@ impl Relay {
         self.upstream_timeout(now);
         self.outbound_timeout(now);
         self.sessions_timeout(now);
+        self.watch_timeout(now);
         self.draining_timeout(now);
     }
 

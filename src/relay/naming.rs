@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::outbox::{Lane, OnUnknown};
-use crate::config::{ChannelPolicy, Config, RingConfig, StaleAfter};
+use crate::config::{ChannelPolicy, Config, RingConfig};
 use crate::protocol::request::ChannelRequest;
 
 /// Longest parameters that stand in an identity as they are; longer ones as `?~` and 16 digits of their SHA-256.
@@ -37,8 +37,6 @@ pub struct Named {
     pub ring: RingConfig,
     /// Default of messages published there.
     pub on_unknown: OnUnknown,
-    /// When silence of the channel is told.
-    pub stale_after: StaleAfter,
 }
 
 /// Whether a pattern (a name, or a prefix and `*`) matches a name.
@@ -52,6 +50,12 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// The first policy that matches a local channel name.
 pub fn policy<'a>(config: &'a Config, name: &str) -> Option<&'a ChannelPolicy> {
     config.channels.iter().find(|policy| matches(&policy.pattern, name))
+}
+
+/// The policy of a channel as it is carried, with its public parameters.
+pub fn policy_of_carried<'a>(config: &'a Config, local: &str) -> Option<&'a ChannelPolicy> {
+    let params = ["?{", "?~"].iter().filter_map(|mark| local.find(mark)).min();
+    policy(config, &local[..params.unwrap_or(local.len())])
 }
 
 /// Resolves a channel. An error says what is wrong with the parameters.
@@ -80,7 +84,6 @@ pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> 
         linger: policy.and_then(|policy| policy.linger).unwrap_or(config.interest.linger),
         ring: policy.and_then(|policy| policy.ring).unwrap_or(config.feed.ring),
         on_unknown: policy.map_or(OnUnknown::Retry, |policy| policy.on_unknown),
-        stale_after: policy.map_or(StaleAfter::Off, |policy| policy.stale_after),
     })
 }
 
@@ -138,7 +141,7 @@ mod tests {
             upstream: upstream.map(Into::into),
             ring: None,
             linger: None,
-            stale_after: StaleAfter::Off,
+            ..ChannelPolicy::default()
         }
     }
 

@@ -167,6 +167,18 @@ words! {
 }
 
 words! {
+    /// What is done about a channel that is silent: the `action` of `stale`, each one more than the one before.
+    StaleAction {
+        /// Say so.
+        Mark = "mark";
+        /// Subscribe it anew.
+        Resubscribe = "resubscribe";
+        /// Make the connection anew.
+        Reconnect = "reconnect";
+    }
+}
+
+words! {
     /// Why a subscriber has to start again: the `reason` of `reset`.
     ResetReason {
         /// The ring does not reach back that far.
@@ -300,6 +312,19 @@ pub struct FeedStats {
     pub resumed: u64,
 }
 
+/// Channels whose silence is watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchStats {
+    /// Watched now.
+    pub watched: u64,
+    /// Silent for longer than their limit now.
+    pub stale: u64,
+    /// What was done about silent ones.
+    pub actions: Counts<StaleAction>,
+    /// Stale ones that spoke again.
+    pub recovered: u64,
+}
+
 /// The local clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionStats {
@@ -428,6 +453,8 @@ pub struct Stats {
     pub interest: InterestStats,
     /// The rings.
     pub feed: FeedStats,
+    /// Channels whose silence is watched.
+    pub watch: WatchStats,
     /// The local clients.
     pub sessions: SessionStats,
     /// Outbound messages.

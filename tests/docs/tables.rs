@@ -44,7 +44,7 @@ fn the_close_codes_are_those_of_the_code() {
 
 #[test]
 fn the_frames_are_those_of_the_code() {
-    let entries = [EntryKind::Event, EntryKind::Snapshot, EntryKind::Gap, EntryKind::Reset];
+    let entries = [EntryKind::Event, EntryKind::Snapshot, EntryKind::Gap, EntryKind::Reset, EntryKind::Stale];
     let mut code: BTreeSet<String> = entries.iter().map(|kind| kind.text().to_owned()).collect();
     // A control frame begins with `Object::kind("…")`; `event`, `gap` and `reset` have offsets, too.
     for source in ["src/protocol/control.rs", "src/relay/meet/snapshots.rs"] {

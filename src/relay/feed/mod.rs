@@ -233,6 +233,7 @@ impl Feed {
         let Some(ring) = self.ring_mut(id) else { return 0 };
         ring.events += 1;
         ring.last_event = Some((at.mono, at.wall));
+        ring.silent = false;
         let before = ring.values.bytes();
         let evicted = ring.values.fold(&entry, event.role, event.fold, max_keys);
         self.value_bytes += ring.values.bytes().saturating_sub(before);
@@ -293,6 +294,22 @@ impl Feed {
             if let Some(ring) = self.ring_mut(id) {
                 ring.values.forget();
             }
+        }
+    }
+
+    /// Tells that upstream is silent on a channel since then, and what is done about it.
+    pub fn admit_stale(
+        &mut self,
+        id: RingId,
+        at: Time,
+        since: super::time::Wall,
+        action: super::stats::StaleAction,
+        stats: &mut FeedStats,
+    ) {
+        if self.append(id, at, |place| entry::stale(place, since, action.text()), stats).is_some()
+            && let Some(ring) = self.ring_mut(id)
+        {
+            ring.silent = true;
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Ring {
     pub last_event: Option<(Mono, Wall)>,
     /// When it was carried first.
     pub since: Wall,
+    /// Upstream was silent for longer than the channel's limit, and said nothing since.
+    pub silent: bool,
 }
 
 /// What a cursor gets on a channel.
@@ -117,6 +119,7 @@ impl Ring {
             gaps: 0,
             last_event: None,
             since,
+            silent: false,
         }
     }
 

@@ -126,6 +126,8 @@ impl Relay {
     /// The statistics with the gauges that are counted only when somebody looks.
     fn fresh_stats(&mut self, now: Time) -> Stats {
         self.feed.gauges(&mut self.stats.feed);
+        let (watched, stale) = self.watch.counts();
+        (self.stats.watch.watched, self.stats.watch.stale) = (watched as u64, stale as u64);
         self.stats.sessions.open = self.sessions.len() as u64;
         self.stats.sessions.blocked = self.sessions.iter().filter(|session| session.in_flight.is_some()).count() as u64;
         self.refresh_upstream_stats(now);
@@ -173,6 +175,8 @@ impl Relay {
                     "events": ring.events,
                     "entries": ring.len(),
                     "bytes": ring.bytes,
+                    "stale_for_ms": self.watch.stale_since(id).map(|since| millis(now.mono.since(since))),
+                    "stale_after_ms": self.watch.limit(id).map(millis),
                     "last_event_age_ms": ring.last_event.map(|(at, _)| millis(now.mono.since(at))),
                     "duplicates": ring.duplicates,
                     "gaps": ring.gaps,
@@ -193,7 +197,8 @@ impl Relay {
                 })
             })
             .collect();
-        json!({"channels": rings, "interest": wanted})
+        let (watched, stale) = self.watch.counts();
+        json!({"channels": rings, "interest": wanted, "watched": watched, "stale": stale})
     }
 
     fn position_text(&self, ring: &Ring) -> String {

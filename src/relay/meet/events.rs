@@ -28,6 +28,9 @@ impl Relay {
             self.stats.feed.dropped.bump(DropReason::Unwanted);
         }
         for ring in rings.drain(..) {
+            if self.watch.event(at.mono, ring) {
+                self.stats.watch.recovered += 1;
+            }
             self.sequenced(at, attempt, ring, event);
         }
         self.scratch_rings = rings;
@@ -96,6 +99,8 @@ impl Relay {
         let ring = self.feed.carry(name, limits, at)?;
         if known.is_none() {
             self.sequence.forget(ring);
+            self.watch.forget(ring);
+            self.watch_ring(at, ring, name);
             self.join_patterns(ring, name);
         }
         Some(ring)
@@ -118,8 +123,9 @@ impl Relay {
     }
 
     fn ring_lost(&mut self, now: Time, ring: RingId, reason: GapReason) {
-        // Numbers without holes will show after a reconnect what was missed, exactly; a guess now would only cry wolf.
-        if reason != GapReason::Reconnect || !self.sequence.vouches_for(ring) {
+        // Numbers without holes will show what was missed, exactly; a guess now would only cry wolf.
+        let guess = matches!(reason, GapReason::Reconnect | GapReason::Silence);
+        if !guess || !self.sequence.vouches_for(ring) {
             self.feed.admit_gap(ring, now, None, reason, &mut self.stats.feed);
         }
     }
@@ -161,10 +167,14 @@ impl Relay {
 
     /// The channel was unsubscribed upstream.
     pub(in crate::relay) fn channel_dropped(&mut self, channel: ChannelId) {
-        for ring in self.feed.rings_of(channel).to_vec() {
-            self.sequence.forget(ring);
+        let rings = self.feed.rings_of(channel).to_vec();
+        for ring in &rings {
+            self.sequence.forget(*ring);
         }
         self.feed.dropped(channel);
+        for ring in rings {
+            if self.feed.ring(ring).is_some() { self.watch.suspend(ring) } else { self.watch.forget(ring) }
+        }
     }
 
     /// How a local channel stands upstream, in the words of `subscribed`.

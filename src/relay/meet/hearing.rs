@@ -211,8 +211,11 @@ impl Relay {
             }
         }
         self.link_moved(now);
+        if !self.dialect.subscribes() {
+            self.all_came_live(now);
+        }
         for channel in live {
-            self.came_live(attempt, channel);
+            self.came_live(now, attempt, channel);
         }
     }
 
@@ -224,9 +227,12 @@ impl Relay {
     }
 
     /// Upstream sends this channel's events on this attempt from here on.
-    pub(super) fn came_live(&mut self, attempt: AttemptId, channel: ChannelId) {
+    pub(super) fn came_live(&mut self, now: Time, attempt: AttemptId, channel: ChannelId) {
         if self.attempts.serves(attempt) {
             self.interest.stand(channel, Standing::Live);
+            for ring in self.feed.rings_of(channel) {
+                self.watch.live(now.mono, *ring);
+            }
             self.join_live(channel);
         }
     }
@@ -246,7 +252,7 @@ impl Relay {
                     let Some(acked) = self.attempts.get_mut(attempt) else { return };
                     if acked.acked.live(now.mono, *channel) {
                         news = true;
-                        self.came_live(attempt, *channel);
+                        self.came_live(now, attempt, *channel);
                     } else {
                         news |= acked.leaving.answered(*channel);
                     }
@@ -478,7 +484,7 @@ impl Relay {
                 Purpose::Subscribe(channels) if !carried.answered => {
                     for channel in channels {
                         if self.attempt_mut(attempt).is_some_and(|sender| sender.acked.live(now.mono, channel)) {
-                            self.came_live(attempt, channel);
+                            self.came_live(now, attempt, channel);
                         }
                     }
                 }

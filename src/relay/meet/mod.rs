@@ -8,6 +8,7 @@
 //! - `fetches`: what is got from outside, and for whom.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
 //!   what, and how long.
+//! - `watching`: channels that are silent.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
 pub(super) mod calls;
@@ -29,6 +30,7 @@ pub(super) mod subscribing;
 mod tests;
 pub(super) mod upstream;
 pub(super) mod waiting;
+pub(super) mod watching;
 
 use std::time::Duration;
 

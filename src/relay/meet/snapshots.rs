@@ -12,7 +12,7 @@ const PART_BYTES: usize = 256 * 1024;
 
 /// The `snapshot` frames of a ring, in parts if large; none if there is no state.
 pub(in crate::relay) fn frames(ring: &Ring, position: Position, stale: bool) -> Vec<Item> {
-    let stale = stale || is_outdated(ring);
+    let stale = stale || ring.silent || is_outdated(ring);
     let parts = values(ring, position, PART_BYTES);
     let count = parts.len();
     let frame = |(at, values): (usize, Vec<u8>)| {
@@ -25,7 +25,7 @@ pub(in crate::relay) fn frames(ring: &Ring, position: Position, stale: bool) -> 
 /// The whole state as one text, for HTTP; `None` if there is no state.
 pub(in crate::relay) fn whole(ring: &Ring, position: Position, stale: bool) -> Option<Vec<u8>> {
     let values = values(ring, position, usize::MAX).pop()?;
-    let stale = stale || is_outdated(ring);
+    let stale = stale || ring.silent || is_outdated(ring);
     Some(text(ring, position, stale, (1, true), &values))
 }
 

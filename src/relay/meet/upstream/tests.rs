@@ -3,6 +3,7 @@
 mod liveness;
 mod numbers;
 mod service;
+mod silence;
 
 use serde_json::{Value, json};
 

@@ -293,7 +293,8 @@ impl Service {
         let mine: Vec<(SessionId, Value)> = mine;
         let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let short = |frame: &Value| {
-            let extra = ["reason", "code", "data", "state", "upstream"].iter().find_map(|name| frame.get(name));
+            let extra =
+                ["reason", "action", "code", "data", "state", "upstream"].iter().find_map(|name| frame.get(name));
             let parts = [Some(&frame["kind"]), frame.get("channel"), extra];
             parts.into_iter().flatten().map(word).collect::<Vec<_>>().join(" ")
         };
