@@ -84,7 +84,7 @@ pub enum WireFrame {
     Ping(Bytes),
     /// A WebSocket pong.
     Pong(Bytes),
-    /// An event of an event stream, with data.
+    /// An event of an event stream.
     Event(Box<StreamEvent>),
     /// Something came in that holds no message: a comment of an event stream, a part of an event. A sign of life.
     Life,
@@ -100,7 +100,7 @@ impl WireFrame {
         static NOTHING: Bytes = Bytes::new();
         match self {
             WireFrame::Text(body) | WireFrame::Binary(body) | WireFrame::Ping(body) | WireFrame::Pong(body) => body,
-            WireFrame::Event(event) => &event.data,
+            WireFrame::Event(event) => event.data.as_ref().unwrap_or(&NOTHING),
             WireFrame::Life => &NOTHING,
             WireFrame::Ask(ask) => &ask.body,
             WireFrame::Answer(answer) => &answer.body,
@@ -123,8 +123,10 @@ pub struct StreamEvent {
     pub id: Option<Box<str>>,
     /// The event's type; `None`: it has none, which a browser calls `message`.
     pub event: Option<Box<str>>,
-    /// The lines of its data, joined by line feeds.
-    pub data: Bytes,
+    /// The lines of its data, joined by line feeds; `None`: it only tells the others.
+    pub data: Option<Bytes>,
+    /// How long the stream wants to be left alone before it is connected again, clamped by the carrier.
+    pub retry: Option<Duration>,
 }
 
 /// What an HTTP request is for.

@@ -339,6 +339,8 @@ pub enum Disconnect {
     },
     /// The connection was reset or cut without a close frame.
     Reset(String),
+    /// Upstream ended the answer that an event stream is.
+    Ended,
     /// Bytes that are not RFC 6455's.
     Protocol(String),
     /// Text that is not UTF-8.
@@ -366,6 +368,7 @@ impl Disconnect {
             Disconnect::BadUpgrade(_) => "bad_upgrade",
             Disconnect::Closed { .. } => "closed",
             Disconnect::Reset(_) => "reset",
+            Disconnect::Ended => "ended",
             Disconnect::Protocol(_) => "protocol",
             Disconnect::NotUtf8 => "not_utf8",
             Disconnect::Oversize => "oversize",

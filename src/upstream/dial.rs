@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hyper::Uri;
+use socket2::TcpKeepalive;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -34,6 +35,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether a connection to one serves the other.
+    pub fn same_origin(&self, other: &Place) -> bool {
+        (self.secure, &self.host, self.port) == (other.secure, &other.host, other.port)
+    }
+
     /// Reads an address. The configuration checked it, but templates may have filled in more.
     pub fn parse(url: &str) -> Result<Self, Disconnect> {
         let wrong = |why: &str| Disconnect::BadUpgrade(format!("upstream.url is no address of a transport: {why}"));
@@ -120,7 +126,11 @@ async fn connect_one(address: SocketAddr, patience: Duration) -> Result<(TcpStre
         _ => Disconnect::Unreachable(format!("{address}: {e}")),
     })?;
     let options = socket2::SockRef::from(&stream);
+    // A peer that is gone is found also where we only listen: some transports have no pings.
+    let probe = (patience / 4).max(Duration::from_secs(1));
+    let alive = TcpKeepalive::new().with_time((patience / 2).max(probe)).with_interval(probe).with_retries(2);
     let set = options.set_tcp_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(patience)));
+    let set = set.and_then(|()| options.set_tcp_keepalive(&alive));
     set.map_err(|e| Disconnect::Reset(format!("{address}: {e}")))?;
     Ok((stream, address))
 }
@@ -180,5 +190,6 @@ mod tests {
         let options = socket2::SockRef::from(&stream);
         assert!(options.tcp_nodelay().unwrap());
         assert_eq!(options.tcp_user_timeout().unwrap(), Some(patience));
+        assert!(options.keepalive().unwrap());
     }
 }

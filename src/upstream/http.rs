@@ -1,152 +1,274 @@
-//! HTTP/1.1 by hyper's client over the same dial and TLS as every connection to upstream: whole exchanges for `Fetch`, and
-//! connections whose answers are read as they come.
+//! HTTP/1.1 as a client: one connection, one exchange after the other, answers streamed. Heads are bounded, redirects are not
+//! followed, and a status that refuses is told with the start of its body, so that people learn what a proxy or a login
+//! page said.
 //!
-//! Invariant: an exchange ends at its request's `timeout`, and never holds more than its `max_body`.
-//! Deliberately not here: redirects (an answer of 3xx is an answer), cookies, compression, connections kept for others.
+//! Invariant: an exchange made here ends at its request's `timeout`, and never holds more than its `max_body`.
+//! Deliberately not here: HTTP/2 (one exchange at a time gains nothing by it), compression, cookies, caches, and what an
+//! answer means.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dial::Place;
-use super::{Settings, reach};
+use super::{Settings, Socket, reach};
 use crate::dialect::{HttpAnswer, HttpRequest, Method};
-use crate::relay::pairs::{CallId, FetchAnswer, FetchError, Input};
+use crate::relay::pairs::{CallId, Disconnect, FetchAnswer, FetchError, Input};
 
 /// Bytes of an answer's head.
-const MAX_HEAD: usize = 16 * 1024;
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a refusing answer's body that are shown.
+const MAX_DETAIL: usize = 200;
+/// How long to wait for those.
+const DETAIL_TIMEOUT: Duration = Duration::from_millis(500);
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Makes the exchange and answers the call.
+/// What hyper drives.
+pub type Io = TokioIo<Box<dyn Socket>>;
+
+/// Makes an exchange of its own and answers the call.
 pub async fn fetch(call: CallId, request: HttpRequest, settings: Settings, inputs: mpsc::Sender<Input>) {
-    let answer = timeout(request.timeout, exchange(&request, &settings));
+    let answer = timeout(request.timeout, alone(request, &settings));
     let result = answer.await.unwrap_or(Err(FetchError::Timeout)).map(FetchAnswer::Http);
     // A closed channel means that the driver is gone, and nobody waits.
     let _ = inputs.send(Input::Fetched { call, result }).await;
 }
 
-async fn exchange(request: &HttpRequest, settings: &Settings) -> Result<HttpAnswer, FetchError> {
-    let mut connection = Connection::open(&request.url, settings).await?;
-    let response = connection.ask(request).await?;
+/// One exchange over a connection that is used for nothing else.
+async fn alone(asked: HttpRequest, settings: &Settings) -> Result<HttpAnswer, FetchError> {
+    let place = Place::parse(&asked.url).map_err(FetchError::Unreachable)?;
+    let head = request(asked.method, &place, &asked.headers, asked.body).map_err(|why| lost(&why))?;
+    let (mut connection, _, _) = Connection::open(&place, settings).await.map_err(FetchError::Unreachable)?;
+    let response = connection.exchange(head).await.map_err(|failure| lost(&failure.reason))?;
     let status = response.status().as_u16();
     let headers = response.headers().iter();
     let headers = headers.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
     let headers = headers.collect();
-    let mut incoming = response.into_body();
-    let mut body = BytesMut::new();
-    while let Some(chunk) = connection.chunk(&mut incoming).await? {
-        if body.len() + chunk.len() > request.max_body {
-            return Err(FetchError::Oversize);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(HttpAnswer { status, headers, body: body.freeze() })
+    let body = collect(response.into_body(), asked.max_body).await.map_err(|why| lost(&why))?;
+    Ok(HttpAnswer { status, headers, body })
 }
 
-/// An open connection: one request after the other.
+/// An exchange that broke off.
+fn lost(reason: &Disconnect) -> FetchError {
+    match reason {
+        Disconnect::Oversize => FetchError::Oversize,
+        other => FetchError::Broken(other.detail()),
+    }
+}
+
+/// An open connection. Dropping it closes it, whatever is under way.
 pub struct Connection {
-    place: Place,
-    sender: SendRequest<Full<Bytes>>,
-    /// It has to be polled, not heard: its errors reach the exchange.
-    io: Pin<Box<dyn Future<Output = ()> + Send>>,
-    ended: bool,
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+/// An exchange that gave no answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub reason: Disconnect,
+    /// The request, where it is certain that upstream saw nothing of it.
+    pub unsent: Option<Request<Full<Bytes>>>,
 }
 
 impl Connection {
-    /// Name, TCP, TLS, each within the configuration's times.
-    pub async fn open(url: &str, settings: &Settings) -> Result<Self, FetchError> {
-        let place = Place::parse(url).map_err(FetchError::Unreachable)?;
-        let (stream, _, _) = reach(&place, settings).await.map_err(FetchError::Unreachable)?;
+    /// Connects to a place, with TLS where it is secure; the peer's address for people, and the deadline of the handshake,
+    /// for what else belongs to it. Must run inside a `LocalSet`.
+    pub async fn open(place: &Place, settings: &Settings) -> Result<(Self, String, Instant), Disconnect> {
+        let (socket, peer, deadline) = reach(place, settings).await?;
         let mut client = http1::Builder::new();
         client.max_buf_size(MAX_HEAD).title_case_headers(true);
-        let (sender, io) = client.handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let io = Box::pin(async move {
-            let _ = io.await;
-        });
-        Ok(Connection { place, sender, io, ended: false })
+        let shake = client.handshake::<Io, Full<Bytes>>(TokioIo::new(socket));
+        let (sender, connection) =
+            timeout_at(deadline, shake).await.map_err(|_| Disconnect::HandshakeTimeout)?.map_err(|e| broken(&e))?;
+        // Its errors reach the exchange; it has to be polled, not heard.
+        let driver = tokio::task::spawn_local(async move { drop(connection.await) });
+        Ok((Connection { sender, driver }, peer.to_string(), deadline))
     }
 
-    /// Sends a request to this connection's origin; gives the answer's head, and its content to be read by
-    /// [`Connection::chunk`].
-    pub async fn ask(&mut self, request: &HttpRequest) -> Result<Response<Incoming>, FetchError> {
-        let head = head(request, &self.place)?;
-        let answer = self.sender.send_request(head);
-        during(&mut self.io, &mut self.ended, answer).await.map_err(broken)
+    /// Whether another exchange may begin here, as far as one can know.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
     }
 
-    /// The next bytes of an answer's content; `None`: that was all.
-    pub async fn chunk(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, FetchError> {
-        loop {
-            match during(&mut self.io, &mut self.ended, body.frame()).await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(broken(error)),
-                Some(Ok(frame)) => {
-                    // Trailers are passed over.
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
+    /// Sends a request and waits for the head of its answer. The body, if it is not read to its end, closes the connection.
+    pub async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+        if let Err(error) = self.sender.ready().await {
+            return Err(Failure { reason: broken(&error), unsent: Some(request) });
         }
+        self.sender
+            .try_send_request(request)
+            .await
+            .map_err(|mut error| Failure { unsent: error.take_message(), reason: broken(error.error()) })
     }
 }
 
-/// Waits for something that the connection brings, and drives the connection meanwhile.
-async fn during<T>(
-    io: &mut Pin<Box<dyn Future<Output = ()> + Send>>,
-    ended: &mut bool,
-    what: impl Future<Output = T>,
-) -> T {
-    let mut what = std::pin::pin!(what);
-    loop {
-        tokio::select! {
-            biased;
-            value = &mut what => return value,
-            () = io.as_mut(), if !*ended => *ended = true,
-        }
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
     }
 }
 
-/// The request with its target relative to the origin, as HTTP/1.1 wants it.
-fn head(request: &HttpRequest, place: &Place) -> Result<Request<Full<Bytes>>, FetchError> {
-    let wrong = |what: &str| FetchError::Broken(format!("header {what}: not allowed in HTTP"));
-    let target = Place::parse(&request.url).map_err(FetchError::Unreachable)?.target;
-    let method = match request.method {
+/// A request to a place. Headers given here replace `Host` where they name it.
+pub fn request(
+    method: Method,
+    place: &Place,
+    headers: &[(String, String)],
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Disconnect> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = match method {
         Method::Get => hyper::Method::GET,
         Method::Post => hyper::Method::POST,
         Method::Put => hyper::Method::PUT,
     };
-    let mut head = Request::builder().method(method).uri(target.as_str()).body(Full::new(request.body.clone()));
-    if let Ok(head) = &mut head {
-        let headers = head.headers_mut();
-        headers.insert(HOST, HeaderValue::try_from(&place.authority).map_err(|_| wrong("host"))?);
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION"))));
-        for (name, value) in &request.headers {
-            let header = HeaderName::try_from(name).map_err(|_| wrong(name))?;
-            let mut value = HeaderValue::try_from(value).map_err(|_| wrong(name))?;
-            value.set_sensitive(true);
-            headers.insert(header, value);
-        }
-    }
-    head.map_err(|e| FetchError::Broken(format!("no request can be made: {e}")))
+    *request.uri_mut() =
+        place.target.parse().map_err(|e| Disconnect::BadUpgrade(format!("the address of a request: {e}")))?;
+    *request.headers_mut() = header_map(place, headers)?;
+    let agent = HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+    request.headers_mut().entry(USER_AGENT).or_insert(agent);
+    Ok(request)
 }
 
-/// What hyper could not do. Its words name no content.
-fn broken(error: hyper::Error) -> FetchError {
-    if error.is_incomplete_message() {
-        return FetchError::Broken("the connection ended before the whole answer".to_owned());
+/// Header fields, with `Host` in front; all values count as secret.
+pub fn header_map(place: &Place, headers: &[(String, String)]) -> Result<HeaderMap, Disconnect> {
+    let wrong = |name: &str| Disconnect::BadUpgrade(format!("upstream header {name}: not allowed in HTTP"));
+    let mut map = HeaderMap::new();
+    map.insert(HOST, HeaderValue::try_from(&place.authority).map_err(|_| wrong("host"))?);
+    for (name, value) in headers {
+        let header = HeaderName::try_from(name).map_err(|_| wrong(name))?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| wrong(name))?;
+        value.set_sensitive(true);
+        map.insert(header, value);
     }
+    Ok(map)
+}
+
+/// A whole body of at most `max` bytes.
+pub async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Disconnect> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(|e| broken(&e))?.into_data().unwrap_or_default();
+        if first.len() + all.len() + data.len() > max {
+            return Err(Disconnect::Oversize);
+        }
+        match (first.is_empty(), all.is_empty()) {
+            (true, true) => first = data,
+            (_, false) => all.extend_from_slice(&data),
+            (false, true) => {
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&data);
+                first = Bytes::new();
+            }
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// A status that is not what was hoped for, with what the answer says.
+pub async fn refused(response: Response<Incoming>) -> Disconnect {
+    let status = response.status().as_u16();
+    let retry_after = retry_after(response.headers());
+    let target = response.headers().get(LOCATION).filter(|_| response.status().is_redirection());
+    let detail = match target.map(|target| show(target.as_bytes())) {
+        Some(target) => format!("redirects to {target}; set upstream.url to where it really is"),
+        None => show(&start_of(response.into_body()).await),
+    };
+    Disconnect::BadStatus { status, retry_after, detail }
+}
+
+/// As much of a body as is shown, if it comes soon.
+async fn start_of(mut body: Incoming) -> Vec<u8> {
+    let mut start = Vec::new();
+    let reading = async {
+        while start.len() < MAX_DETAIL
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            let data = frame.into_data().unwrap_or_default();
+            start.extend_from_slice(&data[..data.len().min(MAX_DETAIL - start.len())]);
+        }
+    };
+    // What came until then is shown.
+    let _ = timeout(DETAIL_TIMEOUT, reading).await;
+    start
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3) from now, clamped to 1 s..1 h.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    wait_of(headers.get(RETRY_AFTER)?.as_bytes(), SystemTime::now())
+}
+
+/// Seconds or a date. Anything else is as if it were not there.
+fn wait_of(value: &[u8], now: SystemTime) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than a u64 holds are still a number, and above the limit.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        let left = date.duration_since(now).unwrap_or_default();
+        Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+    };
+    Some(wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
+}
+
+/// Bytes from outside, cut and escaped for a log line.
+pub fn show(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(MAX_DETAIL)].escape_ascii().to_string()
+}
+
+/// What hyper could not do.
+pub fn broken(error: &hyper::Error) -> Disconnect {
     if error.is_parse() {
-        return FetchError::Broken(format!("the answer is not HTTP/1.1: {error}"));
+        return Disconnect::BadUpgrade(format!("the answer is not HTTP/1.1: {error}"));
     }
-    let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-    FetchError::Broken(cause)
+    if error.is_incomplete_message() {
+        return Disconnect::Reset("the connection ended before the whole answer".to_owned());
+    }
+    let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Disconnect::Reset(format!("in an HTTP exchange: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_clamped() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let table: [(&str, Option<u64>); 10] = [
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            ("0", Some(1)),
+            ("99999999999999999999999", Some(3600)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(1)),
+            ("Sun, 06 Nov 2094 08:00:00 GMT", None),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in table {
+            let read = wait_of(text.as_bytes(), now).map(|wait| wait.as_secs());
+            // The far date has a wrong weekday: some parsers refuse it, ours may clamp it.
+            if text.contains("2094") {
+                assert!(read.is_none() || read == Some(3600), "{text}: {read:?}");
+            } else {
+                assert_eq!(read, seconds, "{text}");
+            }
+        }
+        assert_eq!(wait_of(b"\xff", now), None);
+        assert_eq!(wait_of(b"", now), None);
+    }
 }

@@ -1,17 +1,20 @@
-//! The carrier to upstream: opens connections, moves frames, closes them. It knows no protocol above WebSocket.
+//! The carrier to upstream: opens connections, moves frames, closes them. It knows no protocol above its transports.
 //!
-//! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), upgrades (`upgrade`), then moves frames
-//! (`websocket`) until the connection ends, for whatever reason, with exactly one `Disconnected`. `fetch` reads the token,
-//! `http` makes exchanges beside the connection. A write is bounded in time, a message in size, and what was received in number: as
+//! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), then upgrades and moves frames (`upgrade`,
+//! `websocket`), or reads an event stream (`sse`), or polls (`asks`), until the connection ends, for whatever reason, with
+//! exactly one `Disconnected`. Beside any of them `asks` carries what leaves by POST, over `http`, which also
+//! makes the exchanges that nobody's connection needs; `fetch` reads the token. A write is bounded in time, a message in size, and what was received in number: as
 //! long as the driver has not taken earlier reads, nothing more is read, and TCP holds upstream back.
 //!
 //! Invariant: of one attempt come `Connected`, any number of `Received` and `Transmitted`, and at the end one
 //! `Disconnected`, in the order in which they happened; or `Disconnected` alone.
 //! Deliberately not here: when to connect, retry, ping or give up; what a frame means. The relay decides.
 
+mod asks;
 mod dial;
 mod fetch;
 mod http;
+mod sse;
 mod tls;
 mod upgrade;
 mod websocket;
@@ -28,10 +31,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{TokenSource, UpstreamConfig};
-use crate::dialect::{ConnectRequest, WireFrame};
+use crate::dialect::{Ask, AskFor, ConnectRequest, Transport, WireFrame};
 use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Input};
 
+use self::asks::Line;
 use self::dial::Place;
+use self::sse::Stream;
 use self::tls::Trust;
 use self::websocket::Wire;
 
@@ -39,6 +44,8 @@ use self::websocket::Wire;
 const READS_WAITING: usize = 4;
 /// Requests to one attempt that may wait: one `Transmit` and one `Disconnect`, by the rule of one request per sink.
 const ORDERS_WAITING: usize = 2;
+/// Asks of one kind that may wait, by the rule that one is out: the one whose answer is just being handed over, and the next.
+const ASKS_WAITING: usize = 2;
 /// The least time that a write may take, however short the ping interval is configured.
 const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -68,7 +75,29 @@ pub struct Upstream {
     settings: Settings,
     token: TokenSource,
     inputs: mpsc::Sender<Input>,
-    attempts: BTreeMap<AttemptId, mpsc::Sender<Order>>,
+    attempts: BTreeMap<AttemptId, Running>,
+}
+
+/// The ends of a running attempt's queues.
+struct Running {
+    orders: mpsc::Sender<Order>,
+    polls: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<Ask>,
+}
+
+/// The other ends.
+struct Queues {
+    orders: mpsc::Receiver<Order>,
+    polls: mpsc::Receiver<Ask>,
+    requests: mpsc::Receiver<Ask>,
+}
+
+/// An open connection of any transport.
+enum Open {
+    WebSocket(Box<Wire>),
+    Sse(Stream),
+    /// Connected; what comes has to be asked for.
+    Polls(Line),
 }
 
 impl Upstream {
@@ -87,14 +116,29 @@ impl Upstream {
 
     /// Begins an attempt. Answered by `Connected` or `Disconnected`.
     pub fn connect(&mut self, attempt: AttemptId, request: ConnectRequest) {
-        self.attempts.retain(|_, orders| !orders.is_closed());
-        let (sender, orders) = mpsc::channel(ORDERS_WAITING);
-        self.attempts.insert(attempt, sender);
-        tokio::task::spawn_local(live(attempt, request, self.settings.clone(), self.inputs.clone(), orders));
+        self.attempts.retain(|_, running| !running.orders.is_closed());
+        let (to_orders, orders) = mpsc::channel(ORDERS_WAITING);
+        let (to_polls, polls) = mpsc::channel(ASKS_WAITING);
+        let (to_requests, requests) = mpsc::channel(ASKS_WAITING);
+        self.attempts.insert(attempt, Running { orders: to_orders, polls: to_polls, requests: to_requests });
+        let queues = Queues { orders, polls, requests };
+        tokio::task::spawn_local(live(attempt, request, self.settings.clone(), self.inputs.clone(), queues));
     }
 
-    /// Writes frames. Answered by `Transmitted`, or by the attempt's `Disconnected`.
-    pub fn transmit(&mut self, attempt: AttemptId, frames: Vec<WireFrame>) {
+    /// Writes frames. Answered by `Transmitted`, or by the attempt's `Disconnected`. Asks take a way of their own, over any
+    /// transport; each is answered by a frame.
+    pub fn transmit(&mut self, attempt: AttemptId, mut frames: Vec<WireFrame>) {
+        if let Some(running) = self.attempts.get(&attempt) {
+            for frame in frames.extract_if(.., |frame| matches!(frame, WireFrame::Ask(_))) {
+                let WireFrame::Ask(ask) = frame else { continue };
+                let queue = if ask.of == AskFor::Poll { &running.polls } else { &running.requests };
+                let result = queue.try_send(*ask);
+                assert!(
+                    !matches!(result, Err(mpsc::error::TrySendError::Full(_))),
+                    "one ask of a kind is out at a time"
+                );
+            }
+        }
         self.order(attempt, Order::Transmit(frames));
     }
 
@@ -117,8 +161,8 @@ impl Upstream {
 
     /// An attempt that has just ended takes no orders: its `Disconnected` is on the way and answers them.
     fn order(&mut self, attempt: AttemptId, order: Order) {
-        let Some(orders) = self.attempts.get(&attempt) else { return };
-        let result = orders.try_send(order);
+        let Some(running) = self.attempts.get(&attempt) else { return };
+        let result = running.orders.try_send(order);
         assert!(
             !matches!(result, Err(mpsc::error::TrySendError::Full(_))),
             "the relay asks one thing at a time of an attempt"
@@ -132,22 +176,52 @@ async fn live(
     request: ConnectRequest,
     settings: Settings,
     inputs: mpsc::Sender<Input>,
-    mut orders: mpsc::Receiver<Order>,
+    mut queues: Queues,
 ) {
     let opened = tokio::select! {
         biased;
-        () = told_to_end(&mut orders) => Err(Disconnect::Asked),
+        () = told_to_end(&mut queues.orders) => Err(Disconnect::Asked),
         opened = open(&request, &settings) => opened,
     };
     let reason = match opened {
-        Ok((wire, peer)) => {
+        Ok((open, peer)) => {
             // A closed channel means that the driver is gone; the order channel then says so too.
             let _ = inputs.send(Input::Connected { attempt, peer }).await;
-            websocket::carry(attempt, wire, &inputs, &mut orders, settings.write_timeout).await
+            carry(attempt, open, &settings, &inputs, queues).await
         }
         Err(reason) => reason,
     };
     let _ = inputs.send(Input::Disconnected { attempt, reason }).await;
+}
+
+/// Moves what there is to move until the connection ends; the reason.
+async fn carry(
+    attempt: AttemptId,
+    open: Open,
+    settings: &Settings,
+    inputs: &mpsc::Sender<Input>,
+    queues: Queues,
+) -> Disconnect {
+    let Queues { mut orders, mut polls, mut requests } = queues;
+    let (open, line) = match open {
+        Open::Polls(line) => (None, line),
+        open => (Some(open), Line::default()),
+    };
+    let connection = async {
+        match open {
+            Some(Open::WebSocket(wire)) => {
+                websocket::carry(attempt, *wire, inputs, &mut orders, settings.write_timeout).await
+            }
+            Some(Open::Sse(stream)) => sse::carry(attempt, stream, inputs, &mut orders).await,
+            Some(Open::Polls(_)) | None => asks::obey(attempt, inputs, &mut orders).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        reason = connection => reason,
+        reason = asks::carry(attempt, line, settings, inputs, &mut polls) => reason,
+        reason = asks::carry(attempt, Line::default(), settings, inputs, &mut requests) => reason,
+    }
 }
 
 /// Returns when the relay (or the end of the driver) asks to stop. Before `Connected` nothing else may be asked.
@@ -159,14 +233,27 @@ async fn told_to_end(orders: &mut mpsc::Receiver<Order>) {
     }
 }
 
-/// Name resolution and TCP under one deadline, TLS and the upgrade under another.
-async fn open(request: &ConnectRequest, settings: &Settings) -> Result<(Wire, String), Disconnect> {
-    let place = Place::parse(&request.url)?;
-    let (stream, peer, deadline) = reach(&place, settings).await?;
-    let (stream, leftover) = timeout_at(deadline, upgrade::upgrade(request, &place, stream))
-        .await
-        .unwrap_or(Err(Disconnect::HandshakeTimeout))?;
-    Ok((Wire::new(stream, leftover, settings.max_frame).await, peer.to_string()))
+/// Opens a connection as its transport needs it; with the peer's address, for people.
+async fn open(request: &ConnectRequest, settings: &Settings) -> Result<(Open, String), Disconnect> {
+    match request.transport {
+        Transport::WebSocket => {
+            let place = Place::parse(&request.url)?;
+            let (stream, peer, deadline) = reach(&place, settings).await?;
+            let upgrade = upgrade::upgrade(request, &place, stream);
+            let (stream, leftover) =
+                timeout_at(deadline, upgrade).await.unwrap_or(Err(Disconnect::HandshakeTimeout))?;
+            let wire = Wire::new(stream, leftover, settings.max_frame).await;
+            Ok((Open::WebSocket(Box::new(wire)), peer.to_string()))
+        }
+        Transport::Sse => {
+            let (stream, peer) = sse::open(request, settings).await?;
+            Ok((Open::Sse(stream), peer))
+        }
+        Transport::LongPoll | Transport::Poll => {
+            let (line, peer) = Line::open(&request.url, settings).await?;
+            Ok((Open::Polls(line), peer))
+        }
+    }
 }
 
 /// Name resolution and TCP under one deadline, TLS under another: the bytes' way to a place, who is there, and the second

@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::upgrade::show;
+use super::http::show;
 use super::{Order, Socket};
 use crate::dialect::WireFrame;
 use crate::relay::pairs::{AttemptId, Disconnect, Input};

@@ -3,6 +3,7 @@
 mod frames;
 mod handshake;
 mod http;
+mod streams;
 mod tls;
 
 use std::future::Future;
