@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::reader::Reader;
-use super::{AccessMode, Config, Listen};
+use super::{AccessMode, ChannelPolicy, Config, Listen};
+use crate::relay::naming;
 
 /// Longest channel name, in bytes; as for clients' requests.
 const CHANNEL_NAME_MAX: usize = 256;
@@ -74,9 +75,10 @@ fn patterns(r: &mut Reader, config: &Config) {
             r.warn(&key, format!("\"{}\" is never reached", policy.pattern), "the first match wins: move it up");
         }
         all_matched |= policy.pattern == "*";
-        if policy.upstream.is_some() && policy.params.is_some() {
-            let cure = "keep one of them: params belong to the policy of the channel named by upstream";
-            r.complain(&format!("channels[{index}].upstream"), "stands beside params", cure);
+        if let Some(upstream) = &policy.upstream {
+            let key = format!("channels[{index}].upstream");
+            upstream_channel(r, &key, upstream);
+            whole(r, &key, config, policy);
         }
     }
     for (index, grant) in config.access.tokens.iter().enumerate() {
@@ -88,6 +90,36 @@ fn patterns(r: &mut Reader, config: &Config) {
                 }
             }
         }
+    }
+}
+
+/// The local channel of the upstream channel's own name stands for the whole of it: nothing else may have that name.
+fn whole(r: &mut Reader, key: &str, config: &Config, policy: &ChannelPolicy) {
+    let Some(upstream) =
+        policy.upstream.as_deref().filter(|_| policy.pattern.ends_with('*') && policy.params.is_none())
+    else {
+        return;
+    };
+    let other = config.channels.iter().find(|other| naming::matches(&other.pattern, upstream));
+    if other.is_some_and(|other| other.upstream.is_some() || other.params.is_some()) {
+        let message = format!("\"{upstream}\" is something else by the policy that matches it first");
+        r.complain(
+            key,
+            message,
+            format!("write a policy with match = \"{upstream}\" and neither upstream nor params above"),
+        );
+    }
+}
+
+/// The name of an upstream channel that a policy names.
+fn upstream_channel(r: &mut Reader, key: &str, name: &str) {
+    if name.len() > CHANNEL_NAME_MAX
+        || name.contains('*')
+        || name.starts_with('$')
+        || name.chars().any(char::is_control)
+    {
+        let cure = "write the name of one channel as the service knows it, without * and without a leading $";
+        r.complain(key, format!("{name:?} is not one channel's name"), cure);
     }
 }
 

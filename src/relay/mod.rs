@@ -16,6 +16,7 @@ pub mod held;
 pub mod interest;
 pub mod limiter;
 pub mod link;
+pub mod mapping;
 mod meet;
 pub mod naming;
 pub mod outbox;
@@ -42,6 +43,7 @@ use attempt::attempts::Attempts;
 use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
+use mapping::Mapping;
 use meet::cutting::Pass;
 use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
@@ -74,6 +76,7 @@ pub struct Relay {
     fetches: Fetches,
     interest: Interest,
     feed: Feed,
+    mapping: Mapping,
     sequence: Sequence,
     reorder: Reorder,
     sessions: Sessions,
@@ -95,6 +98,8 @@ pub struct Relay {
     stirred: bool,
     /// A list that is filled and emptied within one call; kept for its memory.
     scratch_rings: Vec<RingId>,
+    /// The same for a name.
+    scratch_name: String,
 }
 
 impl Relay {
@@ -121,6 +126,7 @@ impl Relay {
             fetches: Fetches::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
+            mapping: meet::mapping::compile(&config, &dialect),
             sequence: Sequence::new(dialect.gap()),
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
             sessions: Sessions::new(),
@@ -134,6 +140,7 @@ impl Relay {
             next_sweep: now.mono + meet::SWEEP_EVERY,
             stirred: true,
             scratch_rings: Vec::new(),
+            scratch_name: String::new(),
             outputs: VecDeque::new(),
             rng,
             config,

@@ -29,6 +29,9 @@ pub struct Named {
     pub params: Option<Box<str>>,
     /// Whether upstream's events that name only the upstream channel are this local channel's.
     pub direct: bool,
+    /// Which key of the upstream channel this local channel is, where many are mapped onto one. Rights to the local channel
+    /// are rights to this key and to no other.
+    pub key: Option<String>,
     /// Order of subscribes.
     pub priority: Lane,
     /// How long to stay subscribed without interest.
@@ -58,6 +61,21 @@ pub fn policy_of_carried<'a>(config: &'a Config, local: &str) -> Option<&'a Chan
     policy(config, &local[..params.unwrap_or(local.len())])
 }
 
+/// What a pattern's `*` stands for in a name that it matches.
+fn rest<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
+    name.strip_prefix(pattern.strip_suffix('*')?)
+}
+
+/// The policies that map many local channels onto one upstream channel: its identity, and how the local names begin.
+pub fn mappings<'a>(config: &'a Config, secret: &[String]) -> impl Iterator<Item = (String, &'a str)> {
+    config.channels.iter().filter_map(move |policy| {
+        let (prefix, upstream) = (policy.pattern.strip_suffix('*')?, policy.upstream.as_deref()?);
+        // The configuration's params are an object.
+        let identity = upstream_identity(secret, upstream, policy.params.as_deref());
+        Some((identity.unwrap_or_else(|_| upstream.to_owned()), prefix))
+    })
+}
+
 /// Resolves a channel. An error says what is wrong with the parameters.
 pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> Result<Named, String> {
     let policy = policy(config, &request.name);
@@ -72,6 +90,13 @@ pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> 
     };
     let mapped = policy.and_then(|policy| policy.upstream.as_deref());
     let base = mapped.unwrap_or(&request.name).to_owned();
+    let key = policy.filter(|policy| policy.upstream.is_some()).and_then(|policy| rest(&policy.pattern, &request.name));
+    if key.is_some() && request.params.is_some() {
+        return Err(format!(
+            "channel {:?} is a part of {base:?} by the configuration: leave params out",
+            &*request.name
+        ));
+    }
     // Fixed params belong to the plain name: the local channel stays plain.
     let local = if fixed.is_some() { request.name.to_string() } else { identity(&request.name, &shown) };
     Ok(Named {
@@ -79,7 +104,8 @@ pub fn resolve(config: &Config, secret: &[String], request: &ChannelRequest) -> 
         upstream: identity(&base, &shown),
         base,
         params,
-        direct: mapped.is_none() || policy.is_some_and(|policy| !policy.pattern.ends_with('*')),
+        direct: key.is_none(),
+        key: key.map(str::to_owned),
         priority: policy.map_or(Lane::Medium, |policy| policy.priority),
         linger: policy.and_then(|policy| policy.linger).unwrap_or(config.interest.linger),
         ring: policy.and_then(|policy| policy.ring).unwrap_or(config.feed.ring),
@@ -170,8 +196,24 @@ mod tests {
             config(vec![mapping("service:*", Some("status"), None), mapping("blocks", Some("newHeads"), None)]);
         let named = resolve(&config, &[], &request("service:a", None)).unwrap();
         assert_eq!((named.local.as_str(), named.upstream.as_str(), named.direct), ("service:a", "status", false));
+        assert_eq!(named.key.as_deref(), Some("a"));
+        assert!(
+            resolve(&config, &[], &request("service:a", Some("{}"))).is_err(),
+            "there is one subscription upstream"
+        );
         let alias = resolve(&config, &[], &request("blocks", None)).unwrap();
         assert_eq!((alias.local.as_str(), alias.upstream.as_str(), alias.direct), ("blocks", "newHeads", true));
+        assert_eq!(alias.key, None);
+    }
+
+    #[test]
+    fn a_mapping_may_fix_the_params_of_its_upstream_channel() {
+        let config = config(vec![mapping("service:*", Some("status"), Some(r#"{"region":"eu","token":"x"}"#))]);
+        let secret = ["token".to_owned()];
+        let named = resolve(&config, &secret, &request("service:a", None)).unwrap();
+        assert_eq!((named.local.as_str(), named.upstream.as_str()), ("service:a", r#"status?{"region":"eu"}"#));
+        let all: Vec<(String, &str)> = mappings(&config, &secret).collect();
+        assert_eq!(all, [(named.upstream, "service:")]);
     }
 
     #[test]

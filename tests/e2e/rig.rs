@@ -115,6 +115,11 @@ impl Relay {
         Client::connect(self.feed, "/v1/ws", &[])
     }
 
+    /// A session over WebSocket with a token.
+    pub fn client_as(&self, token: &str) -> Client {
+        Client::connect(self.feed, "/v1/ws", &[&format!("Authorization: Bearer {token}")])
+    }
+
     /// A session over WebSocket that subscribed a channel.
     pub fn subscriber(&self, channel: &str) -> Client {
         let mut client = self.client();

@@ -88,3 +88,50 @@ fn a_refused_channel_is_told_to_its_subscribers_only() {
     assert_eq!(relay.metric("tidegate_interest_refused_total{code=\"upstream_refused\"}"), 1.0);
     relay.stop();
 }
+
+#[test]
+fn services_are_channels_of_their_own_on_one_subscription_and_nobody_sees_anothers() {
+    let upstream = Upstream::plain();
+    let mut place = Place::new(&upstream);
+    place.set("channels", r#"[{ match = "service:*", upstream = "status", linger = "50ms" }]"#);
+    place.set("access.mode", r#""tokens""#);
+    let grant = |name: &str| format!(r#"{{ name = "{name}", token = "{name}", read = ["service:{name}"] }}"#);
+    place.set("access.tokens", &format!("[{}, {}]", grant("a"), grant("b")));
+    let relay = place.start_live();
+    let mut a = relay.client_as("a");
+    let mut b = relay.client_as("b");
+    for (client, own, other) in [(&mut a, "service:a", "service:b"), (&mut b, "service:b", "service:a")] {
+        client.subscribe(own);
+        for forbidden in [other, "status"] {
+            client.request(json!({"op": "subscribe", "channels": [forbidden]}));
+            assert_eq!(client.next_of("error")["code"], "forbidden", "{forbidden}");
+        }
+        // A pattern shows what may be read of it, and that is subscribed already.
+        client.request(json!({"op": "subscribe", "channels": ["service:*"]}));
+        client.barrier();
+    }
+    assert_eq!(upstream.wait_for("subscribe", 1)[0].json["channel"], "status");
+    for key in ["a", "b", "c"] {
+        upstream.push(&json!({"type": "event", "channel": "status", "key": key, "data": {"of": key}}).to_string());
+    }
+    for (client, own) in [(&mut a, "a"), (&mut b, "b")] {
+        let event = client.next_of("event");
+        assert_eq!((&event["channel"], &event["data"]["of"]), (&json!(format!("service:{own}")), &json!(own)));
+        assert_eq!(client.barrier(), Vec::<serde_json::Value>::new(), "nothing of the others");
+    }
+
+    // Only a is left of all keys.
+    upstream.push(&json!({"type": "snapshot", "channel": "status", "key": "a", "data": {"of": "a"}}).to_string());
+    assert_eq!(a.next_of("event")["snapshot"], true);
+    let reset = b.next_of("reset");
+    assert_eq!((&reset["channel"], &reset["reason"]), (&json!("service:b"), &json!("upstream")));
+    assert_eq!(b.barrier().len(), 0);
+
+    assert_eq!(upstream.frames("subscribe").len(), 1);
+    drop(a);
+    until("a to be gone", || (relay.metric("tidegate_sessions_open") == 1.0).then_some(()));
+    assert_eq!(upstream.frames("unsubscribe").len(), 0, "b holds it");
+    drop(b);
+    assert_eq!(upstream.wait_for("unsubscribe", 1)[0].json["channel"], "status");
+    relay.stop();
+}

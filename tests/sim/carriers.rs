@@ -115,6 +115,9 @@ impl World {
             if self.disk.dead && text.contains("\"kind\":\"accepted\"") && self.told_new(&text) {
                 self.violation = Some(format!("S16: accepted after the store failed: {text}"));
             }
+            if text.starts_with("{\"kind\":\"event\"") && text.contains("\"channel\":\"s:") {
+                self.covered("event of a mapped channel");
+            }
             if let Err(violation) = self.clients[at].take(&text, &mut self.told) {
                 self.violation = Some(violation);
             }
@@ -160,7 +163,9 @@ impl World {
             return;
         }
         let channel = &channels[usize::try_from(self.rng.below(channels.len() as u64)).expect("small")];
-        let text = self.upstream.event(channel);
+        let item = ["x", "y", "z"][usize::try_from(self.rng.below(3)).expect("small")];
+        let all = self.chance(6);
+        let text = self.upstream.event(channel, item, all);
         self.upstream_says(text);
     }
 

@@ -101,6 +101,9 @@ impl Client {
         if !self.entry(channel, frame)? {
             return Ok(());
         }
+        if frame["data"]["of"] != channel {
+            return Err(format!("S22: {channel} got what is another's: {frame}"));
+        }
         let number = frame["data"]["n"].as_u64().unwrap_or_default();
         let view = self.views.entry(channel.to_owned()).or_default();
         if let Some(before) = view.number {

@@ -96,10 +96,17 @@ impl Upstream {
         }
     }
 
-    /// The next event of a channel.
-    pub fn event(&mut self, channel: &str) -> String {
-        let number = self.numbers.entry(channel.to_owned()).or_default();
+    /// The next event of a channel. Channel `s` has keys: `item` says which one, and `all` that there is no other.
+    pub fn event(&mut self, channel: &str, item: &str, all: bool) -> String {
+        let keyed = channel == "s";
+        let of = if keyed { format!("s:{item}") } else { channel.to_owned() };
+        let number = self.numbers.entry(of.clone()).or_default();
         *number += 1;
-        json!({"type": "event", "channel": channel, "event": "tick", "data": {"n": *number}}).to_string()
+        let mut event = json!({"type": "event", "channel": channel, "event": "tick", "data": {"n": *number, "of": of}});
+        if keyed {
+            event["key"] = json!(item);
+            event["type"] = json!(if all { "snapshot" } else { "event" });
+        }
+        event.to_string()
     }
 }

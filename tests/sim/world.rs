@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tidegate::config::{BackoffConfig, Config};
+use tidegate::config::{BackoffConfig, ChannelPolicy, Config};
 use tidegate::dialect::{Dialect, WireFrame};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
@@ -19,7 +19,8 @@ use crate::disk::Disk;
 use crate::invariants::{self, MAX_ATTEMPTS, Sent};
 use crate::upstream::Upstream;
 
-pub const CHANNELS: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// What clients subscribe; the last two are keys of one upstream channel.
+pub const CHANNELS: [&str; 6] = ["a", "b", "c", "d", "s:x", "s:y"];
 pub const CLIENTS: usize = 4;
 
 /// A fault that the invariants must notice.
@@ -38,7 +39,7 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 16] = [
+    const WANTED: [&'static str; 18] = [
         "crash",
         "commit failed",
         "connection lost",
@@ -46,6 +47,8 @@ impl Coverage {
         "gap reconnect",
         "gap slow",
         "reset epoch",
+        "reset upstream",
+        "event of a mapped channel",
         "reset not_carried",
         "reset evicted",
         "resumed",
@@ -105,6 +108,8 @@ fn config() -> Config {
     config.upstream.stable_for = Duration::from_millis(200);
     config.interest.linger = Duration::from_millis(300);
     config.interest.ack_timeout = Duration::from_secs(2);
+    let services = ChannelPolicy { pattern: "s:*".into(), upstream: Some("s".into()), ..ChannelPolicy::default() };
+    config.channels = vec![services, ChannelPolicy::default()];
     config.feed.ring.events = 12;
     config.feed.session_lag = 2_500;
     config.feed.session_requests = 10_000;

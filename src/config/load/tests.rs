@@ -276,6 +276,26 @@ fn channel_policies_end_with_one_for_all() {
 }
 
 #[test]
+fn a_mapping_names_one_upstream_channel_that_nothing_else_is_called() {
+    let policy = |pattern: &str, rest: &str| format!("[[channels]]\nmatch = \"{pattern}\"\n{rest}\n");
+    let with = |policies: &[String]| format!("{URL}{}", policies.concat());
+    let mapping = policy("service:*", "upstream = \"status\"\nparams = { region = \"eu\" }");
+    assert_eq!(good(&with(&[mapping])).channels[0].upstream.as_deref(), Some("status"));
+    for wrong in ["st*", "$status"] {
+        let said = errors(&with(&[policy("a", &format!("upstream = \"{wrong}\""))]));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("t.toml:5:1: channels[0].upstream: "), "{said:?}");
+    }
+    let all = policy("*", "upstream = \"status\"");
+    let said = errors(&with(std::slice::from_ref(&all)));
+    assert!(
+        said[0].contains("write a policy with match = \"status\" and neither upstream nor params above"),
+        "{said:?}"
+    );
+    good(&with(&[policy("status", ""), all]));
+}
+
+#[test]
 fn staleness_is_off_learnt_or_a_duration() {
     let policy = |value: &str| format!("{URL}[[channels]]\nmatch = \"a\"\nstale_after = {value}\n");
     let read = |value| good(&policy(value)).channels[0].stale_after;

@@ -26,6 +26,15 @@ use ring::Ring;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingId(pub u32);
 
+/// The rings that an upstream channel carries.
+#[derive(Debug, Default)]
+struct Bound {
+    /// Those whose events are all of the upstream channel's.
+    direct: Vec<RingId>,
+    /// Those that get some of them: by name, or by key.
+    mapped: BTreeSet<RingId>,
+}
+
 /// All local channels.
 #[derive(Debug)]
 pub struct Feed {
@@ -34,7 +43,7 @@ pub struct Feed {
     rings: Vec<Option<Ring>>,
     free: Vec<u32>,
     names: HashMap<Arc<str>, RingId>,
-    by_upstream: BTreeMap<ChannelId, Vec<RingId>>,
+    by_upstream: BTreeMap<ChannelId, Bound>,
     dirty: Vec<RingId>,
     /// Rings without a reader, by when the last one left: evicted first, longest without interest first.
     idle: BTreeSet<(Mono, RingId)>,
@@ -152,26 +161,78 @@ impl Feed {
         if let Some(before) = before {
             self.unbind(before, id);
         }
-        self.by_upstream.entry(upstream).or_default().push(id);
+        let bound = self.by_upstream.entry(upstream).or_default();
+        if !direct {
+            bound.mapped.insert(id);
+            return;
+        }
+        bound.direct.push(id);
+        if bound.direct.len() > 1 {
+            for id in bound.direct.clone() {
+                if let Some(ring) = self.ring_mut(id) {
+                    ring.siblings = true;
+                }
+            }
+        }
     }
 
     fn unbind(&mut self, upstream: ChannelId, id: RingId) {
-        if let Some(rings) = self.by_upstream.get_mut(&upstream) {
-            rings.retain(|other| *other != id);
-            if rings.is_empty() {
+        if let Some(bound) = self.by_upstream.get_mut(&upstream) {
+            if !bound.mapped.remove(&id) {
+                bound.direct.retain(|other| *other != id);
+            }
+            if bound.direct.is_empty() && bound.mapped.is_empty() {
                 self.by_upstream.remove(&upstream);
             }
         }
     }
 
-    /// The rings that an upstream channel carries.
-    pub fn rings_of(&self, upstream: ChannelId) -> &[RingId] {
-        self.by_upstream.get(&upstream).map_or(&[], Vec::as_slice)
+    /// All rings that an upstream channel carries.
+    pub fn rings_of(&self, upstream: ChannelId) -> Vec<RingId> {
+        let bound = self.by_upstream.get(&upstream);
+        bound.map(|bound| bound.direct.iter().chain(&bound.mapped).copied().collect()).unwrap_or_default()
+    }
+
+    /// A ring gets some of an upstream channel's events, or of what arrives unasked.
+    pub fn map(&mut self, id: RingId, upstream: Option<ChannelId>) {
+        match (upstream, self.ring_mut(id)) {
+            (Some(upstream), _) => self.bind(id, upstream, false),
+            (None, Some(ring)) => ring.direct = false,
+            (None, None) => {}
+        }
+    }
+
+    /// Those that get some of its events only.
+    pub fn mapped_rings_of(&self, upstream: ChannelId) -> impl Iterator<Item = RingId> {
+        self.by_upstream.get(&upstream).into_iter().flat_map(|bound| bound.mapped.iter().copied())
+    }
+
+    /// Others are parts of this channel from now on, or none are. One with parts is not evicted for want of readers.
+    pub fn set_parts(&mut self, id: RingId, number: Option<u32>, now: Mono) {
+        let Some(ring) = self.ring_mut(id) else { return };
+        let (before, unread) = (std::mem::replace(&mut ring.parts, number), ring.readers.is_empty());
+        if number.is_some() {
+            self.interest_again(id);
+        } else if before.is_some() && unread {
+            self.no_interest(id, now);
+        }
+    }
+
+    /// Forgets a channel that nobody reads any more.
+    pub fn discard(&mut self, id: RingId) {
+        self.remove(id);
+    }
+
+    /// Those of them that get every event of the upstream channel.
+    pub fn direct_rings_of(&self, upstream: ChannelId) -> &[RingId] {
+        self.by_upstream.get(&upstream).map_or(&[], |bound| &bound.direct)
     }
 
     /// The upstream channel is not subscribed any more: whoever resumes on its rings later starts again.
     pub fn dropped(&mut self, upstream: ChannelId) {
-        for id in self.by_upstream.remove(&upstream).unwrap_or_default() {
+        let gone = self.rings_of(upstream);
+        self.by_upstream.remove(&upstream);
+        for id in gone {
             if self.ring(id).is_some_and(|ring| ring.readers.is_empty()) {
                 self.remove(id);
             } else {
@@ -208,6 +269,9 @@ impl Feed {
     /// The last reader left.
     pub fn no_interest(&mut self, id: RingId, now: Mono) {
         self.interest_again(id);
+        if self.ring(id).is_some_and(|ring| ring.parts.is_some()) {
+            return;
+        }
         self.idle_since.insert(id, now);
         self.idle.insert((now, id));
     }

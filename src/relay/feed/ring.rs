@@ -42,8 +42,12 @@ pub struct Ring {
     pub name_json: Box<[u8]>,
     /// The upstream channel that carries it; `None` for the relay's own and where everything arrives unasked.
     pub upstream: Option<ChannelId>,
-    /// Whether events of the upstream channel that name nothing else are this ring's.
+    /// Whether all events of the upstream channel are this ring's; else only those of its name or key.
     pub direct: bool,
+    /// Whether others get all events of the same upstream channel, too.
+    pub siblings: bool,
+    /// The number of the mapping by which others are parts of it: they get its events by key. Kept as long as it is bound.
+    pub parts: Option<u32>,
     /// Entries in the order of offsets.
     entries: VecDeque<Arc<Entry>>,
     /// Bytes of their text.
@@ -102,6 +106,8 @@ impl Ring {
             name_json: name_json.into_boxed_slice(),
             upstream: None,
             direct: true,
+            siblings: false,
+            parts: None,
             entries: VecDeque::new(),
             bytes: 0,
             complete_from,

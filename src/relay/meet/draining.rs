@@ -103,6 +103,7 @@ impl Relay {
         self.outbox.reload(&config.outbox);
         self.interest.reload(&config.interest);
         self.config = config;
+        self.remap(now);
         self.watch_again(now);
         let sessions: Vec<(SessionId, Arc<Principal>)> =
             self.sessions.iter().map(|session| (session.id, Arc::clone(&session.principal))).collect();

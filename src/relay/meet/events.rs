@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::dialect::{ChannelId, Event, Target};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control;
+use crate::protocol::request::parse::CHANNEL_MAX;
 use crate::relay::Relay;
 use crate::relay::feed::RingId;
 use crate::relay::interest::InterestState;
@@ -28,9 +29,7 @@ impl Relay {
             self.stats.feed.dropped.bump(DropReason::Unwanted);
         }
         for ring in rings.drain(..) {
-            if self.watch.event(at.mono, ring) {
-                self.stats.watch.recovered += 1;
-            }
+            self.watch_event(at, ring);
             self.sequenced(at, attempt, ring, event);
         }
         self.scratch_rings = rings;
@@ -47,9 +46,13 @@ impl Relay {
             Target::Name(name) => {
                 let name = legal(name);
                 if let Some(id) = self.feed.find(&name)
-                    && self.feed.ring(id).is_some_and(|ring| ring.upstream.is_some() || !self.dialect.subscribes())
+                    && let Some(ring) = self.feed.ring(id)
+                    && (ring.upstream.is_some() || !self.dialect.subscribes())
                 {
-                    into.push(id);
+                    match ring.upstream.filter(|_| ring.siblings && ring.direct) {
+                        Some(channel) => self.direct_rings(channel, into),
+                        None => into.push(id),
+                    }
                 } else if let Some(channel) = self.interest.find(&name) {
                     self.direct_rings(channel, into);
                     if into.is_empty() {
@@ -63,8 +66,7 @@ impl Relay {
     }
 
     fn direct_rings(&self, channel: ChannelId, into: &mut Vec<RingId>) {
-        let direct = |id: &RingId| self.feed.ring(*id).is_some_and(|ring| ring.direct);
-        into.extend(self.feed.rings_of(channel).iter().copied().filter(direct));
+        into.extend_from_slice(self.feed.direct_rings_of(channel));
     }
 
     /// A channel that nobody named yet but that arrives anyway: on an upstream channel that a policy maps it onto, or because
@@ -73,17 +75,20 @@ impl Relay {
         let policy = naming::policy(&self.config, name);
         let limits = policy.and_then(|policy| policy.ring).unwrap_or(self.config.feed.ring);
         let mapped = policy.and_then(|policy| policy.upstream.clone()).filter(|upstream| upstream != name);
+        let direct = policy.is_some_and(|policy| !policy.pattern.ends_with('*'));
         let upstream = match mapped.and_then(|upstream| self.interest.find(&upstream)) {
             Some(upstream) => Some(upstream),
             None if self.dialect.subscribes() => return None,
             None => None,
         };
-        let Some(ring) = self.carry(at, name, limits) else {
+        // A longer name is one that no client can say.
+        let ring = if name.len() <= CHANNEL_MAX { self.carry(at, name, limits) } else { None };
+        let Some(ring) = ring else {
             self.stats.feed.dropped.bump(DropReason::ChannelLimit);
             return None;
         };
         if let Some(upstream) = upstream {
-            self.feed.bind(ring, upstream, false);
+            self.feed.bind(ring, upstream, direct);
         }
         Some(ring)
     }
@@ -101,6 +106,7 @@ impl Relay {
             self.sequence.forget(ring);
             self.watch.forget(ring);
             self.watch_ring(at, ring, name);
+            self.note_whole(at, ring);
             self.join_patterns(ring, name);
         }
         Some(ring)
@@ -108,7 +114,7 @@ impl Relay {
 
     /// A hole may have come to be on a channel that was live.
     pub(in crate::relay) fn channel_lost(&mut self, now: Time, channel: ChannelId, reason: GapReason) {
-        for ring in self.feed.rings_of(channel).to_vec() {
+        for ring in self.feed.rings_of(channel) {
             self.ring_lost(now, ring, reason);
         }
     }
@@ -125,7 +131,8 @@ impl Relay {
     fn ring_lost(&mut self, now: Time, ring: RingId, reason: GapReason) {
         // Numbers without holes will show what was missed, exactly; a guess now would only cry wolf.
         let guess = matches!(reason, GapReason::Reconnect | GapReason::Silence);
-        if !guess || !self.sequence.vouches_for(ring) {
+        let numbered = self.whole_of(ring).unwrap_or(ring);
+        if !guess || !self.sequence.vouches_for(numbered) {
             self.feed.admit_gap(ring, now, None, reason, &mut self.stats.feed);
         }
     }
@@ -135,13 +142,13 @@ impl Relay {
         let mut rings = Vec::new();
         self.rings_for(now, target, &mut rings);
         for ring in rings {
-            self.feed.admit_gap(ring, now, None, GapReason::UpstreamSeq, &mut self.stats.feed);
+            self.admit_gap(now, ring, None, GapReason::UpstreamSeq);
         }
     }
 
     /// Upstream refused a channel, or ended it: the subscriptions concerned end, and only they hear of it.
     pub(in crate::relay) fn channel_refused(&mut self, now: Time, channel: ChannelId, code: ErrorCode, message: &str) {
-        for ring in self.feed.rings_of(channel).to_vec() {
+        for ring in self.feed.rings_of(channel) {
             let Some(ring) = self.feed.ring(ring) else { continue };
             let (name, readers) = (ring.name.clone(), ring.readers.clone());
             for reader in readers {
@@ -167,7 +174,7 @@ impl Relay {
 
     /// The channel was unsubscribed upstream.
     pub(in crate::relay) fn channel_dropped(&mut self, channel: ChannelId) {
-        let rings = self.feed.rings_of(channel).to_vec();
+        let rings = self.feed.rings_of(channel);
         for ring in &rings {
             self.sequence.forget(*ring);
         }
@@ -212,7 +219,7 @@ impl Relay {
 }
 
 /// Providers' names pass unchanged, but for what has a meaning here: a leading `$` and every `*` are percent-encoded.
-fn legal(name: &str) -> Cow<'_, str> {
+pub(super) fn legal(name: &str) -> Cow<'_, str> {
     if !name.starts_with('$') && !name.contains('*') {
         return Cow::Borrowed(name);
     }

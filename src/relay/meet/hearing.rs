@@ -115,6 +115,7 @@ impl Relay {
             return;
         };
         talk(&mut conversation, &mut |heard| self.heard(now, at, attempt, heard));
+        self.end_snapshot(at);
         if let Some(talking) = self.attempt_mut(attempt) {
             talking.conversation = Some(conversation);
         }
@@ -231,7 +232,7 @@ impl Relay {
         if self.attempts.serves(attempt) {
             self.interest.stand(channel, Standing::Live);
             for ring in self.feed.rings_of(channel) {
-                self.watch.live(now.mono, *ring);
+                self.watch.live(now.mono, ring);
             }
             self.join_live(channel);
         }

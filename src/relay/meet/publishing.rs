@@ -101,6 +101,14 @@ impl Relay {
         }
         let named = naming::resolve(&self.config, self.dialect.secret_params(), &publish.channel)
             .map_err(|words| Refusal::new(ErrorCode::Invalid, words))?;
+        if let Some(key) = named.key {
+            if publish.key.as_deref().is_some_and(|own| own != key) {
+                let words =
+                    format!("channel {:?} is one key of its upstream channel: leave key out", &*publish.channel.name);
+                return Err(Refusal::new(ErrorCode::Invalid, words));
+            }
+            publish.key = Some(key.into());
+        }
         publish.channel.name = named.base.into();
         publish.channel.params = named.params;
         publish.on_unknown = publish.on_unknown.or(Some(named.on_unknown));

@@ -47,13 +47,16 @@ impl Relay {
                 return;
             }
             Order::Gap { from, to } => self.tell_hole(at, attempt, ring, (from, to), event.role),
-            Order::Restart => self.feed.admit_reset(ring, at, ResetReason::Upstream, &mut self.stats.feed),
+            Order::Restart => self.admit_reset(at, ring, ResetReason::Upstream),
         }
         self.admit_now(at, ring, event);
     }
 
-    /// Lets an event in.
-    fn admit_now(&mut self, at: Time, ring: RingId, event: &Event<'_>) {
+    /// Lets an event in, and into the channels that are parts of this one.
+    pub(super) fn admit_now(&mut self, at: Time, ring: RingId, event: &Event<'_>) {
+        if let Some(number) = self.feed.ring(ring).and_then(|ring| ring.parts) {
+            self.spread(at, ring, number, event);
+        }
         let evicted = self.feed.admit(ring, at, event, &mut self.stats.feed);
         if evicted > 0 {
             self.stats.feed.dropped.add(DropReason::KeyLimit, evicted as u64);
@@ -97,9 +100,12 @@ impl Relay {
     /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
     fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, missing: (u64, u64), role: Role) {
         let whole = self.sequence.scope() == Some(GapScope::Connection);
-        let rings = if whole { self.carried_rings() } else { vec![ring] };
-        for ring in rings {
-            self.feed.admit_gap(ring, at, Some(missing), GapReason::UpstreamSeq, &mut self.stats.feed);
+        if whole {
+            for ring in self.carried_rings() {
+                self.feed.admit_gap(ring, at, Some(missing), GapReason::UpstreamSeq, &mut self.stats.feed);
+            }
+        } else {
+            self.admit_gap(at, ring, Some(missing), GapReason::UpstreamSeq);
         }
         if role == Role::Snapshot {
             return;

@@ -126,7 +126,9 @@ impl Relay {
             };
             Some(self.interest.want(now.mono, want).map_err(|error| refusal(now.mono, error))?)
         };
-        let Some(ring) = self.carry(now, &named.local, named.ring) else {
+        let whole = upstream.is_none_or(|upstream| self.carry_whole(now, named, upstream));
+        let ring = if whole { self.carry(now, &named.local, named.ring) } else { None };
+        let Some(ring) = ring else {
             if let Some(upstream) = upstream {
                 self.interest.release(now.mono, upstream);
             }

@@ -28,6 +28,13 @@ impl Relay {
         }
     }
 
+    /// Something came for a channel.
+    pub(super) fn watch_event(&mut self, at: Time, ring: RingId) {
+        if self.watch.event(at.mono, ring) {
+            self.stats.watch.recovered += 1;
+        }
+    }
+
     /// The policies may have changed.
     pub(in crate::relay) fn watch_again(&mut self, now: Time) {
         let rings: Vec<(RingId, Arc<str>)> = self.feed.iter().map(|(id, ring)| (id, Arc::clone(&ring.name))).collect();
@@ -61,8 +68,11 @@ impl Relay {
         }
     }
 
-    /// What can be done for a channel that is live.
+    /// What can be done for a channel that is live. One that is part of another may be silent though nothing is wrong upstream.
     fn means(&self, ring: RingId) -> Means {
+        if self.feed.ring(ring).is_some_and(|ring| !ring.direct) {
+            return Means { resubscribe: false, reconnect: false };
+        }
         let channel = self.feed.ring(ring).and_then(|ring| ring.upstream);
         let wanted = channel.is_some_and(|channel| self.interest.state(channel) == InterestState::Live);
         let reconnect = self.attempts.active().is_some() && !self.draining.is_draining();
@@ -73,7 +83,9 @@ impl Relay {
     fn silent(&mut self, now: Time, ring: RingId, action: StaleAction) {
         let silent_for = self.watch.stale_since(ring).map(|since| now.mono.since(since)).unwrap_or_default();
         let since = Wall(now.wall.0.saturating_sub(u64::try_from(silent_for.as_nanos()).unwrap_or(u64::MAX)));
-        self.feed.admit_stale(ring, now, since, action, &mut self.stats.feed);
+        for ring in self.parts_of(ring).into_iter().chain([ring]) {
+            self.feed.admit_stale(ring, now, since, action, &mut self.stats.feed);
+        }
         self.stats.watch.actions.bump(action);
         let Some(attempt) = self.attempts.active().map(|active| active.id()) else { return };
         match action {
