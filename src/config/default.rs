@@ -58,6 +58,7 @@ impl Default for UpstreamConfig {
             max_attempts: 0,
             ping_interval: Duration::from_secs(20),
             ping_misses: 2,
+            max_age: None,
             max_frame: 16 * MIB,
         }
     }

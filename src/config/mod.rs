@@ -99,6 +99,8 @@ pub struct UpstreamConfig {
     pub ping_interval: Duration,
     /// Unanswered pings after which the connection is dead; one may take from a quarter of the interval to so many of them.
     pub ping_misses: u32,
+    /// Another connection takes over before one is as old as this; `None`: the dialect's `[limits] age` alone.
+    pub max_age: Option<Duration>,
     /// Bytes of one message from upstream.
     pub max_frame: usize,
 }

@@ -40,6 +40,7 @@ keys! {
     "upstream.max_attempts" => upstream.max_attempts;
     "upstream.ping_interval" => upstream.ping_interval;
     "upstream.ping_misses" => upstream.ping_misses;
+    "upstream.max_age" => upstream.max_age;
     "upstream.max_frame" => upstream.max_frame;
     "feed.listen" => feed.listen;
     "outbox.path" => outbox.path;

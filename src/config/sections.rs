@@ -82,6 +82,7 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         max_attempts: r.count("upstream.max_attempts", d.max_attempts, 0..=MANY),
         ping_interval: r.duration("upstream.ping_interval", d.ping_interval, from_millis(10, 86_400)),
         ping_misses: r.count("upstream.ping_misses", d.ping_misses, 1..=1_000),
+        max_age: r.optional_duration("upstream.max_age", from_millis(60_000, 30 * 86_400)),
         max_frame: r.size("upstream.max_frame", d.max_frame, 1_024..=GIB),
     }
 }

@@ -81,6 +81,7 @@ fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
         "max_attempts": config.max_attempts,
         "ping_interval": duration::write(config.ping_interval),
         "ping_misses": config.ping_misses,
+        "max_age": config.max_age.map_or(String::new(), duration::write),
         "max_frame": bytes(config.max_frame),
     });
     let source = match &config.token {

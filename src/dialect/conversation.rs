@@ -261,6 +261,14 @@ impl Conversation {
         (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
     }
 
+    /// What another conversation beside this one begins with: what is known of channels, nothing of this session's. `seed`
+    /// is for `{uuid}`, which no two connections share.
+    pub fn carried(&self, seed: u64) -> Carried {
+        let mut variables = self.variables.clone();
+        variables.forget_session();
+        Carried { variables, channels: self.channels.clone(), rng: Rng::new(seed) }
+    }
+
     /// Ends the conversation; `forget`: without its session variables.
     pub fn into_carried(mut self, forget: bool) -> Carried {
         if forget {

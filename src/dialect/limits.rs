@@ -54,6 +54,16 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// `rotate`: how a connection is replaced before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rotate {
+    /// Another one is opened beside it and takes over.
+    #[default]
+    MakeBeforeBreak,
+    /// The service allows one session at a time: it is closed first.
+    BreakBeforeMake,
+}
+
 /// `[gap]`: upstream's sequence numbers have no holes, and what to do about one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GapPolicy {

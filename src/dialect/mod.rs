@@ -54,7 +54,7 @@ pub use explain::Explained;
 pub use field::{Field, FieldValue};
 pub use framing::Skipped;
 pub use http::{HttpAnswer, HttpRequest};
-pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate};
+pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate, Rotate};
 pub use rule::Class;
 pub use schema::{Dialect, LoadError};
 pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transport, WireFrame};

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use self::document::{Faults, Place, Section};
 use super::composition::Composition;
 use super::framing::Framing;
-use super::limits::{CloseTable, GapPolicy, Limits};
+use super::limits::{CloseTable, GapPolicy, GapScope, Limits, Rotate};
 use super::rule::{Class, Rule};
 use super::scan::PointerSet;
 use super::template::Template;
@@ -33,6 +33,7 @@ use crate::relay::outbox::Confirm;
 #[derive(Debug)]
 pub struct Dialect {
     name: Box<str>,
+    rotate: Rotate,
     limits: Limits,
     gap: Option<GapPolicy>,
     close: CloseTable,
@@ -179,6 +180,18 @@ impl Dialect {
         self.close.ours
     }
 
+    /// How a connection is replaced by another one.
+    pub fn rotate(&self) -> Rotate {
+        self.rotate
+    }
+
+    /// Whether its events have ids, or numbers without holes per channel, so that the same event is known on two connections.
+    pub fn tells_events_apart(&self) -> bool {
+        let numbered = self.gap.is_some_and(|gap| gap.scope == GapScope::Channel);
+        let mut events = self.rules.iter().filter(|rule| rule.class == Class::Event);
+        events.any(|rule| rule.fields.id.is_some() || (numbered && rule.fields.seq.is_some()))
+    }
+
     /// The ways to connect that it describes, the better one first; never empty.
     pub fn transports(&self) -> &[Transport] {
         &[Transport::WebSocket]
@@ -239,7 +252,7 @@ impl Dialect {
 
 /// Reads the whole file. What comes back after faults is incomplete and not used.
 fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
-    let later = ["fetch", "sign", "transport", "rotate"].as_slice();
+    let later = ["fetch", "sign", "transport"].as_slice();
     let mut file = Section::new("dialect", root, faults).later(later);
     match file.take("dialect") {
         Some(version) if version.integer() == Some(1) => {}
@@ -257,6 +270,8 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
             None
         }
     });
+    let ways = [("make_before_break", Rotate::MakeBeforeBreak), ("break_before_make", Rotate::BreakBeforeMake)];
+    let rotate = file.word("rotate", &ways, faults).unwrap_or_default();
     let secret = file.texts("secret", faults).iter().map(|text| text.value.to_owned()).collect();
     let framing = tables::frame(file.section("frame", faults), faults);
     let mut names = Names::new(composition);
@@ -273,7 +288,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     file.finish(faults);
     let follows = templates.follows();
     let name = name.map_or("", |name| name.value).into();
-    Dialect { name, limits, gap, close, secret, framing, connect, names, templates, rules, pointers, follows }
+    Dialect { name, rotate, limits, gap, close, secret, framing, connect, names, templates, rules, pointers, follows }
 }
 
 fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>> {

@@ -125,6 +125,7 @@ enum Show {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tell {
     Reconnect,
+    Rotate,
     Pause,
     Resume,
     Drain,
@@ -145,12 +146,13 @@ impl Route {
             "/v1/outbox" => Route::Show(Show::Outbox),
             "/v1/config" => Route::Config,
             "/v1/upstream/reconnect" => Route::Tell(Tell::Reconnect),
+            "/v1/upstream/rotate" => Route::Tell(Tell::Rotate),
             "/v1/upstream/pause" => Route::Tell(Tell::Pause),
             "/v1/upstream/resume" => Route::Tell(Tell::Resume),
             "/v1/drain" => Route::Tell(Tell::Drain),
             "/v1/reload" => Route::Reload,
             "/v1/loglevel" => Route::LogLevel,
-            "/v1/dead-letters" | "/v1/dialect" | "/v1/upstream/rotate" | "/v1/shutdown" => Route::NotSupported,
+            "/v1/dead-letters" | "/v1/dialect" | "/v1/shutdown" => Route::NotSupported,
             path if path.starts_with("/v1/dead-letters/") => Route::NotSupported,
             _ => Route::Unknown,
         }
@@ -307,6 +309,7 @@ impl Tell {
     fn call(self) -> CallRequest {
         match self {
             Tell::Reconnect => CallRequest::Reconnect,
+            Tell::Rotate => CallRequest::Rotate,
             Tell::Pause => CallRequest::Pause,
             Tell::Resume => CallRequest::Resume,
             Tell::Drain => CallRequest::Drain,
@@ -324,6 +327,7 @@ GET  /v1/sessions                 local clients
 GET  /v1/outbox                   messages on their way out
 GET  /v1/config                   the configuration in force, without secrets
 POST /v1/upstream/reconnect       drop the connection and dial at once
+POST /v1/upstream/rotate          open another connection, which takes over, and close this one
 POST /v1/upstream/pause /resume   close it and stay closed; dial again
 POST /v1/reload                   read the configuration again
 POST /v1/drain                    as SIGTERM, but the process stays

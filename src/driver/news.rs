@@ -51,6 +51,13 @@ pub fn notify(notice: &Notice) {
             sample,
             "a message from upstream was not understood: `tidegate dialect explain` shows what the dialect makes of one"
         ),
+        Notice::TookOver { why } => tracing::info!(why, "another connection to upstream took over"),
+        Notice::NotTakenOver { why, reason, detail } => tracing::warn!(
+            why,
+            reason,
+            detail,
+            "another connection to upstream was to take over and did not; the one that serves stays"
+        ),
         Notice::Disk { low: true, free, min_free } => tracing::warn!(
             free,
             min_free,

@@ -28,6 +28,8 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.link.attempts)),
     metric("tidegate_link_ready_total", "Connections to upstream that became ready.",
         Counter(|v| v.stats.link.ready)),
+    metric("tidegate_link_rotations_total", "Connections to upstream that took over from one that still served.",
+        Counter(|v| v.stats.link.rotations)),
     metric("tidegate_link_disconnects_total", "Connections to upstream that ended or never came about, by reason.",
         Counters("reason", |v, put| v.stats.link.disconnects.iter().for_each(|(reason, n)| put(reason, n)))),
     metric("tidegate_link_rtt_seconds", "From a ping to upstream to its pong.",

@@ -68,6 +68,8 @@ pub enum Ending {
         /// In upstream's words.
         message: String,
     },
+    /// It was to be replaced, and the service allows one session at a time.
+    Rotated,
     /// The token could not be read: why.
     Token(String),
     /// The dialect cannot make the request for the connection: what is missing.
@@ -85,6 +87,7 @@ impl Ending {
             Ending::Heartbeat => "heartbeat",
             Ending::Idle => "idle",
             Ending::Told { .. } => "told",
+            Ending::Rotated => "rotated",
             Ending::Token(_) => "token",
             Ending::Unbuildable(_) => "unbuildable",
         }
@@ -94,7 +97,7 @@ impl Ending {
     pub fn detail(&self) -> String {
         match self {
             Ending::Carrier(disconnect) => disconnect.detail(),
-            Ending::Heartbeat | Ending::Idle => String::new(),
+            Ending::Heartbeat | Ending::Idle | Ending::Rotated => String::new(),
             Ending::Denied { message, .. } | Ending::Told { message, .. } => message.clone(),
             Ending::Token(text) | Ending::Unbuildable(text) => text.clone(),
         }
@@ -300,6 +303,11 @@ impl Attempt {
     /// Whether channels and messages may leave.
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
+    }
+
+    /// Whether it is ready and brings every channel that it was asked for.
+    pub fn is_level(&self) -> bool {
+        self.is_ready() && self.acked.is_level() && self.in_flight.is_none()
     }
 
     /// Stages what a rule or the heartbeat wants said.

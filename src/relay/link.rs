@@ -16,9 +16,11 @@
 //! | 429, 503 with `Retry-After`, upstream's own delay | backoff on top of that delay |
 //! | the dialect's word on a close code or a message | as it says: retry, reconnect at once, pause, fresh credentials, fatal |
 //! | the dialect cannot build the request | given up: only a new configuration helps |
+//! | to be replaced where one session is allowed | at once |
 //! | anything else | backoff |
 
 pub mod pacing;
+pub mod rotation;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use super::time::Mono;
 use crate::config::{BackoffConfig, UpstreamConfig};
 use crate::dialect::{Carried, Limits, Then};
 use pacing::Pacing;
+use rotation::Rotation;
 
 /// Least wait after a service said that it restarts or is overloaded (close codes 1012 and 1013, IANA WebSocket registry).
 const RESTART_FLOOR: Duration = Duration::from_secs(5);
@@ -94,6 +97,8 @@ pub struct Link {
     last_ending: Option<LastEnding>,
     /// The order and rate of all that leaves.
     pub pacing: Pacing,
+    /// When another connection takes over.
+    pub rotation: Rotation,
     /// What the dialect keeps between attempts; with the attempt while there is one.
     pub carried: Option<Carried>,
 }
@@ -116,6 +121,7 @@ impl Link {
             refreshed: false,
             last_ending: None,
             pacing: Pacing::new(limits),
+            rotation: Rotation::new([config.max_age, limits.age]),
             carried: None,
         }
     }
@@ -164,15 +170,27 @@ impl Link {
     pub fn begin(&mut self, now: Mono) -> Option<AttemptId> {
         self.next.filter(|next| *next <= now)?;
         self.next = None;
-        self.last_attempt = self.last_attempt.wrapping_add(1);
         self.enter(now, LinkState::Connecting);
-        Some(AttemptId(self.last_attempt))
+        Some(self.another())
     }
 
-    /// The attempt is ready.
-    pub fn ready(&mut self, now: Mono) {
+    /// The number of an attempt beside the one that serves.
+    pub fn another(&mut self) -> AttemptId {
+        self.last_attempt = self.last_attempt.wrapping_add(1);
+        AttemptId(self.last_attempt)
+    }
+
+    /// The attempt that serves is ready.
+    pub fn ready(&mut self, now: Mono, rng: &mut Rng) {
         self.live_since = Some(now);
+        self.rotation.served(now, rng);
         self.enter(now, LinkState::Live);
+    }
+
+    /// The attempt that served is gone, and the one beside it, which is on its way, takes its place.
+    pub fn inherited(&mut self, now: Mono) {
+        self.next = None;
+        self.enter(now, LinkState::Connecting);
     }
 
     /// The attempt ended. `on_close`: what the dialect says about the close code.
@@ -288,6 +306,7 @@ pub fn plan(ending: &Ending, on_close: Option<Then>) -> Plan {
         Ending::Carrier(Disconnect::TlsCertificate(_) | Disconnect::Protocol(_) | Disconnect::NotUtf8) => Plan::Slow,
         Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle => Plan::Retry(Duration::ZERO),
         Ending::Denied { then: None | Some(Then::Refresh), .. } | Ending::Token(_) => Plan::Credentials,
+        Ending::Rotated => Plan::AtOnce,
         Ending::Denied { then: Some(Then::Reject), .. } | Ending::Unbuildable(_) => Plan::Fatal,
         Ending::Denied { then: Some(then), .. } => told(*then, None),
         Ending::Told { then, retry_after, .. } => told(*then, *retry_after),

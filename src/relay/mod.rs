@@ -20,6 +20,7 @@ pub mod mapping;
 mod meet;
 pub mod naming;
 pub mod outbox;
+pub mod overlap;
 pub mod pairs;
 pub mod record;
 pub mod reorder;
@@ -48,8 +49,10 @@ use meet::cutting::Pass;
 use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
 use meet::fetches::Fetches;
+use meet::handover::Handover;
 use meet::outbound::Outbound;
 use outbox::Outbox;
+use overlap::Overlap;
 use pairs::{Input, Output};
 use record::Restored;
 use reorder::Reorder;
@@ -74,6 +77,8 @@ pub struct Relay {
     /// every input names its attempt.
     attempts: Attempts,
     fetches: Fetches,
+    handover: Handover,
+    overlap: Overlap,
     interest: Interest,
     feed: Feed,
     mapping: Mapping,
@@ -124,6 +129,8 @@ impl Relay {
             link: Link::new(&config.upstream, dialect.limits(), now.mono),
             attempts: Attempts::default(),
             fetches: Fetches::default(),
+            handover: Handover::default(),
+            overlap: Overlap::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             mapping: meet::mapping::compile(&config, &dialect),
@@ -181,6 +188,7 @@ impl Relay {
     pub fn poll_output(&mut self, now: Time) -> Option<Output> {
         while self.stirred && self.outputs.is_empty() {
             self.stirred = false;
+            self.advance_handover(now);
             self.pump_upstream(now);
             self.pump_store();
             self.draining_timeout(now);

@@ -119,6 +119,20 @@ pub enum Notice {
         /// Others like it since the last notice.
         left_out: u64,
     },
+    /// Another connection took over from the one that served.
+    TookOver {
+        /// Why it was opened.
+        why: &'static str,
+    },
+    /// Another connection was to take over and did not; the one that serves stays.
+    NotTakenOver {
+        /// Why it was opened.
+        why: &'static str,
+        /// How it ended, as one word.
+        reason: &'static str,
+        /// The circumstances; empty where the reason says it all.
+        detail: String,
+    },
     /// The file system under the store ran low, or has room again.
     Disk {
         /// Publishes are refused.
@@ -422,6 +436,8 @@ pub enum CallRequest {
     Outbox,
     /// `POST /v1/upstream/reconnect` (admin): drop the connection, forget backoff, also out of `given_up`.
     Reconnect,
+    /// `POST /v1/upstream/rotate` (admin): open another connection, which takes over, and close this one.
+    Rotate,
     /// `POST /v1/upstream/pause` (admin): close and stay closed.
     Pause,
     /// `POST /v1/upstream/resume` (admin).

@@ -47,13 +47,15 @@ struct Last {
 pub struct Sequence {
     policy: Option<GapPolicy>,
     channels: BTreeMap<RingId, Last>,
+    /// Of the connection that was judged last, and of the one beside it.
     connection: Option<Last>,
+    beside: Option<Last>,
 }
 
 impl Sequence {
     /// By the dialect's `[gap]`.
     pub fn new(policy: Option<&GapPolicy>) -> Self {
-        Sequence { policy: policy.copied(), channels: BTreeMap::new(), connection: None }
+        Sequence { policy: policy.copied(), channels: BTreeMap::new(), connection: None, beside: None }
     }
 
     /// What numbers count, if they prove anything.
@@ -88,6 +90,7 @@ impl Sequence {
     /// it is waited for any more.
     pub fn judge(&mut self, ring: RingId, attempt: AttemptId, numbers: Option<(u64, u64)>, waited: bool) -> Order {
         let (Some(policy), Some((first, last))) = (self.policy, numbers) else { return Order::Next };
+        self.turn_to(attempt);
         let before = match policy.scope {
             GapScope::Channel => self.channels.get(&ring).copied(),
             // Numbers of a connection begin anew with each connection.
@@ -105,6 +108,38 @@ impl Sequence {
             }
         }
         order
+    }
+
+    /// Whether numbers tell the same event on two connections.
+    pub fn tells_apart(&self) -> bool {
+        self.scope() == Some(GapScope::Channel)
+    }
+
+    /// The channel's newest number, and the connection that brought it.
+    pub fn newest(&self, ring: RingId) -> Option<(u64, AttemptId)> {
+        self.channels.get(&ring).map(|last| (last.sequence, last.attempt))
+    }
+
+    /// From one number to the next.
+    pub fn step(&self) -> u64 {
+        self.policy.map_or(1, |policy| policy.step.max(1))
+    }
+
+    /// An event does not count because another connection speaks for its channel; its number counts for its connection.
+    pub fn passed_over(&mut self, attempt: AttemptId, numbers: Option<(u64, u64)>) {
+        if self.scope() == Some(GapScope::Connection)
+            && let Some((_, last)) = numbers
+        {
+            self.turn_to(attempt);
+            self.connection = Some(Last { sequence: last, attempt });
+        }
+    }
+
+    /// Two connections have numbers of their own.
+    fn turn_to(&mut self, attempt: AttemptId) {
+        if self.connection.is_some_and(|last| last.attempt != attempt) {
+            std::mem::swap(&mut self.connection, &mut self.beside);
+        }
     }
 
     /// The channel's history is over: its next event is a first one.

@@ -153,7 +153,7 @@ words! {
     GapReason {
         /// A number is missing in upstream's sequence, or upstream said that it lost something.
         UpstreamSeq = "upstream_seq";
-        /// The connection was lost and upstream proves no continuity.
+        /// The connection was lost, or another one took over, and upstream proves no continuity.
         Reconnect = "reconnect";
         /// Another transport took over.
         TransportSwitch = "transport_switch";
@@ -203,6 +203,8 @@ words! {
     DropReason {
         /// Upstream sent it twice.
         Duplicate = "duplicate";
+        /// Two connections brought its channel, and the other one speaks for it.
+        Overlap = "overlap";
         /// Nobody wants its channel.
         Unwanted = "unwanted";
         /// `feed.max_channels` are carried already.
@@ -225,6 +227,8 @@ pub struct LinkStats {
     pub attempts: u64,
     /// Attempts that became ready.
     pub ready: u64,
+    /// Connections that took over from one that still served.
+    pub rotations: u64,
     /// Attempts ended, by `pairs::Disconnect::reason`.
     pub disconnects: Counts<&'static str>,
     /// Heartbeats: from ping to pong.

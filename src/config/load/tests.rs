@@ -163,16 +163,16 @@ fn a_missing_address_and_a_missing_file_are_told() {
 #[test]
 fn unknown_keys_are_told_with_the_nearest_known_one() {
     let text =
-        format!("{URL}ulr = 1\nmax_age = \"1h\"\n[outbux]\nx = 1\n[[channels]]\nmatch = \"a\"\npriorty = \"low\"\n");
+        format!("{URL}ulr = 1\n[outbux]\nx = 1\n[[channels]]\nmatch = \"a\"\npriorty = \"low\"\nconflate = \"1s\"\n");
     let (_, found) = read_with(&text, &[("TIDEGATE_LOG__LEVLE", "info")], &[]).unwrap();
     assert_eq!(said(&found.errors), [""; 0]);
     assert_eq!(
         said(&found.unknown_keys),
         [
             "t.toml:3:1: upstream.ulr: there is no such key; did you mean upstream.url?",
-            "t.toml:4:1: upstream.max_age: is not supported by this version; leave it out",
-            "t.toml:5:2: outbux: there is no such key; did you mean outbox?",
-            "t.toml:9:1: channels[0].priorty: there is no such key; did you mean channels[].priority?",
+            "t.toml:4:2: outbux: there is no such key; did you mean outbox?",
+            "t.toml:8:1: channels[0].priorty: there is no such key; did you mean channels[].priority?",
+            "t.toml:9:1: channels[0].conflate: is not supported by this version; leave it out",
             "environment TIDEGATE_LOG__LEVLE: log.levle: there is no such key; did you mean log.level?",
         ]
     );

@@ -108,11 +108,11 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make_before_break\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
+        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
         &[
             "3:18: a separator must stand before {symbol}",
             "4:57: unknown variant `parts`, expected one of `message`, `split`",
-            "5:1: `rotate` is not supported yet by this version",
+            "5:10: unknown variant `make`, expected one of `make_before_break`, `break_before_make`",
             "6:2: `fetch` is not supported yet by this version",
             "8:2: `sign` is not supported yet by this version",
             "10:2: `transport` is not supported yet by this version",
@@ -243,7 +243,7 @@ fn a_file_without_its_head_says_what_is_missing() {
             "bad.toml:1:11: this version reads `dialect = 1` only",
             "bad.toml:2:8: `name` must be a text",
             "bad.toml:3:6: rules are written [[on]], each with its own header",
-            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `secret`, `frame`, `on`, `connect`, `limits`, `gap`, `close`, `send`",
+            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `limits`, `gap`, `close`, `send`",
         ]
     );
 }

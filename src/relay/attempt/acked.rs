@@ -90,6 +90,11 @@ impl Acked {
         !self.halves.is_empty() || !self.queue.is_empty()
     }
 
+    /// Whether nothing is to be sent, or waits for an answer.
+    pub fn is_level(&self) -> bool {
+        !self.pending() && self.delayed.is_empty() && self.deadlines.is_empty()
+    }
+
     /// At most `max` channels for the next subscribe, the most urgent first, all of them live before or none.
     /// `held` says which ones must wait for something else.
     pub fn candidates(&self, max: usize, held: impl Fn(ChannelId) -> bool) -> (Vec<ChannelId>, bool) {

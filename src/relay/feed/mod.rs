@@ -296,6 +296,7 @@ impl Feed {
         let max_keys = self.max_keys;
         let Some(ring) = self.ring_mut(id) else { return 0 };
         ring.events += 1;
+        ring.named |= event.id.is_some();
         ring.last_event = Some((at.mono, at.wall));
         ring.silent = false;
         let before = ring.values.bytes();

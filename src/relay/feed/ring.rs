@@ -81,6 +81,8 @@ pub struct Ring {
     pub gaps: u64,
     /// When the last event came.
     pub last_event: Option<(Mono, Wall)>,
+    /// Whether its events have upstream's ids.
+    pub named: bool,
     /// When it was carried first.
     pub since: Wall,
     /// Upstream was silent for longer than the channel's limit, and said nothing since.
@@ -124,6 +126,7 @@ impl Ring {
             duplicates: 0,
             gaps: 0,
             last_event: None,
+            named: false,
             since,
             silent: false,
         }

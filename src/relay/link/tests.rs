@@ -22,6 +22,7 @@ fn config(max_attempts: u32) -> UpstreamConfig {
         max_attempts,
         ping_interval: Duration::from_secs(20),
         ping_misses: 2,
+        max_age: None,
         max_frame: 1 << 20,
     }
 }
@@ -52,7 +53,7 @@ fn cycle(link: &mut Link, rng: &mut Rng, live: Option<Duration>, ending: &Ending
     let mut now = link.due().expect("an attempt is planned");
     link.begin(now).expect("its time has come");
     if let Some(live) = live {
-        link.ready(now);
+        link.ready(now, &mut Rng::new(1));
         now = now + live;
     }
     link.ended(now, ending, None, rng);
@@ -65,7 +66,7 @@ fn it_connects_at_once_and_numbers_its_attempts() {
     assert_eq!((link.state(), link.due()), (LinkState::Idle, Some(at(0))));
     assert_eq!(link.begin(at(0)), Some(AttemptId(1)));
     assert_eq!((link.state(), link.due(), link.begin(at(1))), (LinkState::Connecting, None, None));
-    link.ready(at(5));
+    link.ready(at(5), &mut Rng::new(1));
     assert_eq!(link.state(), LinkState::Live);
     link.ended(at(9), &closed(1006), None, &mut rng);
     assert_eq!((link.state(), link.since()), (LinkState::BackingOff, at(9)));
@@ -188,7 +189,7 @@ fn a_stable_connection_that_upstream_wants_renewed_is_renewed_at_once() {
 fn a_pause_holds_until_resumed() {
     let (mut link, mut rng) = link(0);
     link.begin(at(0));
-    link.ready(at(0));
+    link.ready(at(0), &mut Rng::new(1));
     assert!(link.pause(at(5)));
     assert_eq!((link.state(), link.due()), (LinkState::Paused, None));
     link.ended(at(6), &Ending::Carrier(Disconnect::Asked), None, &mut rng);
@@ -203,7 +204,7 @@ fn a_pause_holds_until_resumed() {
 fn a_connection_that_we_closed_to_renew_it_is_renewed_at_once() {
     let (mut link, mut rng) = link(0);
     link.begin(at(0));
-    link.ready(at(0));
+    link.ready(at(0), &mut Rng::new(1));
     assert!(link.reconnect(at(5)));
     link.ended(at(6), &Ending::Carrier(Disconnect::Asked), None, &mut rng);
     assert_eq!((link.due(), link.failures()), (Some(at(6)), 0));

@@ -11,6 +11,7 @@ use crate::protocol::request::ChannelRequest;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::feed::ring::Ring;
+use crate::relay::link::rotation::Why;
 use crate::relay::naming;
 use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
 use crate::relay::stats::{Histogram, Stats};
@@ -44,6 +45,10 @@ impl Relay {
             CallRequest::Outbox => self.outbox_listing(now, call),
             CallRequest::Reconnect => {
                 self.reconnect_upstream(now);
+                self.answer_json(call, 202, &json!({"link": self.link_word()}));
+            }
+            CallRequest::Rotate => {
+                self.rotate_upstream(now.mono, Why::Asked);
                 self.answer_json(call, 202, &json!({"link": self.link_word()}));
             }
             CallRequest::Pause => {

@@ -128,9 +128,9 @@ impl Relay {
         }
     }
 
-    fn ring_lost(&mut self, now: Time, ring: RingId, reason: GapReason) {
+    pub(super) fn ring_lost(&mut self, now: Time, ring: RingId, reason: GapReason) {
         // Numbers without holes will show what was missed, exactly; a guess now would only cry wolf.
-        let guess = matches!(reason, GapReason::Reconnect | GapReason::Silence);
+        let guess = matches!(reason, GapReason::Reconnect | GapReason::TransportSwitch | GapReason::Silence);
         let numbered = self.whole_of(ring).unwrap_or(ring);
         if !guess || !self.sequence.vouches_for(numbered) {
             self.feed.admit_gap(ring, now, None, reason, &mut self.stats.feed);

@@ -82,8 +82,11 @@ impl Relay {
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
         if let Some(trip) = self.attempt_mut(attempt).and_then(|pinged| pinged.heartbeat.pong(at.mono, body)) {
             self.round_trip(attempt, trip);
-            if !self.dialect.has_ping() && self.attempts.serves(attempt) {
-                self.barrier_passed(at);
+            if self.attempts.serves(attempt) {
+                self.handover.answered(at.mono - trip);
+                if !self.dialect.has_ping() {
+                    self.barrier_passed(at);
+                }
             }
         }
     }
@@ -158,8 +161,7 @@ impl Relay {
             }
             Heard::Lost { target } => self.target_lost(at, target),
             Heard::Reconnect { retry_after } => {
-                let message = "upstream asks for a new connection".to_owned();
-                self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after, message });
+                self.heard_reconnect(now, attempt, retry_after);
             }
             Heard::Pong { request } => {
                 let pinged = self.attempt_mut(attempt);
@@ -186,7 +188,7 @@ impl Relay {
     }
 
     /// Ends the attempt once the frames at hand are handled.
-    fn end_attempt(&mut self, attempt: AttemptId, ending: Ending) {
+    pub(super) fn end_attempt(&mut self, attempt: AttemptId, ending: Ending) {
         if let Some(ended) = self.attempt_mut(attempt) {
             ended.end(ending);
         }
@@ -197,7 +199,13 @@ impl Relay {
         let Some(took) = self.attempt_mut(attempt).and_then(|ready| ready.ready(now.mono)) else { return };
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);
-        self.link.ready(now.mono);
+        let serves = self.attempts.serves(attempt);
+        if serves {
+            self.link.ready(now.mono, &mut self.rng);
+        } else {
+            // What was admitted until now is told to the one that serves first.
+            self.follow_interest();
+        }
         let wanted = self.interest.attempt_ready();
         let mut live = Vec::new();
         if let Some(ready) = self.attempts.get_mut(attempt).filter(|_| self.dialect.subscribes()) {
@@ -211,9 +219,13 @@ impl Relay {
                 }
             }
         }
-        self.link_moved(now);
-        if !self.dialect.subscribes() {
-            self.all_came_live(now);
+        if serves {
+            self.link_moved(now);
+        }
+        match (self.dialect.subscribes(), serves) {
+            (true, _) => {}
+            (false, true) => self.all_came_live(now),
+            (false, false) => self.candidate_brings_all(now),
         }
         for channel in live {
             self.came_live(now, attempt, channel);
@@ -235,6 +247,8 @@ impl Relay {
                 self.watch.live(now.mono, ring);
             }
             self.join_live(channel);
+        } else {
+            self.candidate_brings(now, attempt, channel);
         }
     }
 
@@ -414,7 +428,7 @@ impl Relay {
     fn subscription_lost(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
         let Some(acked) = self.attempts.get(attempt).map(|attempt| &attempt.acked) else { return };
         let (live, sent) = (acked.is_live(channel), acked.is_sent(channel));
-        if live {
+        if live && self.attempts.serves(attempt) {
             self.channel_lost(now, channel, GapReason::Reconnect);
         }
         if live || sent {
@@ -451,7 +465,7 @@ impl Relay {
             refused.forget(channel);
         }
         if !self.attempts.serves(attempt) {
-            return;
+            return self.refused_to_candidate(attempt, channel, message);
         }
         if self.interest.spec(channel).is_none() {
             return;

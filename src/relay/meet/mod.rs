@@ -2,6 +2,7 @@
 //!
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
+//!   `handover`: a second connection takes over from the one that serves.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
@@ -17,6 +18,7 @@ pub(super) mod cutting;
 pub(super) mod draining;
 pub(super) mod events;
 pub(super) mod fetches;
+pub(super) mod handover;
 pub(super) mod hearing;
 pub(super) mod mapping;
 pub(super) mod outbound;

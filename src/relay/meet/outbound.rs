@@ -68,7 +68,7 @@ impl Relay {
     /// The next message that may leave now, in order; called by the upstream pump when the bucket has a token.
     /// `critical_only`: only from the critical lane (it goes before subscribes).
     pub(in crate::relay) fn next_message(&mut self, now: Time, critical_only: bool) -> Option<Arc<StoredMessage>> {
-        if self.draining.is_draining() {
+        if self.draining.is_draining() || self.handover.holds_messages() {
             return None;
         }
         self.outbox.next(now, critical_only)

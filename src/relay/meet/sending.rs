@@ -84,7 +84,7 @@ impl Relay {
     }
 
     /// What changed in interest since the last turn becomes subscribes and unsubscribes.
-    fn follow_interest(&mut self) {
+    pub(super) fn follow_interest(&mut self) {
         while let Some(change) = self.interest.next_change() {
             let subscribes = self.dialect.subscribes();
             for attempt in self.attempts.iter_mut().filter(|attempt| attempt.is_ready() && subscribes) {

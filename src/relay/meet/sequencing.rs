@@ -13,6 +13,9 @@ use crate::relay::time::{Mono, Time};
 impl Relay {
     /// One event on its way into a ring, received at `at`.
     pub(super) fn sequenced(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) {
+        if self.overlap.is_open() && !self.merges(at, attempt, ring, event) {
+            return;
+        }
         self.judged(at, attempt, ring, event, false);
         if !self.reorder.is_empty() {
             self.release_early(ring);

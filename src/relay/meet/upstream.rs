@@ -6,13 +6,14 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dialect::{Carried, Conversation, Then};
+use crate::dialect::{Conversation, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
 use crate::protocol::request::Secret;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Due, Ending, Phase};
 use crate::relay::interest::Standing;
+use crate::relay::link::rotation::Why;
 use crate::relay::link::{self, Plan};
 use crate::relay::meet::fetches::Asker;
 use crate::relay::pairs::{AttemptId, Disconnect, Fetch, FetchError, Output};
@@ -42,19 +43,17 @@ impl Relay {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         match attempt.conversation.as_mut().map(|conversation| conversation.renew(now, token)) {
             Some(Ok(outgoing)) => attempt.stage(outgoing),
-            Some(Err(error)) => {
-                let message = format!("the token runs out, and it cannot be renewed on this connection: {error}");
-                self.abandon(now, id, Ending::Told { then: Then::Reconnect, retry_after: None, message });
-            }
-            None => {}
+            // It cannot be renewed on this connection: another one is made with it.
+            Some(Err(_)) if self.attempts.serves(id) => self.rotate_upstream(now.mono, Why::Credentials),
+            Some(Err(_)) | None => {}
         }
     }
 
     /// Everything that the connection needs is there: asks the carrier to connect.
     fn dial(&mut self, now: Time, id: AttemptId, token: Option<Secret>) {
+        let carried = self.carried_for(id);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         let upstream = &self.config.upstream;
-        let carried = self.link.carried.take().unwrap_or_else(|| Carried::new(self.rng.next_u64()));
         let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
         let transport = upstream.transports.first().copied().unwrap_or_default();
         let request = conversation.connect_request(transport, &upstream.url, &upstream.headers);
@@ -104,14 +103,14 @@ impl Relay {
         if ending == Ending::Heartbeat {
             self.round_trips.unanswered();
         }
-        if !serves {
-            return;
-        }
         let code = match &ending {
             Ending::Carrier(Disconnect::Closed { code, .. }) => Some(*code),
             _ => None,
         };
         let on_close: Option<Then> = code.and_then(|code| self.dialect.on_close(code));
+        if !serves {
+            return self.second_lost(now, id, &ending, on_close);
+        }
         let fatal = link::plan(&ending, on_close) == Plan::Fatal;
         let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
         let was_ready = attempt.ready_at().is_some();
@@ -135,11 +134,13 @@ impl Relay {
         if was_ready {
             self.messages_lost(now);
         }
+        self.succeed(now);
         self.link_moved(now);
     }
 
     /// Closes the connection, if there is one, in an orderly way: what still comes in counts.
     fn close_upstream(&mut self, now: Time) {
+        self.drop_candidate(now);
         let code = self.dialect.ours();
         match self.attempts.active_mut() {
             Some(attempt) if attempt.phase() == Phase::Dialing => {
@@ -191,7 +192,7 @@ impl Relay {
         let begin = self.link.due().filter(|_| self.attempts.active().is_none());
         let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
         let attempts = self.attempts.iter().filter_map(Attempt::due);
-        attempts.chain([begin, token, self.interest.due()].into_iter().flatten()).min()
+        attempts.chain([begin, token, self.interest.due(), self.handover_due()].into_iter().flatten()).min()
     }
 
     pub(in crate::relay) fn upstream_timeout(&mut self, now: Time) {
@@ -204,6 +205,7 @@ impl Relay {
             self.stats.link.attempts += 1;
             self.link_moved(now);
         }
+        self.handover_timeout(now);
         for id in self.attempts.ids() {
             self.attempt_timeout(now, id);
             self.subscribes_timeout(now, id);

@@ -96,6 +96,8 @@ pub(super) struct Service {
     pub attempt: AttemptId,
     /// Frames transmitted, with when.
     pub sent: Vec<(Mono, WireFrame)>,
+    /// Frames transmitted on the connection beside, whose transmits are answered at once.
+    pub aside: Vec<(AttemptId, WireFrame)>,
     /// A transmit whose answer is held back.
     pub stuck: bool,
     pub outstanding: u32,
@@ -127,6 +129,7 @@ impl Service {
             connects: VecDeque::new(),
             attempt: AttemptId(0),
             sent: Vec::new(),
+            aside: Vec::new(),
             stuck: false,
             outstanding: 0,
             closed: Vec::new(),
@@ -155,8 +158,12 @@ impl Service {
                     self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result });
                 }
                 Output::Connect { attempt, .. } => self.connects.push_back(attempt),
+                Output::Transmit { attempt, frames } if attempt != self.attempt => {
+                    assert!(!self.closed.contains(&attempt), "nothing leaves on a connection that closes");
+                    self.aside.extend(frames.into_iter().map(|frame| (attempt, frame)));
+                    self.relay.handle_input(self.now, Input::Transmitted { attempt });
+                }
                 Output::Transmit { attempt, frames } => {
-                    assert_eq!(attempt, self.attempt);
                     assert_eq!(self.outstanding, 0, "one transmit at a time");
                     self.sent.extend(frames.into_iter().map(|frame| (self.now.mono, frame)));
                     if self.stuck {
@@ -229,7 +236,16 @@ impl Service {
     }
 
     pub(super) fn say_frame(&mut self, frame: WireFrame) {
-        let (attempt, at) = (self.attempt, self.now);
+        self.say_frame_on(self.attempt, frame);
+    }
+
+    /// The service says something on a connection.
+    pub(super) fn say_on(&mut self, attempt: AttemptId, message: &Value) {
+        self.say_frame_on(attempt, WireFrame::Text(Bytes::from(message.to_string())));
+    }
+
+    pub(super) fn say_frame_on(&mut self, attempt: AttemptId, frame: WireFrame) {
+        let at = self.now;
         self.input(Input::Received { attempt, at, frames: vec![frame] });
     }
 
