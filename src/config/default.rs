@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    AccessConfig, AccessMode, AdminConfig, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen,
-    LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenSource, UpstreamConfig,
+    AccessConfig, AccessMode, AdminConfig, BackoffConfig, BudgetConfig, ChannelPolicy, Config, FeedConfig,
+    InterestConfig, Listen, LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RepairConfig, RingConfig, StaleAfter,
+    TokenSource, UpstreamConfig,
 };
 use crate::dialect::Transport;
 use crate::relay::outbox::{Lane, OnUnknown};
@@ -29,6 +30,8 @@ impl Default for Config {
         Config {
             upstream: UpstreamConfig::default(),
             interest: InterestConfig::default(),
+            repair: RepairConfig::default(),
+            budget: BudgetConfig::default(),
             feed: FeedConfig::default(),
             channels: vec![ChannelPolicy::default()],
             outbox: OutboxConfig::default(),

@@ -6,11 +6,14 @@ pub mod load;
 pub mod places;
 pub mod reader;
 pub mod reload;
+mod repair;
 mod sections;
 pub mod show;
 pub mod size;
 pub mod suggest;
 mod validate;
+
+pub use repair::{Allowance, BudgetConfig, RepairConfig};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,6 +31,10 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// `[interest]`
     pub interest: InterestConfig,
+    /// `[repair]`
+    pub repair: RepairConfig,
+    /// `[budget]`
+    pub budget: BudgetConfig,
     /// `[feed]`
     pub feed: FeedConfig,
     /// `[[channels]]`, first match wins; ends with `match = "*"`.

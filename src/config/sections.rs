@@ -46,6 +46,8 @@ pub(super) fn read(r: &mut Reader) -> Config {
     Config {
         upstream: upstream(r, d.upstream),
         interest: interest(r, d.interest),
+        repair: super::repair::repair(r, d.repair),
+        budget: super::repair::budget(r, d.budget),
         feed: feed(r, d.feed),
         channels: channels(r),
         outbox: outbox(r, d.outbox),

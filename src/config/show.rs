@@ -19,6 +19,8 @@ pub fn json(config: &Config, secret_params: &[String]) -> Value {
     let mut root = json!({
         "upstream": upstream(&config.upstream, secret_params),
         "interest": interest(&config.interest),
+        "repair": super::repair::repair_json(&config.repair),
+        "budget": super::repair::budget_json(&config.budget),
         "feed": feed(&config.feed),
         "channels": config.channels.iter().map(|policy| channel(policy, secret_params)).collect::<Vec<_>>(),
         "outbox": outbox(&config.outbox),

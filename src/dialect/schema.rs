@@ -244,6 +244,11 @@ impl Dialect {
         events.peek().is_some() && events.all(|rule| rule.sub.is_some())
     }
 
+    /// Whether upstream states whole channels by itself.
+    pub fn states(&self) -> bool {
+        self.hears(Class::Snapshot)
+    }
+
     /// Whether answers to subscribes bring subscription ids.
     pub(crate) fn binds(&self) -> bool {
         self.rules.iter().any(|rule| rule.bind.is_some())

@@ -8,7 +8,9 @@ use crate::dialect::Skipped;
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
-use crate::relay::stats::{Counts, DropReason, GapReason, LinkState, ResetReason, StaleAction, ThrottlePlace};
+use crate::relay::stats::{
+    Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
+};
 use crate::relay::time::Wall;
 use crate::store::{COMMIT_SECONDS, StoreStats};
 
@@ -111,6 +113,25 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.feed.evicted)),
     metric("tidegate_feed_reordered_total", "Events that came before their turn and waited for those before them.",
         Counter(|v| v.stats.feed.reordered)),
+    metric("tidegate_repairs_open", "Repairs of channels that are under way.",
+        Gauge(|v| v.stats.repair.open as f64)),
+    metric("tidegate_repair_held_events", "Events that wait for the repair of their channel.",
+        Gauge(|v| v.stats.repair.held as f64)),
+    metric("tidegate_repairs_begun_total", "Repairs of channels that were begun.",
+        Counter(|v| v.stats.repair.begun)),
+    metric("tidegate_repair_tries_total", "How often upstream was asked for a repair.",
+        Counter(|v| v.stats.repair.tries)),
+    metric("tidegate_repairs_total", "Repairs of channels that ended, by result.",
+        Counters("result", |v, put| RepairEnd::ALL.iter().for_each(|r| put(r.text(), v.stats.repair.ended.get(r))))),
+    metric("tidegate_repair_seconds", "From a hole to its repair, where it was repaired.",
+        Histogram(|v| Shape::from(&v.stats.repair.took))),
+    metric("tidegate_budget_hour", "What was spent in the last hour, by cost.",
+        Gauges("cost", |v, put| v.stats.repair.spent.iter().for_each(|(cost, spent)| put(cost.text(), spent.0 as f64)))),
+    metric("tidegate_budget_day", "What was spent in the last day, by cost.",
+        Gauges("cost", |v, put| v.stats.repair.spent.iter().for_each(|(cost, spent)| put(cost.text(), spent.1 as f64)))),
+    metric("tidegate_budget_refused_total", "What the budget refused, by cost.",
+        Counters("cost", |v, put| Cost::ALL.iter().for_each(|c| put(c.text(), v.stats.repair.refused.get(c))))),
+
     metric("tidegate_feed_dropped_total", "Events dropped, by reason; `slow` counts per session and is told to it.",
         Counters("reason", |v, put| DropReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.dropped.get(r))))),
     metric("tidegate_feed_gaps_total", "Gaps told, by reason.",

@@ -92,8 +92,9 @@ pub fn event(place: Place<'_>, of: EventText<'_>) -> Entry {
 }
 
 /// Makes the entry of a hole that upstream caused. `from` and `to` are upstream's sequence numbers for `upstream_seq`; for
-/// every other reason `from` is the first offset whose completeness nobody vouches for, and `to` is unknown.
-pub fn gap(place: Place<'_>, from: u64, to: Option<u64>, reason: GapReason) -> Entry {
+/// every other reason `from` is the first offset whose completeness nobody vouches for, and `to` is unknown. `repair` says how
+/// it is being mended, or that this failed.
+pub fn gap(place: Place<'_>, from: u64, to: Option<u64>, reason: GapReason, repair: Option<&'static str>) -> Entry {
     let mut out = Vec::with_capacity(200 + place.channel_json.len());
     start(&mut out, EntryKind::Gap, place);
     push_time(&mut out, "time", place.at.wall);
@@ -104,17 +105,24 @@ pub fn gap(place: Place<'_>, from: u64, to: Option<u64>, reason: GapReason) -> E
     }
     push_word(&mut out, "reason", reason.text());
     push_word(&mut out, "continuity", continuity(reason));
+    if let Some(repair) = repair {
+        push_word(&mut out, "repair", repair);
+    }
     push_prev(&mut out, place.prev);
     out.push(b'}');
     finish(place, EntryKind::Gap, None, out, 0..0, 0..0)
 }
 
-/// Makes the entry that says: what stood before does not count any more.
-pub fn reset(place: Place<'_>, reason: &'static str) -> Entry {
+/// Makes the entry that says: what stood before does not count any more. `repaired`: how many of the entries that follow close
+/// the hole that was told before.
+pub fn reset(place: Place<'_>, reason: &'static str, repaired: Option<u64>) -> Entry {
     let mut out = Vec::with_capacity(160 + place.channel_json.len());
     start(&mut out, EntryKind::Reset, place);
     push_time(&mut out, "time", place.at.wall);
     push_word(&mut out, "reason", reason);
+    if let Some(repaired) = repaired {
+        push_number(&mut out, "repaired", repaired);
+    }
     push_prev(&mut out, place.prev);
     out.push(b'}');
     finish(place, EntryKind::Reset, None, out, 0..0, 0..0)
@@ -256,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_gap_says_what_it_knows() {
-        let entry = gap(place(b"\"c\""), 1043, None, GapReason::Reconnect);
+        let entry = gap(place(b"\"c\""), 1043, None, GapReason::Reconnect, None);
         assert_eq!(
             String::from_utf8_lossy(&entry.text),
             r#"{"kind":"gap","id":"000001-1042","channel":"c","time":"2026-11-21T03:31:28.123456Z","from":1043,"to":null,"reason":"reconnect","continuity":"unknown","prev":1039}"#

@@ -2,7 +2,8 @@
 //!
 //! Each part is a struct with a few verbs and knows no other part: `link` and `attempt` (which connection when, and its life),
 //! `interest` (what we want of upstream), `feed` (channels as rings), `session` (cursors over the feed), `sequence` (what
-//! upstream lost), `reorder` (what came early), `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
+//! upstream lost), `reorder` (what came early), `repair` (what mends it), `budget` (what that may cost),
+//! `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
 //!
 //! Contract (sans-IO): call [`Relay::handle_input`] for everything that happens, then [`Relay::poll_output`] until it gives
 //! `None`, then sleep until [`Relay::poll_timeout`] or the next input. Time and chance are arguments. The relay never waits:
@@ -11,6 +12,7 @@
 pub mod access;
 pub mod attempt;
 pub mod backoff;
+pub mod budget;
 pub mod feed;
 pub mod held;
 pub mod interest;
@@ -24,6 +26,7 @@ pub mod overlap;
 pub mod pairs;
 pub mod record;
 pub mod reorder;
+pub mod repair;
 pub mod rng;
 pub mod roundtrip;
 pub mod sample;
@@ -41,6 +44,7 @@ use crate::dialect::Dialect;
 
 use access::Access;
 use attempt::attempts::Attempts;
+use budget::Budget;
 use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
@@ -56,6 +60,7 @@ use overlap::Overlap;
 use pairs::{Input, Output};
 use record::Restored;
 use reorder::Reorder;
+use repair::Repairs;
 use rng::Rng;
 use roundtrip::RoundTrips;
 use sample::Samples;
@@ -84,6 +89,8 @@ pub struct Relay {
     mapping: Mapping,
     sequence: Sequence,
     reorder: Reorder,
+    repairs: Repairs,
+    budget: Budget,
     sessions: Sessions,
     outbox: Outbox,
     outbound: Outbound,
@@ -136,6 +143,8 @@ impl Relay {
             mapping: meet::mapping::compile(&config, &dialect),
             sequence: Sequence::new(dialect.gap()),
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
+            repairs: Repairs::new(config.repair),
+            budget: Budget::new(config.budget),
             sessions: Sessions::new(),
             access: Access::new(&config.access),
             draining: Draining::default(),
@@ -204,6 +213,7 @@ impl Relay {
         let due = [
             self.upstream_due(),
             self.reorder_due(),
+            self.repairs_due(),
             self.outbound_due(),
             self.sessions_due(),
             self.draining.due(),
@@ -216,6 +226,7 @@ impl Relay {
     pub fn handle_timeout(&mut self, now: Time) {
         self.stirred = true;
         self.reorder_timeout(Some(now.mono));
+        self.repairs_timeout(now);
         self.upstream_timeout(now);
         self.outbound_timeout(now);
         self.sessions_timeout(now);

@@ -68,6 +68,12 @@ impl Sequence {
         self.policy.map_or(OnGap::Report, |policy| policy.then)
     }
 
+    /// Whether these numbers begin anew after that one, `(attempt, last number)`.
+    pub fn restarts(&self, before: (AttemptId, u64), attempt: AttemptId, numbers: (u64, u64)) -> bool {
+        let before = Last { attempt: before.0, sequence: before.1 };
+        compare(self.step(), before, attempt, numbers.0, numbers.1) == Order::Restart
+    }
+
     /// The number that is due next after what was seen, if anything was.
     pub fn expected(&self, ring: RingId) -> Option<u64> {
         let policy = self.policy?;

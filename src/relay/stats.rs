@@ -199,6 +199,32 @@ words! {
 }
 
 words! {
+    /// What asking upstream costs.
+    Cost {
+        /// An HTTP request to the provider.
+        Fetch = "fetch";
+        /// A repair of a channel.
+        Repair = "repair";
+        /// A refresh that a client asked for.
+        Refresh = "refresh";
+        /// A channel subscribed.
+        Subscribe = "subscribe";
+    }
+}
+
+words! {
+    /// How a repair ended.
+    RepairEnd {
+        /// Nothing is missing any more, or the state is known again.
+        Repaired = "repaired";
+        /// It was tried often enough, or there was no room to wait.
+        GivenUp = "given_up";
+        /// `[budget]` allows no more.
+        Budget = "budget";
+    }
+}
+
+words! {
     /// Why an event was dropped.
     DropReason {
         /// Upstream sent it twice.
@@ -211,6 +237,8 @@ words! {
         ChannelLimit = "channel_limit";
         /// A last value went because its channel has more keys than `feed.channel_keys`.
         KeyLimit = "key_limit";
+        /// An increment without the state that it changes; that state is being asked for.
+        NoBase = "no_base";
         /// Larger than a ring.
         Oversize = "oversize";
         /// A session fell behind the ring; told by `gap`.
@@ -327,6 +355,27 @@ pub struct WatchStats {
     pub actions: Counts<StaleAction>,
     /// Stale ones that spoke again.
     pub recovered: u64,
+}
+
+/// Holes that are mended, and what asking upstream costs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepairStats {
+    /// Repairs under way now.
+    pub open: u64,
+    /// Events held by them now.
+    pub held: u64,
+    /// Repairs begun.
+    pub begun: u64,
+    /// Tries: upstream was asked.
+    pub tries: u64,
+    /// Repairs ended.
+    pub ended: Counts<RepairEnd>,
+    /// From the hole to its end, of those that were mended.
+    pub took: Histogram,
+    /// By cost: in the last hour, in the last day.
+    pub spent: BTreeMap<Cost, (u64, u64)>,
+    /// What the budget refused.
+    pub refused: Counts<Cost>,
 }
 
 /// The local clients.
@@ -459,6 +508,8 @@ pub struct Stats {
     pub feed: FeedStats,
     /// Channels whose silence is watched.
     pub watch: WatchStats,
+    /// Repairs and costs.
+    pub repair: RepairStats,
     /// The local clients.
     pub sessions: SessionStats,
     /// Outbound messages.

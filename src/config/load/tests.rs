@@ -62,8 +62,11 @@ fn the_documented_file_names_every_key() {
     std::fs::write(&path, &full).unwrap();
     let mut reader = reader_of(&Sources { file: Some(path), ..Sources::default() }).unwrap();
     sections::read(&mut reader);
-    let asked: Vec<&String> =
-        reader.known.iter().filter(|key| !key.contains("ring.") && !key.contains("backoff.")).collect();
+    // Members of tables that are written in one line.
+    let inner = |key: &str| {
+        key.contains("ring.") || key.contains("backoff.") || key.ends_with(".hour") || key.ends_with(".day")
+    };
+    let asked: Vec<&String> = reader.known.iter().filter(|key| !inner(key)).collect();
     assert!(asked.len() > 60, "the loader asks for {} keys", asked.len());
     for key in asked {
         let last = key.rsplit('.').next().unwrap();

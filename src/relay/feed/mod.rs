@@ -18,13 +18,24 @@ use crate::protocol::entry::{self, EventText, Place};
 use crate::protocol::frame::{Entry, EntryKind};
 use crate::protocol::position::{Epoch, Position};
 
-use super::stats::{FeedStats, GapReason};
+use super::stats::{FeedStats, GapReason, ResetReason};
 use super::time::{Mono, Time};
 use ring::Ring;
 
 /// The number of a local channel; its slot is reused after the ring is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingId(pub u32);
+
+/// A hole in what upstream sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// Upstream's missing numbers, where they are known.
+    pub span: Option<(u64, u64)>,
+    /// Why something is missing.
+    pub reason: GapReason,
+    /// How it is being mended, or that this failed.
+    pub repair: Option<&'static str>,
+}
 
 /// The rings that an upstream channel carries.
 #[derive(Debug, Default)]
@@ -340,21 +351,38 @@ impl Feed {
         reason: GapReason,
         stats: &mut FeedStats,
     ) {
+        self.admit_hole(id, at, Hole { span, reason, repair: None }, stats);
+    }
+
+    /// Tells a hole, and what is done about it.
+    pub fn admit_hole(&mut self, id: RingId, at: Time, hole: Hole, stats: &mut FeedStats) {
         let next = self.head + 1;
-        let (from, to) = span.map_or((next, None), |(from, to)| (from, Some(to)));
-        if let Some(gap) = self.append(id, at, |place| entry::gap(place, from, to, reason), stats) {
-            stats.gaps.bump(reason);
+        let (from, to) = hole.span.map_or((next, None), |(from, to)| (from, Some(to)));
+        let make = |place: Place<'_>| entry::gap(place, from, to, hole.reason, hole.repair);
+        if let Some(gap) = self.append(id, at, make, stats) {
+            stats.gaps.bump(hole.reason);
             if let Some(ring) = self.ring_mut(id) {
                 ring.gaps += 1;
-                ring.hole = gap.offset;
-                ring.values.broken_by_hole();
+                ring.broken(gap.offset);
+            }
+        }
+    }
+
+    /// Tells that a hole is closed by the `count` entries that follow. `filled`: they are what was missing, so that what stood
+    /// before it counts again; else the first of them is the whole state.
+    pub fn admit_repaired(&mut self, id: RingId, at: Time, count: u64, filled: bool, stats: &mut FeedStats) {
+        let reason = ResetReason::Repaired;
+        if self.append(id, at, |place| entry::reset(place, reason.text(), Some(count)), stats).is_some() {
+            stats.resets.bump(reason);
+            if let Some(ring) = self.ring_mut(id) {
+                if filled { ring.mended() } else { ring.values.forget() }
             }
         }
     }
 
     /// Tells that upstream started again: what stood before does not count.
-    pub fn admit_reset(&mut self, id: RingId, at: Time, reason: super::stats::ResetReason, stats: &mut FeedStats) {
-        if self.append(id, at, |place| entry::reset(place, reason.text()), stats).is_some() {
+    pub fn admit_reset(&mut self, id: RingId, at: Time, reason: ResetReason, stats: &mut FeedStats) {
+        if self.append(id, at, |place| entry::reset(place, reason.text(), None), stats).is_some() {
             stats.resets.bump(reason);
             if let Some(ring) = self.ring_mut(id) {
                 ring.values.forget();

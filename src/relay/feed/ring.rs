@@ -58,6 +58,8 @@ pub struct Ring {
     carried_from: u64,
     /// The newest hole: values from before it may be outdated, and are called stale.
     pub hole: u64,
+    /// The hole before it.
+    hole_before: u64,
     /// The newest entry's offset, as long as it is after `complete_from`.
     pub last: Option<u64>,
     /// The state.
@@ -115,6 +117,7 @@ impl Ring {
             complete_from,
             carried_from: complete_from,
             hole: 0,
+            hole_before: 0,
             last: None,
             values: Values::default(),
             offered: 0,
@@ -183,6 +186,19 @@ impl Ring {
         self.carried_from = offset;
         self.hole = offset;
         self.complete_from = offset;
+    }
+
+    /// Something is missing before the entry at `offset`.
+    pub fn broken(&mut self, offset: u64) {
+        self.hole_before = self.hole;
+        self.hole = offset;
+        self.values.broken_by_hole();
+    }
+
+    /// What was missing at the newest hole follows now.
+    pub fn mended(&mut self) {
+        self.hole = self.hole_before;
+        self.values.mended();
     }
 
     /// What a cursor of this epoch gets; `head` is the newest offset of the feed.

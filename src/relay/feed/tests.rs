@@ -214,6 +214,28 @@ fn a_hole_breaks_a_sum_and_leaves_whole_values() {
     admit(&mut feed, plain, 0, "1");
     feed.admit_gap(plain, at(0), None, GapReason::Reconnect, &mut stats);
     assert_eq!(state(&feed, plain), Some(vec!["1".into()]));
+    feed.admit(plain, at(0), &event(None, "2", Role::Event, Fold::Append), &mut stats);
+    assert_eq!(state(&feed, plain), None, "a value from before a hole is no base");
+}
+
+#[test]
+fn what_was_missing_makes_the_state_whole_again() {
+    let mut feed = feed(|_| {});
+    let ring = feed.carry("c", limits(99), at(0)).unwrap();
+    let mut stats = FeedStats::default();
+    for fold in [Fold::Append, Fold::Replace] {
+        feed.admit(ring, at(0), &event(None, "1", Role::Snapshot, fold), &mut stats);
+        feed.admit_gap(ring, at(0), Some((2, 2)), GapReason::UpstreamSeq, &mut stats);
+        assert!(feed.ring(ring).is_some_and(|ring| ring.values.lacks_base()));
+        feed.admit_repaired(ring, at(0), 2, true, &mut stats);
+        feed.admit(ring, at(0), &event(None, "2", Role::Event, Fold::Append), &mut stats);
+        assert_eq!(state(&feed, ring), Some(vec!["1".into(), "2".into()]));
+        assert_eq!(feed.ring(ring).map(|ring| ring.hole), Some(0));
+    }
+    feed.admit_gap(ring, at(0), Some((3, 3)), GapReason::UpstreamSeq, &mut stats);
+    feed.admit_gap(ring, at(0), Some((5, 5)), GapReason::UpstreamSeq, &mut stats);
+    feed.admit_repaired(ring, at(0), 1, true, &mut stats);
+    assert_eq!(state(&feed, ring), None, "one of two holes is still there");
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::protocol::frame::Entry;
 #[derive(Debug, Default)]
 pub struct Values {
     state: State,
+    /// A hole came after the last whole value, so that value is no base for increments.
+    holed: bool,
     /// Bytes of the entries that it refers to.
     bytes: usize,
 }
@@ -26,6 +28,8 @@ enum State {
     Replaced(BTreeMap<Option<Arc<str>>, Arc<Entry>>),
     /// Upstream's snapshot and every increment since, in order.
     Appended(VecDeque<Arc<Entry>>),
+    /// Increments up to a hole: no state, unless exactly what is missing comes next.
+    Holed(VecDeque<Arc<Entry>>),
     /// Increments without a base, or with a hole: no state until upstream's next snapshot.
     Broken,
 }
@@ -48,7 +52,7 @@ impl Values {
     }
 
     fn set(&mut self, state: State, bytes: usize) {
-        *self = Values { state, bytes };
+        *self = Values { state, holed: false, bytes };
     }
 
     fn append(&mut self, entry: &Arc<Entry>) {
@@ -59,12 +63,12 @@ impl Values {
                 self.bytes = bytes;
             }
             // An increment may follow a snapshot whose rule says `replace`: the snapshot is its base.
-            State::Replaced(values) if values.len() == 1 && values.contains_key(&None) => {
+            State::Replaced(values) if !self.holed && values.len() == 1 && values.contains_key(&None) => {
                 let base = values.pop_first().map(|(_, base)| base);
                 let entries = base.into_iter().chain([Arc::clone(entry)]).collect();
                 self.set(State::Appended(entries), bytes);
             }
-            State::Unknown | State::Replaced(_) | State::Broken => self.set(State::Broken, 0),
+            State::Unknown | State::Replaced(_) | State::Holed(_) | State::Broken => self.set(State::Broken, 0),
         }
     }
 
@@ -73,6 +77,7 @@ impl Values {
             self.set(State::Replaced(BTreeMap::new()), 0);
         }
         let State::Replaced(values) = &mut self.state else { return 0 };
+        self.holed &= entry.key.is_some();
         let before = values.insert(entry.key.clone(), Arc::clone(entry));
         self.bytes = self.bytes + entry.text.len() - before.map_or(0, |before| before.text.len());
         let mut evicted = 0;
@@ -95,21 +100,46 @@ impl Values {
                 self.set(State::Broken, 0);
                 true
             }
+            State::Holed(_) => {
+                self.set(State::Broken, 0);
+                true
+            }
             State::Unknown | State::Replaced(_) | State::Appended(_) | State::Broken => false,
         }
     }
 
     /// Increments whose base is no longer held, or that follow a hole, are no state.
     pub fn broken_by_hole(&mut self) {
-        if matches!(self.state, State::Appended(_)) {
-            self.set(State::Broken, 0);
+        match &mut self.state {
+            State::Appended(entries) => self.state = State::Holed(std::mem::take(entries)),
+            // A second hole: what is missing at the first one did not come.
+            State::Holed(_) => self.set(State::Broken, 0),
+            State::Replaced(_) => self.holed = true,
+            State::Unknown | State::Broken => {}
+        }
+    }
+
+    /// Exactly what was missing comes next: the state goes on from before the hole.
+    pub fn mended(&mut self) {
+        self.holed = false;
+        if let State::Holed(entries) = &mut self.state {
+            self.state = State::Appended(std::mem::take(entries));
+        }
+    }
+
+    /// Whether an increment would change a state that is not known.
+    pub fn lacks_base(&self) -> bool {
+        match &self.state {
+            State::Unknown | State::Holed(_) | State::Broken => true,
+            State::Appended(_) => false,
+            State::Replaced(values) => self.holed || values.len() != 1 || !values.contains_key(&None),
         }
     }
 
     /// The ring dropped everything up to `offset`: a sum of increments that began there is gone too, so that a channel
     /// never holds more increments than its ring.
     pub fn evicted_up_to(&mut self, offset: u64) {
-        if let State::Appended(entries) = &self.state
+        if let State::Appended(entries) | State::Holed(entries) = &self.state
             && entries.get(1).is_some_and(|first| first.offset <= offset)
         {
             self.set(State::Broken, 0);
@@ -124,7 +154,7 @@ impl Values {
     /// The entries that make up the state, in key order or in the order of increments; `None` if there is no state.
     pub fn snapshot(&self) -> Option<Vec<&Arc<Entry>>> {
         match &self.state {
-            State::Unknown | State::Broken => None,
+            State::Unknown | State::Holed(_) | State::Broken => None,
             State::Replaced(values) => Some(values.values().collect()),
             State::Appended(entries) => Some(entries.iter().collect()),
         }
@@ -132,7 +162,7 @@ impl Values {
 
     /// Whether dropping one entry of it makes a reader's state wrong.
     pub fn is_sum(&self) -> bool {
-        matches!(self.state, State::Appended(_) | State::Broken)
+        matches!(self.state, State::Appended(_) | State::Holed(_) | State::Broken)
     }
 
     /// Entries held.
@@ -140,7 +170,7 @@ impl Values {
         match &self.state {
             State::Unknown | State::Broken => 0,
             State::Replaced(values) => values.len(),
-            State::Appended(entries) => entries.len(),
+            State::Appended(entries) | State::Holed(entries) => entries.len(),
         }
     }
 

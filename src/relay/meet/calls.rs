@@ -136,6 +136,7 @@ impl Relay {
         self.stats.sessions.open = self.sessions.len() as u64;
         self.stats.sessions.blocked = self.sessions.iter().filter(|session| session.in_flight.is_some()).count() as u64;
         self.refresh_upstream_stats(now);
+        self.refresh_repair_stats(now.mono);
         self.refresh_outbox_stats();
         self.stats.clone()
     }

@@ -102,6 +102,8 @@ impl Relay {
         self.feed.reload(&config);
         self.outbox.reload(&config.outbox);
         self.interest.reload(&config.interest);
+        self.repairs.reload(config.repair);
+        self.budget.reload(config.budget);
         self.config = config;
         self.remap(now);
         self.watch_again(now);

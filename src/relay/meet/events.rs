@@ -103,7 +103,7 @@ impl Relay {
         let known = self.feed.find(name);
         let ring = self.feed.carry(name, limits, at)?;
         if known.is_none() {
-            self.sequence.forget(ring);
+            self.forget_numbers(ring);
             self.watch.forget(ring);
             self.watch_ring(at, ring, name);
             self.note_whole(at, ring);
@@ -176,7 +176,7 @@ impl Relay {
     pub(in crate::relay) fn channel_dropped(&mut self, channel: ChannelId) {
         let rings = self.feed.rings_of(channel);
         for ring in &rings {
-            self.sequence.forget(*ring);
+            self.forget_numbers(*ring);
         }
         self.feed.dropped(channel);
         for ring in rings {

@@ -246,6 +246,7 @@ impl Relay {
             for ring in self.feed.rings_of(channel) {
                 self.watch.live(now.mono, ring);
             }
+            self.subscribed_anew(now, channel);
             self.join_live(channel);
         } else {
             self.candidate_brings(now, attempt, channel);

@@ -14,8 +14,8 @@ use crate::protocol::codes::ErrorCode;
 use crate::protocol::control;
 use crate::protocol::request::parse::CHANNEL_MAX;
 use crate::relay::Relay;
-use crate::relay::feed::RingId;
 use crate::relay::feed::ring::Ring;
+use crate::relay::feed::{Hole, RingId};
 use crate::relay::mapping::{Bulk, Mapping};
 use crate::relay::naming::{self, Named};
 use crate::relay::pairs::SessionId;
@@ -125,9 +125,23 @@ impl Relay {
 
     /// Tells a hole that upstream caused, on the channel and its parts.
     pub(super) fn admit_gap(&mut self, at: Time, ring: RingId, span: Option<(u64, u64)>, reason: GapReason) {
-        self.feed.admit_gap(ring, at, span, reason, &mut self.stats.feed);
+        self.admit_hole(at, ring, Hole { span, reason, repair: None });
+    }
+
+    /// Tells a hole and what is done about it, on the channel and its parts.
+    pub(super) fn admit_hole(&mut self, at: Time, ring: RingId, hole: Hole) {
+        self.feed.admit_hole(ring, at, hole, &mut self.stats.feed);
         for part in self.parts_of(ring) {
-            self.feed.admit_gap(part, at, span, reason, &mut self.stats.feed);
+            self.feed.admit_hole(part, at, hole, &mut self.stats.feed);
+        }
+    }
+
+    /// Tells that a hole is closed by the `count` entries that follow, on the channel and its parts (which get those of them
+    /// that are theirs).
+    pub(super) fn admit_repaired(&mut self, at: Time, ring: RingId, count: u64, filled: bool) {
+        self.feed.admit_repaired(ring, at, count, filled, &mut self.stats.feed);
+        for part in self.parts_of(ring) {
+            self.feed.admit_repaired(part, at, count, filled, &mut self.stats.feed);
         }
     }
 
@@ -169,7 +183,7 @@ impl Relay {
                 let Some(session) = self.sessions.at(reader.session).map(|session| session.id) else { continue };
                 self.end_mapped(now, session, reader.subscription, &name);
             }
-            self.sequence.forget(id);
+            self.forget_numbers(id);
             self.watch.forget(id);
             self.feed.discard(id);
         }

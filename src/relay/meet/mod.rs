@@ -5,6 +5,7 @@
 //!   `handover`: a second connection takes over from the one that serves.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
+//!   `repairing`: what mends them.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
 //! - `fetches`: what is got from outside, and for whom.
@@ -25,6 +26,7 @@ pub(super) mod outbound;
 #[cfg(test)]
 mod outbound_tests;
 pub(super) mod publishing;
+pub(super) mod repairing;
 pub(super) mod sending;
 pub(super) mod sequencing;
 pub(super) mod sessions;

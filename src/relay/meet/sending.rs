@@ -31,6 +31,7 @@ struct Load {
 impl Relay {
     /// Asks for the next `Transmit`s, where the last one is done and something may leave.
     pub(in crate::relay) fn pump_upstream(&mut self, now: Time) {
+        self.pump_repairs(now);
         self.follow_interest();
         self.stage_barrier(now);
         let load = |attempt| Load { attempt, frames: Vec::new(), carried: Vec::new() };

@@ -1,11 +1,12 @@
 //! Numbers meet the feed: what comes twice is dropped, what comes early waits, what is missing is told.
 
-use crate::dialect::{Event, GapScope, OnGap, Role};
+use crate::dialect::{Event, Fold, GapScope, OnGap, Role};
 use crate::relay::Relay;
-use crate::relay::feed::RingId;
+use crate::relay::feed::{Hole, RingId};
 use crate::relay::held::{Held, HeldEvent};
 use crate::relay::pairs::AttemptId;
 use crate::relay::reorder::Line;
+use crate::relay::repair::{How, Wound};
 use crate::relay::sequence::Order;
 use crate::relay::stats::{DropReason, GapReason, ResetReason};
 use crate::relay::time::{Mono, Time};
@@ -23,7 +24,14 @@ impl Relay {
     }
 
     /// `waited`: nothing that belongs before it is waited for any more.
-    fn judged(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>, waited: bool) {
+    pub(super) fn judged(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>, waited: bool) {
+        if self.repairs.holds(ring) {
+            return self.hold(at, attempt, ring, event);
+        }
+        let mends = event.role == Role::Snapshot && self.repairs.is_open(ring);
+        if mends {
+            self.stated(at, ring);
+        }
         let (waited, numbers) = match event.role {
             Role::Event => (waited, event.sequence),
             // A state stands for all that led to it, and its parts are no events.
@@ -49,10 +57,28 @@ impl Relay {
                 }
                 return;
             }
-            Order::Gap { from, to } => self.tell_hole(at, attempt, ring, (from, to), event.role),
+            Order::Gap { .. } if mends => {}
+            Order::Gap { from, to } => {
+                self.tell_hole(at, attempt, ring, (from, to), event.role);
+                if self.repairs.holds(ring) {
+                    return self.hold(at, attempt, ring, event);
+                }
+            }
+            Order::Restart if mends => {}
             Order::Restart => self.admit_reset(at, ring, ResetReason::Upstream),
         }
+        if event.role == Role::Event && event.fold == Fold::Append && self.lacks_base(ring) {
+            let enters = self.without_base(at, attempt, ring, event);
+            if !enters {
+                return;
+            }
+        }
         self.admit_now(at, ring, event);
+    }
+
+    /// Whether an increment would change a state that is not known, where numbers prove what belongs to it.
+    fn lacks_base(&self, ring: RingId) -> bool {
+        self.sequence.scope().is_some() && self.feed.ring(ring).is_some_and(|ring| ring.values.lacks_base())
     }
 
     /// Lets an event in, and into the channels that are parts of this one.
@@ -103,24 +129,22 @@ impl Relay {
     /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
     fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, missing: (u64, u64), role: Role) {
         let whole = self.sequence.scope() == Some(GapScope::Connection);
-        if whole {
-            for ring in self.carried_rings() {
-                self.feed.admit_gap(ring, at, Some(missing), GapReason::UpstreamSeq, &mut self.stats.feed);
+        let rings = if whole { self.carried_rings() } else { vec![ring] };
+        let reconnects = self.sequence.repair() == OnGap::Reconnect && role != Role::Snapshot;
+        let floor = missing.0.saturating_sub(self.sequence.step());
+        for ring in rings {
+            let wound = Wound { missing: Some(missing), floor, told: true };
+            let how = if role == Role::Snapshot { None } else { self.mend(at, ring, wound) };
+            let repair = how.map(How::text).or(reconnects.then_some("reconnect"));
+            let hole = Hole { span: Some(missing), reason: GapReason::UpstreamSeq, repair };
+            if whole {
+                self.feed.admit_hole(ring, at, hole, &mut self.stats.feed);
+            } else {
+                self.admit_hole(at, ring, hole);
             }
-        } else {
-            self.admit_gap(at, ring, Some(missing), GapReason::UpstreamSeq);
         }
-        if role == Role::Snapshot {
-            return;
-        }
-        match self.sequence.repair() {
-            OnGap::Resubscribe => {
-                if let Some(channel) = self.feed.ring(ring).and_then(|ring| ring.upstream) {
-                    self.resubscribe(attempt, channel);
-                }
-            }
-            OnGap::Reconnect => self.renew_connection(attempt),
-            OnGap::Report => {}
+        if reconnects {
+            self.renew_connection(attempt);
         }
     }
 }

@@ -115,6 +115,7 @@ impl Relay {
         let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
+        self.repairs.attempt_lost();
         if was_ready {
             let reason = match &ending {
                 Ending::Carrier(Disconnect::Oversize) => GapReason::Oversize,

@@ -74,3 +74,92 @@ fn too_many_wait_no_longer() {
     assert_eq!(&told[..3], ["event a 1", "gap a upstream_seq", "event a 3"]);
     assert_eq!(told.len(), 1_027);
 }
+
+/// A service that numbers the changes of its books, and states them when they are subscribed.
+fn books(change: impl FnOnce(&mut crate::config::Config)) -> (Service, crate::relay::pairs::SessionId) {
+    let dialect = DIALECT.replace("LIMITS", "[gap]\nthen = \"resubscribe\"").replace("HELLO", "");
+    let book = "[[on]]\nmatch = { \"/book\" = { exists = true } }\nis = \"snapshot\"\nchannel = \"/book\"\nseq = \"/n\"\ndata = \"/data\"\n";
+    let dialect = dialect.replacen("data = \"/data\"", "data = \"/data\"\nseq = \"/n\"\nfold = \"append\"", 1) + book;
+    let mut service = Service::speaking(&dialect, |config| {
+        config.upstream.ping_interval = Duration::from_secs(86_400);
+        change(config);
+    });
+    service.connect();
+    let one = service.join(0);
+    service.subscribe(one, &["a"]);
+    service.ack_all();
+    service.say(&json!({"book": "a", "data": "state", "n": 1}));
+    service.told(one);
+    (service, one)
+}
+
+#[test]
+fn a_hole_is_told_at_once_and_mended_by_subscribing_anew() {
+    let (mut service, one) = books(|_| {});
+    say(&mut service, "a", &[2, 4, 5]);
+    let gap = service.told.iter().find(|(_, frame)| frame["kind"] == "gap").map(|(_, frame)| frame.clone()).unwrap();
+    assert_eq!((&gap["from"], &gap["to"], &gap["repair"]), (&json!(3), &json!(3), &json!("resubscribe")));
+    assert_eq!(service.told(one), ["event a 2", "gap a upstream_seq"], "what has no base is not passed on");
+    assert_eq!(service.relay.stats.feed.dropped.get(&crate::relay::stats::DropReason::NoBase), 2);
+    assert_eq!(short(&service.ack_all()), ["unsubscribe a"]);
+    assert_eq!(short(&service.ack_all()), ["subscribe a"]);
+    service.say(&json!({"book": "a", "data": "state", "n": 9}));
+    say(&mut service, "a", &[10]);
+    assert_eq!(service.told(one), ["reset a repaired", "event a state", "event a 10"]);
+    assert_eq!(service.relay.stats.repair.ended.get(&crate::relay::stats::RepairEnd::Repaired), 1);
+    let two = service.join(1);
+    service.subscribe(two, &["a"]);
+    let snapshot = service.told.iter().rfind(|(_, frame)| frame["kind"] == "snapshot").unwrap().1.clone();
+    assert_eq!((snapshot["stale"].as_bool(), snapshot["values"].as_array().map(Vec::len)), (Some(false), Some(2)));
+}
+
+#[test]
+fn many_holes_are_one_repair_and_two_repairs_keep_apart() {
+    let (mut service, _) = books(|_| {});
+    say(&mut service, "a", &[3, 5, 7]);
+    assert_eq!(service.relay.stats.repair.begun, 1);
+    service.ack_all();
+    service.ack_all();
+    service.say(&json!({"book": "a", "data": "state", "n": 9}));
+    say(&mut service, "a", &[11]);
+    assert_eq!(service.heard(), Vec::<Value>::new(), "not at once again");
+    service.pass_seconds(1);
+    assert_eq!(short(&service.heard()), ["unsubscribe a"]);
+}
+
+#[test]
+fn what_cannot_be_mended_is_told_and_left_alone_for_a_while() {
+    let (mut service, one) = books(|config| config.repair.attempts = 2);
+    say(&mut service, "a", &[3]);
+    for _ in 0..10 {
+        service.ack_all();
+        service.pass_seconds(5);
+    }
+    assert_eq!(service.told(one), ["gap a upstream_seq", "gap a upstream_seq"]);
+    assert_eq!(service.relay.stats.repair.tries, 2);
+    assert_eq!(service.relay.stats.repair.ended.get(&crate::relay::stats::RepairEnd::GivenUp), 1);
+    say(&mut service, "a", &[4, 6]);
+    assert_eq!(service.told(one), ["event a 4", "gap a upstream_seq", "event a 6"], "nothing is held back any more");
+    assert_eq!(service.heard(), Vec::<Value>::new());
+    service.pass_seconds(301);
+    say(&mut service, "a", &[7]);
+    assert_eq!(short(&service.heard()), ["unsubscribe a"], "later it is tried again");
+}
+
+#[test]
+fn the_budget_bounds_repairs() {
+    let (mut service, one) = books(|config| config.budget.repairs.hour = 1);
+    say(&mut service, "a", &[3]);
+    service.ack_all();
+    service.ack_all();
+    service.say(&json!({"book": "a", "data": "state", "n": 9}));
+    service.told(one);
+    say(&mut service, "a", &[11]);
+    service.pass_seconds(1);
+    assert_eq!(service.told(one), ["gap a upstream_seq", "gap a upstream_seq"]);
+    assert_eq!(service.relay.stats.repair.ended.get(&crate::relay::stats::RepairEnd::Budget), 1);
+    service.pass_seconds(3_900);
+    say(&mut service, "a", &[12]);
+    service.pass_seconds(1);
+    assert_eq!(short(&service.heard()), ["unsubscribe a"]);
+}

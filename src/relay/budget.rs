@@ -1,0 +1,276 @@
+//! What asking upstream costs: how often it was done in the last hour and day, over all and for each principal.
+//!
+//! Invariant: what was allowed never exceeds an allowance in any hour or day, whatever the moment it is looked at (the windows
+//! slide by small steps and forget late rather than early). Counts are this process's: a restart begins anew.
+//! Memory is bounded: so many steps a window, so many principals.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Allowance, BudgetConfig};
+
+use super::stats::Cost;
+use super::time::Mono;
+
+/// A window forgets by twelve and by twenty-four steps.
+const HOUR: Span = Span { step: Duration::from_secs(300), steps: 12 };
+const DAY: Span = Span { step: Duration::from_secs(3_600), steps: 24 };
+
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    step: Duration,
+    steps: u64,
+}
+
+/// Counts over one span.
+#[derive(Debug, Default)]
+struct Window {
+    /// Steps in which something was counted: number and count.
+    counts: VecDeque<(u64, u32)>,
+    sum: u32,
+}
+
+impl Window {
+    fn forget(&mut self, now: Mono, span: Span) {
+        while let Some((step, count)) = self.counts.front().copied()
+            && ends(span, step) <= now
+        {
+            self.counts.pop_front();
+            self.sum -= count;
+        }
+    }
+
+    fn add(&mut self, now: Mono, span: Span) {
+        let step = now.0 / nanos(span.step);
+        match self.counts.back_mut() {
+            Some((last, count)) if *last == step => *count = count.saturating_add(1),
+            _ => self.counts.push_back((step, 1)),
+        }
+        self.sum = self.counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count));
+    }
+
+    /// How long until one more is allowed; `None`: it is.
+    fn full(&self, now: Mono, span: Span, limit: u32) -> Option<Duration> {
+        if limit == 0 || self.sum < limit {
+            return None;
+        }
+        let mut left = self.sum;
+        for (step, count) in &self.counts {
+            left -= count;
+            if left < limit {
+                return Some(ends(span, *step).since(now));
+            }
+        }
+        None
+    }
+}
+
+/// When what was counted in this step does not count any more.
+fn ends(span: Span, step: u64) -> Mono {
+    Mono((step + 1 + span.steps).saturating_mul(nanos(span.step)))
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One cost of one spender.
+#[derive(Debug, Default)]
+struct Account {
+    hour: Window,
+    day: Window,
+}
+
+impl Account {
+    fn full(&mut self, now: Mono, allowance: Allowance) -> Option<Duration> {
+        self.hour.forget(now, HOUR);
+        self.day.forget(now, DAY);
+        self.hour.full(now, HOUR, allowance.hour).max(self.day.full(now, DAY, allowance.day))
+    }
+
+    fn add(&mut self, now: Mono) {
+        self.hour.add(now, HOUR);
+        self.day.add(now, DAY);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Spender {
+    accounts: BTreeMap<Cost, Account>,
+    last: Mono,
+}
+
+/// What one cost came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Which.
+    pub cost: Cost,
+    /// In the last hour.
+    pub hour: u32,
+    /// In the last day.
+    pub day: u32,
+    /// What is allowed.
+    pub allowance: Allowance,
+}
+
+/// All costs.
+#[derive(Debug)]
+pub struct Budget {
+    config: BudgetConfig,
+    all: Spender,
+    principals: BTreeMap<Arc<str>, Spender>,
+}
+
+impl Budget {
+    /// Nothing is spent yet.
+    pub fn new(config: BudgetConfig) -> Self {
+        Budget { config, all: Spender::default(), principals: BTreeMap::new() }
+    }
+
+    /// Other allowances from now on.
+    pub fn reload(&mut self, config: BudgetConfig) {
+        self.config = config;
+    }
+
+    /// Spends one, for a principal or for the relay itself; `Err`: nothing is spent, and how long until it may be.
+    pub fn spend(&mut self, now: Mono, cost: Cost, principal: Option<&Arc<str>>) -> Result<(), Duration> {
+        let allowance = self.allowance(cost);
+        let mut wait = self.account(now, cost, None).full(now, allowance);
+        let own = self.own_allowance(cost);
+        if principal.is_some() && own != Allowance::default() {
+            wait = wait.max(self.account(now, cost, principal).full(now, own));
+        }
+        if let Some(wait) = wait {
+            return Err(wait);
+        }
+        self.count(now, cost, principal);
+        Ok(())
+    }
+
+    /// Counts one that is not to be refused.
+    pub fn count(&mut self, now: Mono, cost: Cost, principal: Option<&Arc<str>>) {
+        self.account(now, cost, None).add(now);
+        if principal.is_some() {
+            self.account(now, cost, principal).add(now);
+        }
+    }
+
+    /// What everything came to.
+    pub fn spent(&mut self, now: Mono) -> Vec<Spent> {
+        Cost::ALL.iter().map(|cost| self.spent_of(now, *cost, None)).collect()
+    }
+
+    /// What a principal has spent, where anything.
+    pub fn spent_by(&mut self, now: Mono, principal: &Arc<str>) -> Vec<Spent> {
+        if !self.principals.contains_key(principal) {
+            return Vec::new();
+        }
+        let all = Cost::ALL.iter().map(|cost| self.spent_of(now, *cost, Some(principal)));
+        all.filter(|spent| spent.day > 0 || spent.hour > 0).collect()
+    }
+
+    fn spent_of(&mut self, now: Mono, cost: Cost, principal: Option<&Arc<str>>) -> Spent {
+        let allowance = if principal.is_some() { self.own_allowance(cost) } else { self.allowance(cost) };
+        let last = principal.and_then(|name| self.principals.get(name)).map(|spender| spender.last);
+        let account = self.account(last.unwrap_or(now), cost, principal);
+        account.full(now, allowance);
+        Spent { cost, hour: account.hour.sum, day: account.day.sum, allowance }
+    }
+
+    fn allowance(&self, cost: Cost) -> Allowance {
+        match cost {
+            Cost::Fetch => self.config.fetches,
+            Cost::Repair => self.config.repairs,
+            Cost::Refresh => self.config.refreshes,
+            Cost::Subscribe => self.config.subscribes,
+        }
+    }
+
+    fn own_allowance(&self, cost: Cost) -> Allowance {
+        match cost {
+            Cost::Refresh => self.config.principal_refreshes,
+            Cost::Subscribe => self.config.principal_subscribes,
+            Cost::Fetch | Cost::Repair => Allowance::default(),
+        }
+    }
+
+    fn account(&mut self, now: Mono, cost: Cost, principal: Option<&Arc<str>>) -> &mut Account {
+        let Some(name) = principal else { return self.all.accounts.entry(cost).or_default() };
+        if !self.principals.contains_key(name) && self.principals.len() >= self.config.principals {
+            let oldest =
+                self.principals.iter().min_by_key(|(_, spender)| spender.last).map(|(name, _)| Arc::clone(name));
+            oldest.map(|oldest| self.principals.remove(&oldest));
+        }
+        let spender = self.principals.entry(Arc::clone(name)).or_default();
+        spender.last = now;
+        spender.accounts.entry(cost).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::rng::Rng;
+
+    fn at(seconds: u64) -> Mono {
+        Mono(seconds * 1_000_000_000)
+    }
+
+    fn budget(hour: u32, day: u32) -> Budget {
+        let own = Allowance { hour: 1, day: 0 };
+        let refreshes = Allowance { hour, day };
+        Budget::new(BudgetConfig { refreshes, principal_refreshes: own, principals: 2, ..BudgetConfig::default() })
+    }
+
+    #[test]
+    fn no_hour_and_no_day_ever_sees_more_than_is_allowed() {
+        let mut rng = Rng::new(7);
+        let mut budget = budget(5, 30);
+        let (mut now, mut granted) = (0, Vec::new());
+        while now < 5 * 86_400 {
+            now += 1 + rng.below(900);
+            match budget.spend(at(now), Cost::Refresh, None) {
+                Ok(()) => granted.push(now),
+                Err(wait) => {
+                    assert!(!wait.is_zero());
+                    if rng.below(2) == 0 {
+                        now += wait.as_secs() + 1;
+                        assert!(budget.spend(at(now), Cost::Refresh, None).is_ok(), "after the wait it is allowed");
+                        granted.push(now);
+                    }
+                }
+            }
+        }
+        let within = |from: u64, span: u64| granted.iter().filter(|at| (from..from + span).contains(*at)).count();
+        assert!(granted.iter().all(|from| within(*from, 3_600) <= 5 && within(*from, 86_400) <= 30));
+        assert!(granted.len() > 100, "{}", granted.len());
+    }
+
+    #[test]
+    fn principals_have_their_own_and_only_so_many_are_known() {
+        let mut budget = budget(0, 0);
+        let names: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).to_vec();
+        assert!(budget.spend(at(1), Cost::Refresh, Some(&names[0])).is_ok());
+        assert!(budget.spend(at(2), Cost::Refresh, Some(&names[0])).is_err());
+        assert!(budget.spend(at(3), Cost::Refresh, Some(&names[1])).is_ok(), "another one has its own");
+        assert!(budget.spend(at(4), Cost::Refresh, Some(&names[2])).is_ok());
+        assert_eq!(budget.principals.len(), 2, "the one longest without a request is forgotten");
+        let spent = budget.spent_by(at(4), &names[1]);
+        assert_eq!(
+            spent.iter().map(|spent| (spent.cost, spent.hour, spent.day)).collect::<Vec<_>>(),
+            [(Cost::Refresh, 1, 1)]
+        );
+        let all = budget.spent(at(4));
+        assert_eq!(all.iter().find(|spent| spent.cost == Cost::Refresh).map(|spent| spent.hour), Some(3));
+        budget.spent(at(4 + 2 * 86_400)).iter().for_each(|spent| assert_eq!((spent.hour, spent.day), (0, 0)));
+    }
+
+    #[test]
+    fn what_must_not_be_refused_counts_all_the_same() {
+        let mut budget = budget(1, 0);
+        budget.count(at(0), Cost::Refresh, None);
+        budget.count(at(0), Cost::Refresh, None);
+        assert_eq!(budget.spend(at(0), Cost::Refresh, None), Err(Duration::from_secs(3_900)));
+    }
+}
