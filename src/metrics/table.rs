@@ -9,7 +9,7 @@ use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
 use crate::relay::stats::{
-    Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
+    Band, Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
 };
 use crate::relay::time::Wall;
 use crate::store::{COMMIT_SECONDS, StoreStats};
@@ -34,6 +34,8 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.link.rotations)),
     metric("tidegate_link_disconnects_total", "Connections to upstream that ended or never came about, by reason.",
         Counters("reason", |v, put| v.stats.link.disconnects.iter().for_each(|(reason, n)| put(reason, n)))),
+    metric("tidegate_link_lost_total", "Connections to upstream that were ready and were lost, not on request.",
+        Counter(|v| v.stats.link.lost)),
     metric("tidegate_link_rtt_seconds", "From a ping to upstream to its pong.",
         Histogram(|v| Shape::from(&v.stats.link.rtt))),
     metric("tidegate_link_connect_seconds", "From the start of a connection to upstream until it was ready.",
@@ -52,6 +54,15 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.link.bytes_out)),
     metric("tidegate_link_last_frame_age_seconds", "Time since the last frame from upstream; absent before the first.",
         Maybe(|v| v.stats.link.last_frame.map(|at| age(v.now, at)))),
+
+    metric("tidegate_upstream_quality", "How good upstream is, from 0 to 100; /v1/status shows what it is made of. Absent before it was judged.",
+        Maybe(|v| v.stats.quality.score)),
+    metric("tidegate_upstream_quality_band", "1 for the band that the quality is in, 0 for the others.",
+        Gauges("band", |v, put| Band::ALL.iter().for_each(|b| put(b.text(), f64::from(v.stats.quality.band == Some(*b)))))),
+    metric("tidegate_upstream_clock_skew_seconds", "How far our clock is ahead of upstream's, by the times in its events; absent without such.",
+        Maybe(|v| v.stats.quality.clock_skew)),
+    metric("tidegate_clock_jumps_total", "Jumps of our wall clock of more than half a second.",
+        Counter(|v| v.stats.quality.clock_jumps)),
 
     metric("tidegate_dialect_events_total", "Events that the dialect extracted.",
         Counter(|v| v.stats.dialect.events)),

@@ -16,6 +16,7 @@ pub mod budget;
 pub mod feed;
 pub mod held;
 pub mod interest;
+pub mod lately;
 pub mod limiter;
 pub mod link;
 pub mod mapping;
@@ -24,6 +25,7 @@ pub mod naming;
 pub mod outbox;
 pub mod overlap;
 pub mod pairs;
+pub mod quality;
 pub mod record;
 pub mod reorder;
 pub mod repair;
@@ -58,6 +60,7 @@ use meet::outbound::Outbound;
 use outbox::Outbox;
 use overlap::Overlap;
 use pairs::{Input, Output};
+use quality::Quality;
 use record::Restored;
 use reorder::Reorder;
 use repair::Repairs;
@@ -100,6 +103,7 @@ pub struct Relay {
     /// How long upstream takes to answer, over all connections.
     round_trips: RoundTrips,
     watch: Watch,
+    quality: Quality,
     /// The file system under the store has less room than `outbox.min_free`.
     disk_low: bool,
     /// Counts deliveries for the gap rule.
@@ -151,6 +155,7 @@ impl Relay {
             samples: Samples::default(),
             round_trips: RoundTrips::default(),
             watch: Watch::default(),
+            quality: Quality::new(now),
             disk_low: false,
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,
@@ -218,6 +223,7 @@ impl Relay {
             self.sessions_due(),
             self.draining.due(),
             self.watch_due(),
+            self.judging_due(),
         ];
         due.into_iter().flatten().min()
     }
@@ -231,6 +237,7 @@ impl Relay {
         self.outbound_timeout(now);
         self.sessions_timeout(now);
         self.watch_timeout(now);
+        self.judging_timeout(now);
         self.draining_timeout(now);
     }
 

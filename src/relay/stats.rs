@@ -257,6 +257,8 @@ pub struct LinkStats {
     pub ready: u64,
     /// Connections that took over from one that still served.
     pub rotations: u64,
+    /// Ready connections that were lost, and not because somebody asked for it.
+    pub lost: u64,
     /// Attempts ended, by `pairs::Disconnect::reason`.
     pub disconnects: Counts<&'static str>,
     /// Heartbeats: from ping to pong.
@@ -342,6 +344,33 @@ pub struct FeedStats {
     pub resets: Counts<ResetReason>,
     /// Resumes that were answered with every missed entry, counted per channel.
     pub resumed: u64,
+}
+
+words! {
+    /// How good upstream is, best first.
+    Band {
+        /// Nothing to complain about.
+        Good = "good";
+        /// Worse than it should be.
+        Degraded = "degraded";
+        /// Of little use.
+        Poor = "poor";
+        /// Not live for a while.
+        Down = "down";
+    }
+}
+
+/// How good upstream is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QualityStats {
+    /// From 0 to 100; `None` before it was judged first.
+    pub score: Option<f64>,
+    /// The same in words.
+    pub band: Option<Band>,
+    /// Seconds that our clock is ahead of upstream's, as far as its events tell.
+    pub clock_skew: Option<f64>,
+    /// How often our wall clock jumped.
+    pub clock_jumps: u64,
 }
 
 /// Channels whose silence is watched.
@@ -496,7 +525,7 @@ fn place(lane: Lane) -> usize {
 }
 
 /// All counters and gauges of the relay, one struct per part.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     /// The link and its attempts.
     pub link: LinkStats,
@@ -506,6 +535,8 @@ pub struct Stats {
     pub interest: InterestStats,
     /// The rings.
     pub feed: FeedStats,
+    /// How good upstream is.
+    pub quality: QualityStats,
     /// Channels whose silence is watched.
     pub watch: WatchStats,
     /// Repairs and costs.

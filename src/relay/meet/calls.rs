@@ -149,6 +149,8 @@ impl Relay {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "upstream": link,
+            "quality": super::judging::quality_json(&self.quality),
+            "clock": {"skew_seconds": self.quality.clock_skew(), "jumps": self.quality.jumps()},
             "dialect": self.dialect.name(),
             "feed": {
                 "position": self.feed.position().to_string(),

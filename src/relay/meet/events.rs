@@ -21,6 +21,9 @@ impl Relay {
     /// Admits one event, received at `at`, into the rings it belongs to.
     pub(in crate::relay) fn admit(&mut self, at: Time, attempt: AttemptId, event: &Event<'_>) {
         self.stats.dialect.events += 1;
+        if let Some(said) = event.source_time {
+            self.quality.source_time(at.wall, said);
+        }
         self.pass.gather(event.data.len());
         let mut rings = std::mem::take(&mut self.scratch_rings);
         rings.clear();
@@ -201,12 +204,17 @@ impl Relay {
 
     /// The link's state changed: tell it on `$status`.
     pub(in crate::relay) fn link_changed(&mut self, now: Time) {
-        let Some(ring) = self.feed.find(STATUS_CHANNEL) else { return };
         let data = self.link_json(now);
+        self.tell_status(now, None, "upstream", data);
+    }
+
+    /// An event of the relay's own on `$status`.
+    pub(in crate::relay) fn tell_status(&mut self, now: Time, key: Option<&str>, kind: &'static str, data: Vec<u8>) {
+        let Some(ring) = self.feed.find(STATUS_CHANNEL) else { return };
         let event = Event {
             target: Target::Name(STATUS_CHANNEL),
-            key: None,
-            kind: Some(Cow::Borrowed("upstream")),
+            key: key.map(Cow::Borrowed),
+            kind: Some(Cow::Borrowed(kind)),
             id: None,
             sequence: None,
             source_time: None,

@@ -11,7 +11,7 @@
 //! - `fetches`: what is got from outside, and for whom.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
 //!   what, and how long.
-//! - `watching`: channels that are silent.
+//! - `watching`: channels that are silent. `judging`: how good upstream is.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
 pub(super) mod calls;
@@ -21,6 +21,7 @@ pub(super) mod events;
 pub(super) mod fetches;
 pub(super) mod handover;
 pub(super) mod hearing;
+pub(super) mod judging;
 pub(super) mod mapping;
 pub(super) mod outbound;
 #[cfg(test)]

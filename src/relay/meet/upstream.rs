@@ -117,6 +117,7 @@ impl Relay {
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
         if was_ready {
+            self.stats.link.lost += u64::from(ending != Ending::Carrier(Disconnect::Asked));
             let reason = match &ending {
                 Ending::Carrier(Disconnect::Oversize) => GapReason::Oversize,
                 _ => GapReason::Reconnect,

@@ -57,3 +57,31 @@ fn a_write_that_the_network_does_not_take_is_seen() {
     assert_eq!(service.relay.stats.link.write.count(), 1);
     assert_eq!(service.relay.stats.link.write.cumulative().find(|(bound, _)| *bound >= 5.0), Some((5.0, 0)));
 }
+
+/// The bands told on `$status` since the last look.
+fn bands(service: &mut Service) -> Vec<String> {
+    let told = std::mem::take(&mut service.told);
+    let quality = told.iter().filter(|(_, frame)| frame["kind"] == "event" && frame["type"] == "quality");
+    quality.map(|(_, frame)| frame["data"]["band"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_band_of_upstreams_quality_is_told_when_it_changes_and_shown_with_its_terms() {
+    let mut service = ready("", |config| config.upstream.ping_interval = Duration::from_secs(100_000));
+    let client = service.join(0);
+    service.subscribe(client, &["$status"]);
+    service.pass_seconds(60);
+    assert_eq!(bands(&mut service), ["good"], "once");
+    service.close(1006);
+    service.until_connect();
+    service.connect();
+    service.pass_seconds(10);
+    assert_eq!(bands(&mut service), Vec::<String>::new(), "a quick return is no change of the band");
+    service.close(1006);
+    service.pass_seconds(11);
+    assert_eq!(bands(&mut service), ["down"]);
+    let shown = crate::relay::meet::judging::quality_json(&service.relay.quality);
+    assert_eq!((&shown["score"], &shown["band"]), (&json!(0), &json!("down")));
+    assert_eq!(shown["terms"]["reconnects"]["value"], 2.0);
+    assert_eq!(service.relay.stats.link.lost, 2);
+}
