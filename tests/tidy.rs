@@ -39,7 +39,8 @@ fn collect(dir: &Path, extensions: &[&str], out: &mut Vec<File>) {
     for path in paths {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            if !["target", "node_modules"].contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci") {
+            if !["target", "node_modules", "venv"].contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci")
+            {
                 collect(&path, extensions, out);
             }
         } else if extensions.iter().any(|wanted| path.extension().is_some_and(|have| have == *wanted)) {

@@ -8,10 +8,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod actioncable;
 mod clients;
+mod devtools;
 mod door;
 mod ethereum;
 mod graphql;
+mod homeassistant;
 mod metrics;
 mod rig;
 mod script;

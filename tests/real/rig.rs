@@ -27,6 +27,14 @@ impl Relay {
         Relay { dir, process }
     }
 
+    /// Replaces a part of the configuration, which counts from the next start.
+    pub fn configure(&self, before: &str, after: &str) {
+        let config = self.dir.path().join("tidegate.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        assert!(text.contains(before), "{text}");
+        std::fs::write(&config, text.replace(before, after)).unwrap();
+    }
+
     /// Kills it and starts it again, on other ports.
     pub fn kill_and_restart(&mut self) {
         self.process.signal(Signal::KILL);

@@ -1,9 +1,11 @@
-//! Scripts for Node.js: services and clients from npm, which say what happens and do what they are told, a JSON line each.
+//! Services and clients of other people's making, as processes: scripts, which say what happens and do what they are told, a
+//! JSON line each, and servers, which listen.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -12,13 +14,35 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
+use crate::common::until;
+
 /// How long a script may stay silent before it counts as hanging: on a busy machine it takes long to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The oldest Node.js that the packages support.
 const NODE: u32 = 20;
 
-fn folder() -> PathBuf {
+/// Where the scripts are.
+pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/real")
+}
+
+/// Says that a test cannot run here, and why.
+pub fn skip(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIP real::{test}: {reason}");
+}
+
+/// Whether this command succeeds here, which only asks whether something is installed; says SKIP for this test if not.
+pub fn has(test: &str, package: &str, command: &mut Command) -> bool {
+    let found = command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
+    if !found {
+        skip(test, &format!("{package} is not installed"));
+    }
+    found
+}
+
+/// A port of loopback where nobody listens now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Whether scripts that need these packages can run here; says SKIP for this test if not.
@@ -26,7 +50,7 @@ pub fn can_run(test: &str, packages: &[&str]) -> bool {
     match missing(packages) {
         None => true,
         Some(reason) => {
-            let _ = writeln!(std::io::stderr(), "SKIP real::{test}: {reason}");
+            skip(test, &reason);
             false
         }
     }
@@ -52,6 +76,38 @@ fn missing(packages: &[&str]) -> Option<String> {
     Some(format!("the npm package {absent} is not installed (npm ci in tests/real)"))
 }
 
+/// A server that runs; killed with all its children when it is dropped.
+pub struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    /// Starts it and waits until it listens at this port of loopback; what it says goes to a file of this name in `dir`.
+    pub fn start(mut command: Command, port: u16, dir: &Path, name: &str) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(name)).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        let mut server = Server { child: command.spawn().unwrap(), port };
+        until(&format!("{name} at port {port}"), || {
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{name} has ended: {}", std::fs::read_to_string(dir.join(name)).unwrap());
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        server
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
 /// A script that runs; killed with all its children when it is dropped.
 pub struct Script {
     child: Child,
@@ -64,7 +120,13 @@ pub struct Script {
 impl Script {
     pub fn start(name: &str, argument: &str) -> Self {
         let mut command = Command::new("node");
-        command.arg(name).arg(argument).current_dir(folder()).process_group(0);
+        command.arg(name).arg(argument);
+        Script::run(command, name)
+    }
+
+    /// Any program that speaks in such lines, begun in the folder of the scripts.
+    pub fn run(mut command: Command, name: &str) -> Self {
+        command.current_dir(folder()).process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (said, lines) = channel();
@@ -82,8 +144,13 @@ impl Script {
     /// A service: also the port of loopback where it listens.
     pub fn service(name: &str, argument: &str) -> (Self, u16) {
         let mut script = Script::start(name, argument);
-        let port = script.says("port").as_u64().and_then(|port| port.try_into().ok()).unwrap();
+        let port = script.port();
         (script, port)
+    }
+
+    /// Waits until the service says where it listens.
+    pub fn port(&mut self) -> u16 {
+        self.says("port").as_u64().and_then(|port| port.try_into().ok()).unwrap()
     }
 
     /// Gives an order.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Conversation, Says, Stage};
-use crate::dialect::bindings::Sub;
+use crate::dialect::bindings::{Bound, Sub};
 use crate::dialect::fill::{ChannelView, Context};
 use crate::dialect::framing::Sent;
 use crate::dialect::pending::{Op, Request};
@@ -127,7 +127,7 @@ impl Conversation {
         let uuid = self.rng.next_u128();
         let text = {
             let view = self.view_of(message)?;
-            if send.uses_sub() && view.sub.is_none() {
+            if send.uses_sub() && !view.sub.is_some_and(|sub| self.joined(sub)) {
                 return Err(SendError::NotJoined);
             }
             let context =
@@ -139,6 +139,14 @@ impl Conversation {
             self.pending.add(outgoing.request, publish_request(message.id));
         }
         Ok(outgoing)
+    }
+
+    /// Whether the subscribe that gave this id was granted, where that is answered.
+    fn joined(&self, sub: Sub<'_>) -> bool {
+        match self.bindings.get(sub.text) {
+            Some(Bound::Current(_, given)) => self.pending.get(given).is_none(),
+            Some(Bound::Leaving) | None => false,
+        }
     }
 
     /// A heartbeat of the dialect's own; `None`: it has none, a variable it needs is not known yet, or it is too early.

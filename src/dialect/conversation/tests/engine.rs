@@ -187,15 +187,19 @@ fn receipts_go_back_and_pongs_are_capped() {
 
 #[test]
 fn one_name_with_two_sets_of_params_is_two_channels() {
-    let text = "[send]\nsubscribe = { json = '{\"c\":{channel},\"p\":{params},\"id\":{id}}', bind = '{id}' }\n\
-                publish = '{\"to\":{sub},\"d\":{data}}'\n[[on]]\nmatch = { '/s' = { exists = true } }\nis = 'event'\nsub = '/s'\n";
-    let mut talk = Talk::new(dialect(text), None);
+    let text = format!(
+        "[send]\nsubscribe = {{ json = '{{\"c\":{{channel}},\"p\":{{params}},\"id\":{{id}}}}', bind = '{{id}}' }}\n\
+         publish = '{{\"to\":{{sub}},\"d\":{{data}}}}'\n\
+         [[on]]\nmatch = {{ '/s' = {{ exists = true }} }}\nis = 'event'\nsub = '/s'\n{ACK}"
+    );
+    let mut talk = Talk::new(dialect(&text), None);
     talk.open();
     talk.try_subscribe(&[("book", Some(r#"{"depth":10}"#))], false).unwrap();
     talk.try_subscribe(&[("book", Some(r#"{"depth":100}"#))], false).unwrap();
     let message = MessageSpec { params: Some(r#"{"depth":100}"#), ..message("book", None, "1") };
-    let outgoing = talk.conversation.publish(talk.now, &message).unwrap();
-    assert_eq!(sent(&outgoing), r#"#3 publish[7] {"to":2,"d":1}"#);
+    assert_eq!(talk.publish_this(&message), Err(SendError::NotJoined), "it has an id, but is not granted yet");
+    talk.hear(r#"{"ok":2}"#);
+    assert_eq!(talk.publish_this(&message).unwrap(), r#"#3 publish[7] {"to":2,"d":1}"#);
     assert_eq!(talk.hear(r#"{"s":1}"#), [r#"event <1> {"s":1}"#]);
     talk.conversation.forget_channel(ChannelId(2));
     assert_eq!(talk.hear(r#"{"s":2}"#), ["ignored"]);
