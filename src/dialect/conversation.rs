@@ -30,7 +30,7 @@ use super::fill::{ChannelView, Context};
 use super::framing::Session;
 use super::held::Held;
 use super::pending::{Op, Pending};
-use super::rule::Class;
+use super::rule::{Class, Rule, When};
 use super::scan::Spans;
 use super::schema::Dialect;
 use super::variables::Variables;
@@ -267,6 +267,13 @@ impl Conversation {
         let mut variables = self.variables.clone();
         variables.forget_session();
         Carried { variables, channels: self.channels.clone(), rng: Rng::new(seed) }
+    }
+
+    /// Whether the next connection may go on with this one's session: the dialect knows how upstream would say so, and
+    /// something of this session is kept.
+    pub fn may_go_on(&self) -> bool {
+        let resumes = |rule: &Rule| rule.class == Class::Ready && !matches!(rule.resumed, When::Never);
+        self.variables.knows_session() && self.dialect.rules.iter().any(resumes)
     }
 
     /// Ends the conversation; `forget`: without its session variables.

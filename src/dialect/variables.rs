@@ -51,6 +51,11 @@ impl Variables {
         self.incoming.iter_mut().for_each(|slot| *slot = None);
     }
 
+    /// Whether some session variable has a value.
+    pub(crate) fn knows_session(&self) -> bool {
+        self.session.iter().any(Option::is_some)
+    }
+
     /// Session variables are worthless now.
     pub(crate) fn forget_session(&mut self) {
         self.session.iter_mut().for_each(|slot| *slot = None);

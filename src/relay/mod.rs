@@ -2,7 +2,7 @@
 //!
 //! Each part is a struct with a few verbs and knows no other part: `link` and `attempt` (which connection when, and its life),
 //! `interest` (what we want of upstream), `feed` (channels as rings), `session` (cursors over the feed), `sequence` (what
-//! upstream lost), `reorder` (what came early), `repair` (what mends it), `budget` (what that may cost),
+//! upstream lost), `reorder` (what came early), `repair` (what mends it), `budget` (what that may cost), `unsettled` (holes that may be none),
 //! `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
 //!
 //! Contract (sans-IO): call [`Relay::handle_input`] for everything that happens, then [`Relay::poll_output`] until it gives
@@ -36,6 +36,7 @@ pub mod sequence;
 pub mod session;
 pub mod stats;
 pub mod time;
+pub mod unsettled;
 pub mod watch;
 
 use std::collections::VecDeque;
@@ -71,6 +72,7 @@ use sequence::Sequence;
 use session::Sessions;
 use stats::Stats;
 use time::{Mono, Time};
+use unsettled::Unsettled;
 use watch::Watch;
 
 /// The machine. See the module's documentation for its contract.
@@ -91,6 +93,7 @@ pub struct Relay {
     feed: Feed,
     mapping: Mapping,
     sequence: Sequence,
+    unsettled: Unsettled,
     reorder: Reorder,
     repairs: Repairs,
     budget: Budget,
@@ -146,6 +149,7 @@ impl Relay {
             feed,
             mapping: meet::mapping::compile(&config, &dialect),
             sequence: Sequence::new(dialect.gap()),
+            unsettled: Unsettled::default(),
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
             repairs: Repairs::new(config.repair),
             budget: Budget::new(config.budget),

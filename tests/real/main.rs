@@ -1,5 +1,5 @@
-//! The real binary with real services and real clients of other people's making: ganache and graphql-ws as upstream, the npm
-//! clients `ws` and `eventsource` on the feed, `promtool` on the metrics.
+//! The real binary with real services and real clients of other people's making: ganache, graphql-ws and socket.io as upstream,
+//! the npm clients `ws` and `eventsource` on the feed, `promtool` on the metrics.
 //!
 //! What cannot run here says `SKIP name: reason`, which `tests/run` counts. Every wait is for a line that a script says or a
 //! condition; nothing outlives its test.
@@ -18,3 +18,4 @@ mod homeassistant;
 mod metrics;
 mod rig;
 mod script;
+mod socketio;

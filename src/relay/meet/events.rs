@@ -181,6 +181,7 @@ impl Relay {
         for ring in &rings {
             self.forget_numbers(*ring);
         }
+        self.unsettled.forget(channel);
         self.feed.dropped(channel);
         for ring in rings {
             if self.feed.ring(ring).is_some() { self.watch.suspend(ring) } else { self.watch.forget(ring) }

@@ -202,6 +202,7 @@ impl Relay {
         let serves = self.attempts.serves(attempt);
         if serves {
             self.link.ready(now.mono, &mut self.rng);
+            self.settle_losses(now, resumed);
         } else {
             // What was admitted until now is told to the one that serves first.
             self.follow_interest();

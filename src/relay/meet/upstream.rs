@@ -6,7 +6,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dialect::{Conversation, Then};
+use crate::dialect::{ChannelId, Conversation, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
 use crate::protocol::request::Secret;
@@ -112,20 +112,23 @@ impl Relay {
             return self.second_lost(now, id, &ending, on_close);
         }
         let fatal = link::plan(&ending, on_close) == Plan::Fatal;
-        let forget = fatal || code.is_some_and(|code| self.dialect.forgets_on_close(code));
+        let oversize = ending == Ending::Carrier(Disconnect::Oversize);
+        // A session that went on would begin with the message that was too large.
+        let forget = fatal || oversize || code.is_some_and(|code| self.dialect.forgets_on_close(code));
+        // A candidate, if there is one, has a session of its own.
+        let may_go_on = !forget
+            && self.attempts.is_empty()
+            && attempt.conversation.as_ref().is_some_and(|conversation| conversation.may_go_on());
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
         if was_ready {
             self.stats.link.lost += u64::from(ending != Ending::Carrier(Disconnect::Asked));
-            let reason = match &ending {
-                Ending::Carrier(Disconnect::Oversize) => GapReason::Oversize,
-                _ => GapReason::Reconnect,
-            };
-            for channel in attempt.acked.all_live() {
-                self.channel_lost(now, channel, reason);
-            }
-            self.everything_lost(now, reason);
+            let reason = if oversize { GapReason::Oversize } else { GapReason::Reconnect };
+            let live: Vec<ChannelId> = attempt.acked.all_live().collect();
+            self.connection_lost(now, &live, reason, may_go_on);
+        } else if forget {
+            self.settle_losses(now, false);
         }
         if let Some(conversation) = attempt.conversation {
             self.link.carried = Some(conversation.into_carried(forget));

@@ -4,6 +4,7 @@ mod handover;
 mod liveness;
 mod mapping;
 mod numbers;
+mod resuming;
 mod service;
 mod silence;
 

@@ -1,0 +1,82 @@
+// A Socket.IO service: the official server, which lets in who signs with its key, has rooms as channels, keeps what a lost
+// connection misses if it is told to, and says what it sees. The argument is JSON: port, and options of the server.
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { Server } from "socket.io";
+import { obey, say } from "./lines.mjs";
+
+const { port, namespace = "/", ...options } = JSON.parse(process.argv[2]);
+const KEY = "the key of this test";
+
+const base64 = (value) => Buffer.from(value).toString("base64url");
+const signature = (text) => createHmac("sha256", KEY).update(text).digest("base64url");
+
+function mint(claims) {
+  const text = `${base64(JSON.stringify({ alg: "HS256", typ: "JWT" }))}.${base64(JSON.stringify(claims))}`;
+  return `${text}.${signature(text)}`;
+}
+
+function claims(token) {
+  const [head, body, mark] = String(token).split(".");
+  const wanted = Buffer.from(signature(`${head}.${body}`));
+  const given = Buffer.from(mark ?? "");
+  if (wanted.length !== given.length || !timingSafeEqual(wanted, given)) throw new Error("the token is not ours");
+  return JSON.parse(Buffer.from(body, "base64url"));
+}
+
+const io = new Server({ serveClient: false, ...options });
+const service = io.of(namespace);
+service.use((socket, next) => {
+  try {
+    socket.data.user = claims(socket.handshake.auth.token).sub;
+    next();
+  } catch (error) {
+    say({ refused: error.message });
+    next(error);
+  }
+});
+service.on("connection", (socket) => {
+  say({ connected: socket.data.user, recovered: socket.recovered, transport: socket.conn.transport.name });
+  socket.conn.on("upgrade", (transport) => say({ upgraded: transport.name }));
+  socket.conn.on("heartbeat", () => say({ heartbeat: socket.data.user }));
+  socket.on("disconnect", (reason) => say({ disconnected: reason }));
+  socket.on("subscribe", (channel, answer) => {
+    if (channel === "secret") return answer({ error: `${channel} is not for ${socket.data.user}` });
+    socket.join(channel);
+    say({ subscribed: channel });
+    answer({ ok: true });
+  });
+  socket.on("unsubscribe", (channel, answer) => {
+    socket.leave(channel);
+    say({ unsubscribed: channel });
+    answer({ ok: true });
+  });
+  socket.on("publish", (channel, data, answer) => {
+    if (data === null) return answer({ error: "nothing to publish" });
+    say({ published: { channel, data } });
+    answer({ id: 7 });
+  });
+});
+
+let seq = 0;
+const event = (channel, data) => service.to(channel).emit("event", { channel, seq: ++seq, data });
+const sockets = () => [...service.sockets.values()];
+
+obey({
+  mint,
+  event: ({ channel, data }) => event(channel, data),
+  // Bytes within the event, which travel beside it.
+  bytes: ({ channel, bytes }) => event(channel, { bytes: Buffer.from(bytes) }),
+  // An event of its own name.
+  other: (data) => service.emit("other", data),
+  elsewhere: () => io.of("/").emit("event", { channel: "a", data: "elsewhere" }),
+  // Cuts every connection without a word, and has news before anybody can be back.
+  cut: (news) => {
+    for (const socket of sockets()) socket.conn.transport.socket.terminate();
+    for (const { channel, data } of news) event(channel, data);
+  },
+  kick: () => {
+    for (const socket of sockets()) socket.disconnect();
+  },
+});
+io.listen(port ?? 0);
+io.httpServer.on("listening", () => say({ port: io.httpServer.address().port }));

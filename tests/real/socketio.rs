@@ -1,0 +1,189 @@
+//! Socket.IO's official server through the dialect `socketio`.
+
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+use crate::common::until;
+use crate::rig::{App, Relay, offset};
+use crate::script::{Script, can_run};
+
+/// The service and the relay in front of it, with a token that the service has signed.
+struct Scene {
+    service: Script,
+    port: u16,
+    options: Value,
+    /// What the relay's token is read from.
+    _token: NamedTempFile,
+    relay: Relay,
+}
+
+impl Scene {
+    fn new(options: Value) -> Self {
+        let (mut service, port) = Script::service("socketio.mjs", &options.to_string());
+        let token = NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), mint(&mut service)).unwrap();
+        let relay = relay(port, &token);
+        assert_eq!(service.says("connected"), "relay");
+        Scene { service, port, options, _token: token, relay }
+    }
+
+    /// An app that has subscribed this channel.
+    fn app(&mut self, channel: &str) -> App {
+        let mut app = self.relay.app();
+        let subscribed = app.subscribe(json!(channel));
+        assert_eq!(subscribed["channel"], channel);
+        assert_eq!(self.service.says("subscribed"), channel);
+        app
+    }
+
+    fn event(&mut self, channel: &str, data: Value) {
+        self.service.tell("event", json!({"channel": channel, "data": data}));
+    }
+
+    /// Ends the service like `kill -9` does, and starts it again at its port.
+    fn restart(&mut self) {
+        let mut options = self.options.clone();
+        options["port"] = self.port.into();
+        // The old one must be gone before its port is free.
+        self.service = Script::start("socketio.mjs", "{}");
+        self.service = Script::service("socketio.mjs", &options.to_string()).0;
+    }
+}
+
+fn mint(service: &mut Script) -> String {
+    service.ask("mint", json!({"sub": "relay"})).as_str().unwrap().to_owned()
+}
+
+fn relay(port: u16, token: &NamedTempFile) -> Relay {
+    let upstream = format!("token_file = {:?}\nstable_for = \"10m\"", token.path());
+    Relay::start(&format!("ws://127.0.0.1:{port}"), "socketio", &upstream, "[interest]\nlinger = \"50ms\"")
+}
+
+fn can(test: &str) -> bool {
+    can_run(&format!("socketio_{test}"), &["socket.io"])
+}
+
+#[test]
+fn a_service_of_rooms() {
+    if !can("rooms") {
+        return;
+    }
+    // Fast enough to see that pings are answered: without, the service would be rid of us in half a second.
+    let mut scene = Scene::new(json!({"pingInterval": 250, "pingTimeout": 250}));
+    let mut app = scene.app("news");
+    scene.event("news", json!({"n": 1}));
+    let event = app.frame("event");
+    assert_eq!((&event["channel"], &event["data"], &event["seq"]), (&json!("news"), &json!({"n": 1}), &json!(1)));
+    scene.service.tell("bytes", json!({"channel": "news", "bytes": [1, 2, 3]}));
+    assert_eq!(app.frame("event")["data"], json!({"bytes": "AQID"}), "an attachment is base64 in its place");
+
+    let mut other = scene.relay.app();
+    other.subscribe(json!("secret"));
+    let error = other.frame("error");
+    assert_eq!((&error["channel"], &error["code"]), (&json!("secret"), &json!("upstream_refused")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("not for relay"), "{error}");
+    assert_eq!(other.subscribe(json!("other"))["channel"], "other");
+    scene.service.tell("other", json!([5]));
+    assert_eq!(other.frame("event")["data"], json!([5]), "any other event is a channel of its name");
+
+    let delivered = app.publish(json!({"channel": "orders", "data": {"side": "buy"}}));
+    assert_eq!((&delivered["state"], &delivered["reply"]), (&json!("delivered"), &json!({"id": 7})), "{delivered}");
+    assert_eq!(scene.service.says("published"), json!({"channel": "orders", "data": {"side": "buy"}}));
+    let rejected = app.publish(json!({"channel": "orders", "data": null}));
+    assert_eq!(rejected["state"], "rejected", "{rejected}");
+
+    for _ in 0..4 {
+        assert_eq!(scene.service.says("heartbeat"), "relay");
+    }
+    app.send(json!({"op": "unsubscribe", "channels": ["news"]}));
+    app.frame("unsubscribed");
+    assert_eq!(scene.service.says("unsubscribed"), "news");
+    assert!(scene.service.left(|line| line.get("disconnected").is_some()).is_empty());
+    assert_eq!(scene.relay.metric("tidegate_dialect_unmatched_total"), "0");
+    assert_eq!(scene.relay.metric("tidegate_dialect_malformed_total"), "0");
+}
+
+#[test]
+fn a_token_of_somebody_else_is_denied() {
+    if !can("denied") {
+        return;
+    }
+    let (mut service, port) = Script::service("socketio.mjs", "{}");
+    let token = NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a.b.c").unwrap();
+    let relay = relay(port, &token);
+    assert_eq!(service.says("refused"), "the token is not ours");
+    let ending = until("the refusal", || {
+        let ending = relay.feed("/v1/status")["upstream"]["last_ending"].take();
+        Some(ending).filter(|ending| !ending.is_null())
+    });
+    assert_eq!((&ending["reason"], &ending["detail"]), (&json!("denied"), &json!("the token is not ours")), "{ending}");
+    std::fs::write(token.path(), mint(&mut service)).unwrap();
+    relay.admin_post("/v1/upstream/reconnect");
+    assert_eq!(service.says("connected"), "relay");
+    relay.upstream("live");
+}
+
+#[test]
+fn a_service_that_is_killed_comes_back_with_a_gap() {
+    if !can("killed") {
+        return;
+    }
+    let mut scene = Scene::new(json!({}));
+    let mut app = scene.app("news");
+    scene.event("news", json!(1));
+    let before = app.frame("event");
+    scene.restart();
+    let gap = app.frame("gap");
+    assert_eq!((&gap["reason"], &gap["prev"]), (&json!("reconnect"), &json!(offset(&before))), "{gap}");
+    assert_eq!(scene.service.says("connected"), "relay");
+    assert_eq!(scene.service.says("subscribed"), "news", "what was wanted is still");
+    scene.event("news", json!(2));
+    let event = app.frame("event");
+    assert_eq!((&event["data"], &event["prev"]), (&json!(2), &json!(offset(&gap))));
+
+    // The service ends the session: a new one begins.
+    scene.service.tell("kick", Value::Null);
+    assert_eq!(app.frame("gap")["prev"], json!(offset(&event)));
+    assert_eq!(scene.service.says("subscribed"), "news");
+}
+
+#[test]
+fn what_a_lost_connection_misses_is_recovered() {
+    if !can("recovered") {
+        return;
+    }
+    let mut scene = Scene::new(json!({"connectionStateRecovery": {"maxDisconnectionDuration": 120_000}}));
+    let mut app = scene.app("news");
+    let mut last = Value::Null;
+    let mut follow = |app: &mut App, data: Value| {
+        let event = app.frame("event");
+        assert_eq!(event["data"], data);
+        if !last.is_null() {
+            assert_eq!(event["prev"], json!(offset(&last)), "one after the other, nothing in between");
+        }
+        last = event;
+    };
+    scene.event("news", json!(1));
+    follow(&mut app, json!(1));
+    for round in 0..3 {
+        let n = 10 * (round + 1);
+        let news: Vec<Value> = (n..n + 3).map(|n| json!({"channel": "news", "data": n})).collect();
+        scene.service.tell("cut", json!(news));
+        (n..n + 3).for_each(|n| follow(&mut app, json!(n)));
+        let back = scene.service.line("recovered", |line| line["recovered"] == true);
+        assert_eq!(back["connected"], "relay");
+        scene.event("news", json!({"live": round}));
+        follow(&mut app, json!({"live": round}));
+    }
+    app.has_no("gap");
+    assert!(scene.service.left(|line| line.get("subscribed").is_some()).is_empty(), "the rooms still stand");
+
+    // Killed, it has forgotten the session, and that is told.
+    scene.restart();
+    assert_eq!(app.frame("gap")["reason"], "reconnect");
+    assert_eq!(scene.service.line("another", |line| line["recovered"] == false)["connected"], "relay");
+    assert_eq!(scene.service.says("subscribed"), "news");
+    scene.event("news", json!("anew"));
+    assert_eq!(app.frame("event")["data"], "anew");
+}
