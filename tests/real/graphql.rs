@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::door::Door;
 use crate::rig::{Relay, offset};
 use crate::script::{Script, can_run};
 
@@ -146,4 +147,36 @@ fn a_subscription_that_the_service_ends_is_begun_again_and_the_gap_told() {
     scene.service.tell("tick", Value::Null);
     let error = app.frame("error");
     assert_eq!((&error["channel"], &error["code"]), (&channel, &json!("upstream_refused")), "{error}");
+}
+
+#[test]
+fn a_service_that_was_killed_is_found_again() {
+    if !can_run("graphql_restart", &["graphql", "graphql-ws", "ws"]) {
+        return;
+    }
+    let door = Door::new();
+    let (mut service, port) = Script::service("graphql.mjs", "secret");
+    door.lead_to(port);
+    let more = "token = \"secret\"";
+    let relay = Relay::start(&format!("ws://{}/graphql", door.address()), "graphql-transport-ws", more, "");
+    let mut app = relay.app();
+    app.subscribe(ticks("ACME"));
+    assert_eq!(service.says("subscribed"), "ACME");
+    service.tell("tick", json!({"symbol": "ACME", "price": 1.5}));
+    let first = app.frame("event");
+
+    drop(service);
+    let gap = app.frame("gap");
+    assert_eq!((&gap["reason"], &gap["prev"]), (&json!("reconnect"), &json!(offset(&first))), "{gap}");
+    let held = relay.publish(&place("ACME"));
+    let (mut service, port) = Script::service("graphql.mjs", "secret");
+    door.lead_to(port);
+    assert_eq!(service.says("subscribed"), "ACME");
+    assert_eq!(service.says("placed"), "ACME", "accepted while the service was away");
+    assert_eq!(relay.outcome(&held)["state"], "delivered");
+    service.tell("tick", json!({"symbol": "ACME", "price": 2.5}));
+    let event = app.frame("event");
+    assert_eq!(event["data"]["data"]["ticks"]["price"], 2.5);
+    assert_eq!(event["prev"], offset(&gap), "nothing but the gap between {gap} and {event}");
+    app.has_no("error");
 }

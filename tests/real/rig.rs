@@ -83,6 +83,15 @@ impl Relay {
         })
     }
 
+    /// Waits until upstream carries this channel.
+    pub fn carried(&self, channel: &str) {
+        until(&format!("{channel} is live"), || {
+            let shown = body(&self.process.get("admin", "/v1/subscriptions"));
+            let channels = shown["channels"].as_array().unwrap();
+            channels.iter().any(|one| one["channel"] == channel && one["state"] == "live").then_some(())
+        });
+    }
+
     /// Publishes over HTTP; the message's id once it is accepted.
     pub fn publish(&self, message: &Value) -> String {
         let answer = self.process.publish(&message.to_string());
@@ -156,10 +165,15 @@ impl App {
         self.0.line(kind, |line| line["frame"]["kind"] == kind)["frame"].take()
     }
 
-    /// That no such frame came, up to now.
-    pub fn has_no(&mut self, kind: &str) {
+    /// Waits until the relay has answered a ping: all that it sent before is here.
+    fn fence(&mut self) {
         self.send(json!({"op": "ping", "ref": "fence"}));
         assert_eq!(self.frame("pong")["ref"], "fence");
+    }
+
+    /// That no such frame came, up to now.
+    pub fn has_no(&mut self, kind: &str) {
+        self.fence();
         let left = self.0.left(|line| line["frame"]["kind"] == kind);
         assert!(left.is_empty(), "{left:?}");
     }
