@@ -195,5 +195,6 @@ fn message(sequence: u64) -> Arc<StoredMessage> {
         lane: Lane::Medium,
         expires: None,
         on_unknown: OnUnknown::Retry,
+        redrive_of: None,
     })
 }

@@ -68,6 +68,7 @@ impl Play {
                             Operation::Accept(_) => "accept",
                             Operation::Attempt { .. } => "attempt",
                             Operation::Settle { .. } => "settle",
+                            Operation::Amend { .. } => "amend",
                             Operation::Forget { .. } => "forget",
                         };
                         self.seen.push(format!("commit {word}"));

@@ -7,6 +7,7 @@
 mod check;
 mod client;
 mod config;
+mod dead_letters;
 mod demo;
 mod dialect;
 mod health;
@@ -124,6 +125,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Publish a message to upstream through a running relay
     Publish(publish::PublishArgs),
+    /// Look at messages that could not be delivered, publish them again, purge them
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Tell how a running relay is
     Status(status::StatusArgs),
     /// Exit 0 if a running relay is ready: for a container's HEALTHCHECK
@@ -166,6 +169,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Dialect(args) => dialect::run(&args),
         Command::Tail(args) => tail::run(&args, &sources),
         Command::Publish(args) => publish::run(&args, &sources),
+        Command::DeadLetters(args) => dead_letters::run(&args, &sources),
         Command::Status(args) => status::run(&args, &sources),
         Command::Health(args) => health::run(&args, &sources),
     }

@@ -135,6 +135,8 @@ impl Default for OutboxConfig {
             min_free: 256 << 20,
             keep_outcomes: Duration::from_secs(86_400),
             keep_outcomes_max: 1_000_000,
+            max_dead_letters: 10_000,
+            max_dead_letter_bytes: 64 * MIB,
         }
     }
 }

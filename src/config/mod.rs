@@ -245,6 +245,10 @@ pub struct OutboxConfig {
     pub keep_outcomes: Duration,
     /// At most so many.
     pub keep_outcomes_max: usize,
+    /// Dead letters kept at most; beyond it the oldest are dropped.
+    pub max_dead_letters: usize,
+    /// Bytes of their payloads at most, in memory and on disk.
+    pub max_dead_letter_bytes: usize,
 }
 
 /// A static token and what it may do.

@@ -318,6 +318,8 @@ fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
         min_free: r.size("outbox.min_free", d.min_free, 0..=1 << 50),
         keep_outcomes: r.duration("outbox.keep_outcomes", d.keep_outcomes, from_millis(0, 366 * 86_400)),
         keep_outcomes_max: r.count("outbox.keep_outcomes_max", d.keep_outcomes_max, 1..=MANY),
+        max_dead_letters: r.count("outbox.max_dead_letters", d.max_dead_letters, 1..=MANY),
+        max_dead_letter_bytes: r.size("outbox.max_dead_letter_bytes", d.max_dead_letter_bytes, 1..=GIB),
     }
 }
 

@@ -179,6 +179,8 @@ fn outbox(config: &OutboxConfig) -> Value {
         "min_free": size::write(config.min_free),
         "keep_outcomes": duration::write(config.keep_outcomes),
         "keep_outcomes_max": config.keep_outcomes_max,
+        "max_dead_letters": config.max_dead_letters,
+        "max_dead_letter_bytes": size::write(config.max_dead_letter_bytes as u64),
     })
 }
 

@@ -2,8 +2,8 @@
 //! runtime. A second listener may show only probes and metrics, to whoever asks: kubelet and Prometheus send no token and
 //! any Host.
 //!
-//! Invariant: GET never changes anything; what does change something is POST with a JSON body from this listener's own
-//! pages or from a program. Liveness never depends on upstream.
+//! Invariant: GET never changes anything; what does change something is DELETE, or POST with a JSON body, from this
+//! listener's own pages or from a program. Liveness never depends on upstream.
 
 use std::io;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ async fn connected(admin: Arc<Admin>, stream: TcpStream, ends: Ends, shows: Show
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+enum Route<'a> {
     Live,
     Ready,
     Metrics,
@@ -108,6 +108,10 @@ enum Route {
     Tell(Tell),
     Reload,
     LogLevel,
+    DeadLetters,
+    DeadLetter(&'a str),
+    Redrive(&'a str),
+    RedriveAll,
     NotSupported,
     Unknown,
 }
@@ -131,8 +135,8 @@ enum Tell {
     Drain,
 }
 
-impl Route {
-    fn of(path: &str, shows: Shows) -> Self {
+impl<'a> Route<'a> {
+    fn of(path: &'a str, shows: Shows) -> Self {
         match path {
             // Once this listener answers and the feed thread too, the start is over: the store was open before.
             "/livez" | "/live" | "/healthz" | "/startupz" => Route::Live,
@@ -152,15 +156,21 @@ impl Route {
             "/v1/drain" => Route::Tell(Tell::Drain),
             "/v1/reload" => Route::Reload,
             "/v1/loglevel" => Route::LogLevel,
-            "/v1/dead-letters" | "/v1/dialect" | "/v1/shutdown" => Route::NotSupported,
-            path if path.starts_with("/v1/dead-letters/") => Route::NotSupported,
-            _ => Route::Unknown,
+            "/v1/dead-letters" => Route::DeadLetters,
+            "/v1/dead-letters/redrive" => Route::RedriveAll,
+            "/v1/dialect" | "/v1/shutdown" => Route::NotSupported,
+            _ => match path.strip_prefix("/v1/dead-letters/").map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
+                Some((id, "")) if !path.ends_with('/') => Route::DeadLetter(id),
+                Some((id, "redrive")) => Route::Redrive(id),
+                _ => Route::Unknown,
+            },
         }
     }
 
     fn methods(self) -> &'static str {
         match self {
-            Route::Tell(_) | Route::Reload | Route::LogLevel => "POST, OPTIONS",
+            Route::Tell(_) | Route::Reload | Route::LogLevel | Route::Redrive(_) | Route::RedriveAll => "POST, OPTIONS",
+            Route::DeadLetters | Route::DeadLetter(_) => "GET, HEAD, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -187,13 +197,14 @@ impl Admin {
             Ok(origin) => origin,
             Err(problem) => return problem.response(),
         };
-        let route = Route::of(request.uri().path(), shows);
+        let path = request.uri().path().to_owned();
+        let route = Route::of(&path, shows);
         let mut response = self.route(route, request).await.unwrap_or_else(Problem::response);
         reply::let_read(&mut response, origin.as_deref());
         response
     }
 
-    async fn route(&self, route: Route, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    async fn route(&self, route: Route<'_>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         match route {
             Route::Unknown => return Err(Problem::new(ErrorCode::NotFound, "nothing is here: / lists what is")),
             Route::NotSupported => {
@@ -209,10 +220,17 @@ impl Admin {
         if !methods.split(", ").any(|method| method == request.method().as_str()) {
             return Err(reply::wrong_method(methods));
         }
+        let deletes = request.method() == Method::DELETE;
+        let after = after(request.uri().query().unwrap_or(""));
         let body = match *request.method() {
             Method::POST => {
+                // An edit may hold a whole message.
+                let most = match route {
+                    Route::Redrive(_) => self.policy.borrow().limits.request_max,
+                    _ => BODY_MAX,
+                };
                 let (parts, body) = request.into_parts();
-                json_body(&parts.headers, body, BODY_MAX).await?
+                json_body(&parts.headers, body, most).await?
             }
             _ => String::new(),
         };
@@ -225,6 +243,12 @@ impl Admin {
             Route::Tell(tell) => self.relay(tell.call()).await,
             Route::Reload => self.reload(),
             Route::LogLevel => self.log_level(&body),
+            Route::DeadLetters if deletes => self.relay(CallRequest::Purge(None)).await,
+            Route::DeadLetters => self.relay(CallRequest::DeadLetters { after }).await,
+            Route::DeadLetter(id) if deletes => self.relay(CallRequest::Purge(Some(id.into()))).await,
+            Route::DeadLetter(id) => self.relay(CallRequest::DeadLetter(id.into())).await,
+            Route::Redrive(id) => self.relay(CallRequest::Redrive { id: Some(id.into()), edit: body.into() }).await,
+            Route::RedriveAll => self.relay(CallRequest::Redrive { id: None, edit: body.into() }).await,
             Route::Index | Route::Unknown | Route::NotSupported => {
                 Ok(reply::with_body(200, "text/plain", INDEX.into()))
             }
@@ -286,6 +310,11 @@ impl Admin {
     }
 }
 
+/// The page of a listing that is asked for: `after=ID`.
+fn after(query: &str) -> Option<Box<str>> {
+    query.split('&').find_map(|member| member.strip_prefix("after=")).map(Box::from)
+}
+
 const LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),
     ("warn", tracing::Level::WARN),
@@ -325,6 +354,9 @@ GET  /v1/status                   the link to upstream
 GET  /v1/subscriptions            channels, and who wants them
 GET  /v1/sessions                 local clients
 GET  /v1/outbox                   messages on their way out
+GET  /v1/dead-letters             messages that could not be delivered (?after=ID); /ID shows one whole
+POST /v1/dead-letters/ID/redrive  publish it again; the body's members replace the message's. /redrive: all
+DELETE /v1/dead-letters/ID        forget it. /v1/dead-letters: all
 GET  /v1/config                   the configuration in force, without secrets
 POST /v1/upstream/reconnect       drop the connection and dial at once
 POST /v1/upstream/rotate          open another connection, which takes over, and close this one

@@ -211,6 +211,12 @@ pub(super) const METRICS: &[Declared] = &[
         Counters("state", outcomes)),
     metric("tidegate_outbox_outcomes_dropped_total", "Outcomes forgotten early because too many were kept.",
         Counter(|v| v.stats.outbox.outcomes_dropped)),
+    metric("tidegate_outbox_dead_letters", "Dead letters kept, to be published again or purged.",
+        Gauge(|v| v.stats.outbox.dead_letters as f64)),
+    metric("tidegate_outbox_dead_letters_dropped_total", "Dead letters dropped because too many were kept.",
+        Counter(|v| v.stats.outbox.dead_letters_dropped)),
+    metric("tidegate_outbox_redriven_total", "Dead letters published again.",
+        Counter(|v| v.stats.outbox.redriven)),
     metric("tidegate_outbox_conservation_error", "Messages that are neither settled nor pending; not 0 means a bug.",
         Gauge(|v| v.stats.outbox.conservation_error() as f64)),
 

@@ -106,6 +106,37 @@ impl Default for Object {
     }
 }
 
+/// A JSON array under construction.
+#[derive(Debug)]
+pub struct List(Vec<u8>);
+
+impl List {
+    /// An empty one.
+    pub fn new() -> Self {
+        List(vec![b'['])
+    }
+
+    /// Appends JSON text.
+    pub fn push(&mut self, element: &[u8]) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        self.0.extend_from_slice(element);
+    }
+
+    /// Its JSON text.
+    pub fn end(mut self) -> Vec<u8> {
+        self.0.push(b']');
+        self.0
+    }
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// First frame of every session. `cursor` repeats the client's `since` on resume.
 pub fn hello(session: &str, cursor: &str, upstream: &[u8], limits: &[u8]) -> Item {
     Object::kind("hello")

@@ -434,6 +434,22 @@ pub enum CallRequest {
     Sessions,
     /// `GET /v1/outbox` (admin).
     Outbox,
+    /// `GET /v1/dead-letters` (admin): the oldest ones after this one.
+    DeadLetters {
+        /// The last one of the page before.
+        after: Option<Box<str>>,
+    },
+    /// `GET /v1/dead-letters/{id}` (admin).
+    DeadLetter(Box<str>),
+    /// `POST /v1/dead-letters/{id}/redrive` (admin), or of all of them.
+    Redrive {
+        /// Which; `None`: all.
+        id: Option<Box<str>>,
+        /// A JSON object whose members replace those of the message; empty: none.
+        edit: Box<str>,
+    },
+    /// `DELETE /v1/dead-letters/{id}` (admin), or of all of them.
+    Purge(Option<Box<str>>),
     /// `POST /v1/upstream/reconnect` (admin): drop the connection, forget backoff, also out of `given_up`.
     Reconnect,
     /// `POST /v1/upstream/rotate` (admin): open another connection, which takes over, and close this one.

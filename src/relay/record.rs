@@ -55,6 +55,8 @@ pub struct StoredMessage {
     pub expires: Option<Wall>,
     /// What a lost connection between sending and ack means.
     pub on_unknown: OnUnknown,
+    /// The dead letter that was published again as this message.
+    pub redrive_of: Option<MessageId>,
 }
 
 /// How a message ended: kept `outbox.keep_outcomes` for its publisher and for idempotency.
@@ -74,6 +76,28 @@ pub struct StoredOutcome {
     pub idempotency_key: Option<Box<str>>,
     /// For `conflict`.
     pub body_hash: [u8; 32],
+    /// What is kept of a dead-lettered message beyond its outcome.
+    pub letter: Option<Box<Letter>>,
+}
+
+/// A dead letter: kept until somebody publishes it again or purges it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// The message as it was; `None` once it was published again, or dropped for `outbox.max_dead_letters`.
+    pub message: Option<Arc<StoredMessage>>,
+    /// Why its last tries failed, oldest first.
+    pub history: Vec<Failure>,
+    /// The message that it was published again as, and when.
+    pub redriven: Option<(MessageId, Wall)>,
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When.
+    pub at: Wall,
+    /// Why, in a few words.
+    pub reason: Box<str>,
 }
 
 /// One change of the store. A commit is a list of them, durable all or none.
@@ -96,7 +120,12 @@ pub enum Operation {
         /// How it ended.
         outcome: Arc<StoredOutcome>,
     },
-    /// An outcome's time is over.
+    /// A dead letter was published again, or dropped: what is known of its outcome takes the place of what was.
+    Amend {
+        /// The outcome, whose `outcome` is what it was.
+        outcome: Arc<StoredOutcome>,
+    },
+    /// An outcome's time is over, or a dead letter is purged.
     Forget {
         /// Which.
         id: MessageId,

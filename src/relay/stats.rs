@@ -481,6 +481,12 @@ pub struct OutboxStats {
     pub clock_jumps: u64,
     /// Outcomes forgotten early for `outbox.keep_outcomes_max`.
     pub outcomes_dropped: u64,
+    /// Dead letters kept now.
+    pub dead_letters: u64,
+    /// Dead letters dropped because too many were kept.
+    pub dead_letters_dropped: u64,
+    /// Dead letters published again.
+    pub redriven: u64,
     /// Whether the store failed: nothing is accepted any more.
     pub store_failed: bool,
 }

@@ -60,6 +60,7 @@ impl Committer {
                     self.census.settled += 1;
                     self.keep(&mut batch, outcome);
                 }
+                Operation::Amend { outcome } => self.amend(&mut batch, outcome),
                 Operation::Forget { id } => {
                     let pieces = self.index.outcome_pieces.remove(&id.0).unwrap_or(1);
                     for piece in 0..pieces {
@@ -122,6 +123,20 @@ impl Committer {
             self.index.outcome_pieces.insert(outcome.id.0, pieces);
         }
         self.census.outcomes += 1;
+    }
+
+    /// Puts an outcome in the place of the one that was kept.
+    fn amend(&mut self, batch: &mut Batch, outcome: &StoredOutcome) {
+        let id = outcome.id.0;
+        let before = self.index.outcome_pieces.remove(&id).unwrap_or(1);
+        let bytes = record::encode_outcome(outcome);
+        let pieces = put(batch, &bytes, |piece| Key::outcome(id, piece));
+        for piece in pieces..before {
+            batch.remove(Key::outcome(id, piece));
+        }
+        if pieces > 1 {
+            self.index.outcome_pieces.insert(id, pieces);
+        }
     }
 
     fn remove_message(&mut self, batch: &mut Batch, sequence: u64) {

@@ -13,14 +13,15 @@ use std::sync::Arc;
 use super::mark::Census;
 use crate::protocol::request::ChannelRequest;
 use crate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use crate::relay::record::{MessageId, StoredMessage, StoredOutcome};
+use crate::relay::record::{Failure, Letter, MessageId, StoredMessage, StoredOutcome};
 use crate::relay::time::Wall;
 
 /// The largest value that sled gets, in bytes.
 pub(super) const PIECE: usize = 16 << 10;
 
 const MAGIC: [u8; 4] = *b"TgRc";
-const VERSION: u8 = 1;
+/// 2: dead letters; reads 1, too.
+const VERSION: u8 = 2;
 const HEAD: usize = 40;
 const SUM_AT: usize = 36;
 const HAS_EXPIRY: u8 = 1;
@@ -156,6 +157,7 @@ pub(super) fn encode_message(message: &StoredMessage) -> Vec<u8> {
     out.optional(message.idempotency_key.as_deref());
     out.optional(message.order_key.as_deref());
     out.text(&message.data);
+    out.id(message.redrive_of);
     out.finish()
 }
 
@@ -182,7 +184,32 @@ pub(super) fn encode_outcome(outcome: &StoredOutcome) -> Vec<u8> {
     out.text(&outcome.outcome.reason);
     out.optional(outcome.outcome.reply.as_deref());
     out.optional(outcome.idempotency_key.as_deref());
+    match &outcome.letter {
+        None => out.u8(0),
+        Some(letter) => {
+            out.u8(1);
+            encode_letter(&mut out, letter);
+        }
+    }
     out.finish()
+}
+
+fn encode_letter(out: &mut Writer, letter: &Letter) {
+    match &letter.message {
+        None => out.u32(0),
+        Some(message) => {
+            let bytes = encode_message(message);
+            out.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            out.0.extend_from_slice(&bytes);
+        }
+    }
+    out.u32(u32::try_from(letter.history.len()).unwrap_or(u32::MAX));
+    for failure in &letter.history {
+        out.u64(failure.at.0);
+        out.text(&failure.reason);
+    }
+    out.id(letter.redriven.map(|(id, _)| id));
+    out.u64(letter.redriven.map_or(0, |(_, at)| at.0));
 }
 
 /// Frames a count of attempts; its id is the message's sequence.
@@ -217,15 +244,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damage> {
         return Err(Damage::Checksum);
     }
     match version {
-        Some(VERSION) => {}
+        Some(1 | VERSION) => {}
         Some(version) if version > VERSION => return Err(Damage::Newer(version)),
         _ => return Err(Damage::Body),
     }
     let expires = if flags == Some(HAS_EXPIRY) { expiry.map(Wall) } else { None };
     let mut body = Reader(body);
     let record = id.zip(kind).and_then(|(id, kind)| match kind {
-        b'm' => decode_message(&mut body, MessageId(id), expires).map(Record::Message),
-        b'o' => decode_outcome(&mut body, MessageId(id)).map(Record::Outcome),
+        b'm' => decode_message(&mut body, version, MessageId(id), expires).map(Record::Message),
+        b'o' => decode_outcome(&mut body, version, MessageId(id)).map(Record::Outcome),
         b'a' => Some(Record::Attempts(u64::try_from(id).ok()?, body.u32()?)),
         b'c' => Census::from_bytes(body.take(Census::BYTES)?).map(Record::Census),
         _ => None,
@@ -233,7 +260,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damage> {
     record.filter(|_| body.0.is_empty()).ok_or(Damage::Body)
 }
 
-fn decode_message(body: &mut Reader<'_>, id: MessageId, expires: Option<Wall>) -> Option<StoredMessage> {
+fn decode_message(
+    body: &mut Reader<'_>,
+    version: Option<u8>,
+    id: MessageId,
+    expires: Option<Wall>,
+) -> Option<StoredMessage> {
     let sequence = body.u64()?;
     let accepted = Wall(body.u64()?);
     let lane = match body.u8()? {
@@ -264,10 +296,11 @@ fn decode_message(body: &mut Reader<'_>, id: MessageId, expires: Option<Wall>) -
         lane,
         expires,
         on_unknown,
+        redrive_of: if version == Some(1) { None } else { body.id()? },
     })
 }
 
-fn decode_outcome(body: &mut Reader<'_>, id: MessageId) -> Option<StoredOutcome> {
+fn decode_outcome(body: &mut Reader<'_>, version: Option<u8>, id: MessageId) -> Option<StoredOutcome> {
     let ended = Wall(body.u64()?);
     let attempts = body.u32()?;
     let state = match body.u8()? {
@@ -288,7 +321,32 @@ fn decode_outcome(body: &mut Reader<'_>, id: MessageId) -> Option<StoredOutcome>
     let body_hash = body.array()?;
     let principal = Arc::from(body.text()?);
     let outcome = Outcome { state, reason: body.text()?.into(), confirmed_by, reply: body.optional()? };
-    Some(StoredOutcome { id, ended, principal, outcome, attempts, idempotency_key: body.optional()?, body_hash })
+    let idempotency_key = body.optional()?;
+    let letter = match version {
+        Some(1) => None,
+        _ => match body.u8()? {
+            0 => None,
+            1 => Some(Box::new(decode_letter(body)?)),
+            _ => return None,
+        },
+    };
+    Some(StoredOutcome { id, ended, principal, outcome, attempts, idempotency_key, body_hash, letter })
+}
+
+fn decode_letter(body: &mut Reader<'_>) -> Option<Letter> {
+    let message = match body.u32()? as usize {
+        0 => None,
+        length => match decode(body.take(length)?) {
+            Ok(Record::Message(message)) => Some(Arc::new(message)),
+            _ => return None,
+        },
+    };
+    let mut history = Vec::new();
+    for _ in 0..body.u32()? {
+        history.push(Failure { at: Wall(body.u64()?), reason: body.text()?.into() });
+    }
+    let (id, at) = (body.id()?, Wall(body.u64()?));
+    Some(Letter { message, history, redriven: id.map(|id| (id, at)) })
 }
 
 fn checksum(head: &[u8], body: &[u8]) -> u32 {
@@ -320,6 +378,11 @@ impl Writer {
 
     fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn id(&mut self, id: Option<MessageId>) {
+        self.u8(u8::from(id.is_some()));
+        self.0.extend_from_slice(&id.map_or(0, |id| id.0).to_le_bytes());
     }
 
     fn text(&mut self, text: &str) {
@@ -374,6 +437,16 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.take(length as usize)?).ok()
     }
 
+    fn id(&mut self) -> Option<Option<MessageId>> {
+        let known = self.u8()?;
+        let id = MessageId(u128::from_le_bytes(self.array()?));
+        match known {
+            0 => Some(None),
+            1 => Some(Some(id)),
+            _ => None,
+        }
+    }
+
     fn optional(&mut self) -> Option<Option<Box<str>>> {
         match self.u8()? {
             0 => Some(None),
@@ -402,14 +475,28 @@ mod tests {
             (key, kind, idempotency_key, order_key) in (optional(), optional(), optional(), optional()),
             data in text(), body_hash: [u8; 32],
             lane in prop::sample::select(vec![Lane::Critical, Lane::High, Lane::Medium, Lane::Low]),
-            expires: Option<u64>, retry: bool,
+            expires: Option<u64>, retry: bool, redrive_of: Option<u128>,
         ) -> StoredMessage {
             StoredMessage {
                 id: MessageId(id), sequence, accepted: Wall(accepted), principal: principal.into(),
                 channel: ChannelRequest { name: name.into(), params }, key, kind, data: data.into(), idempotency_key,
                 body_hash, order_key, lane, expires: expires.map(Wall),
                 on_unknown: if retry { OnUnknown::Retry } else { OnUnknown::DeadLetter },
+                redrive_of: redrive_of.map(MessageId),
             }
+        }
+    }
+
+    prop_compose! {
+        fn letter()(
+            message in proptest::option::of(message()), redriven: Option<(u128, u64)>,
+            history in proptest::collection::vec((any::<u64>(), text()), 0..3),
+        ) -> Box<Letter> {
+            let history = history.into_iter().map(|(at, reason)| Failure { at: Wall(at), reason: reason.into() });
+            Box::new(Letter {
+                message: message.map(Arc::new), history: history.collect(),
+                redriven: redriven.map(|(id, at)| (MessageId(id), Wall(at))),
+            })
         }
     }
 
@@ -422,11 +509,11 @@ mod tests {
             confirmed_by in prop::sample::select(vec![
                 None, Some(Confirm::Ack), Some(Confirm::Echo), Some(Confirm::Barrier), Some(Confirm::Written),
             ]),
-            reason in text(), reply in optional(),
+            reason in text(), reply in optional(), letter in proptest::option::of(letter()),
         ) -> StoredOutcome {
             let outcome = Outcome { state, reason: reason.into(), confirmed_by, reply };
             StoredOutcome {
-                id: MessageId(id), ended: Wall(ended), principal: principal.into(), outcome, attempts, idempotency_key, body_hash,
+                id: MessageId(id), ended: Wall(ended), principal: principal.into(), outcome, attempts, idempotency_key, body_hash, letter,
             }
         }
     }
@@ -486,6 +573,30 @@ mod tests {
         let sum = checksum(&bytes[..SUM_AT], &bytes[HEAD..]);
         bytes[SUM_AT..HEAD].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(decode(&bytes), Err(Damage::Newer(VERSION + 1)));
+    }
+
+    /// A record as version 1 wrote it: without the last `missing` bytes.
+    fn as_version_1(mut bytes: Vec<u8>, missing: usize) -> Vec<u8> {
+        bytes.truncate(bytes.len() - missing);
+        bytes[4] = 1;
+        let length = u32::try_from(bytes.len() - HEAD).unwrap();
+        bytes[SUM_AT - 4..SUM_AT].copy_from_slice(&length.to_le_bytes());
+        let sum = checksum(&bytes[..SUM_AT], &bytes[HEAD..]);
+        bytes[SUM_AT..HEAD].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_version_1_wrote_is_read(message in message(), outcome in outcome()) {
+            let message = StoredMessage { redrive_of: None, ..message };
+            let outcome = StoredOutcome { letter: None, ..outcome };
+            let (m, o) = (as_version_1(encode_message(&message), 17), as_version_1(encode_outcome(&outcome), 1));
+            prop_assert_eq!(decode(&m), Ok(Record::Message(message)));
+            prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome)));
+        }
     }
 
     #[test]

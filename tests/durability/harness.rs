@@ -69,6 +69,7 @@ pub fn message(sequence: u64, bytes: usize) -> Arc<StoredMessage> {
         lane: Lane::High,
         expires: sequence.is_multiple_of(2).then_some(Wall(9_000)),
         on_unknown: OnUnknown::DeadLetter,
+        redrive_of: sequence.is_multiple_of(5).then_some(MessageId(9)),
     })
 }
 
@@ -101,6 +102,7 @@ pub fn outcome(of: &StoredMessage, ended: u64, bytes: usize) -> Arc<StoredOutcom
         attempts: 2,
         idempotency_key: of.idempotency_key.clone(),
         body_hash: of.body_hash,
+        letter: None,
     })
 }
 

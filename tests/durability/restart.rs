@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tidegate::relay::record::{Operation, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{Failure, Letter, MessageId, Operation, StoredMessage, StoredOutcome};
+use tidegate::relay::time::Wall;
 use tidegate::store::OpenError;
 
 use crate::harness::*;
@@ -119,6 +120,7 @@ enum Step {
     Accept(usize),
     Attempt(usize),
     Settle(usize, usize),
+    Amend(usize, usize),
     Forget(usize),
     Commit,
     Restart,
@@ -129,7 +131,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => size.clone().prop_map(Step::Accept),
         2 => any::<usize>().prop_map(Step::Attempt),
-        4 => (any::<usize>(), size).prop_map(|(which, size)| Step::Settle(which, size)),
+        4 => (any::<usize>(), size.clone()).prop_map(|(which, size)| Step::Settle(which, size)),
+        2 => (any::<usize>(), size).prop_map(|(which, size)| Step::Amend(which, size)),
         2 => any::<usize>().prop_map(Step::Forget),
         3 => Just(Step::Commit),
         1 => Just(Step::Restart),
@@ -167,6 +170,19 @@ impl Model {
                     let outcome = outcome(&message, self.outcomes.len() as u64, *size);
                     self.pending.push(settle(&message, &outcome));
                     self.outcomes.push(outcome);
+                }
+            }
+            Step::Amend(which, size) => {
+                let places = self.outcomes.len().max(1);
+                if let Some(outcome) = self.outcomes.get_mut(which % places) {
+                    let letter = Letter {
+                        message: which.is_multiple_of(2).then(|| message(*which as u64, *size)),
+                        history: vec![Failure { at: Wall(5), reason: "ack_timeout".into() }],
+                        redriven: Some((MessageId(77), Wall(6))),
+                    };
+                    let amended = StoredOutcome { letter: Some(Box::new(letter)), ..StoredOutcome::clone(outcome) };
+                    *outcome = Arc::new(amended);
+                    self.pending.push(Operation::Amend { outcome: Arc::clone(outcome) });
                 }
             }
             Step::Forget(which) => {

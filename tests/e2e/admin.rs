@@ -1,9 +1,10 @@
 //! The admin listener of a relay at work: what operators and their tools see, and who is let near it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::common::until;
 use crate::rig::Place;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, plain_answer};
 
 #[test]
 fn every_route_says_something_true() {
@@ -136,5 +137,66 @@ fn strangers_are_refused_on_both_listeners_and_told_which_key_would_let_them_in(
     assert!(page.head.contains("vary: origin"), "{}", page.head);
     let preflight = relay.ask("OPTIONS /v1/publish", &["Origin: https://app.example"], "");
     assert!(preflight.status == 204 && preflight.head.contains("idempotency-key"), "{}", preflight.head);
+    relay.stop();
+}
+
+#[test]
+fn a_dead_letter_is_found_published_again_and_purged_by_command() {
+    let upstream = Upstream::answering(|got| match got.json["data"].as_u64() {
+        // What nobody answers is what nobody knows about once the connection is gone.
+        Some(1..=3) => Vec::new(),
+        _ => plain_answer(&got.json),
+    });
+    let place = Place::new(&upstream);
+    let relay = place.start_live();
+    let mut client = relay.client();
+    let publish = |data: u64| json!({"channel": "orders", "data": data, "on_unknown": "dead_letter", "order_key": "a"});
+    let mut ids = Vec::new();
+    for n in 1..=3 {
+        ids.push(client.publish(publish(n)));
+        upstream.wait_for("publish", n as usize);
+        upstream.cut();
+        assert_eq!(client.next_of("outcome")["state"], "dead_lettered");
+        relay.wait_state("live");
+    }
+    relay.kill();
+    let relay = place.start_live();
+    let listed = relay.tell("GET /v1/dead-letters", &[], "").json();
+    let found: Vec<&str> =
+        listed["dead_letters"].as_array().unwrap().iter().map(|one| one["message"].as_str().unwrap()).collect();
+    assert_eq!(found, ids, "also after a kill, oldest first");
+    let page = relay.tell(&format!("GET /v1/dead-letters?after={}", ids[1]), &[], "").json();
+    assert_eq!((&page["count"], page["dead_letters"].as_array().unwrap().len()), (&json!(3), 1));
+
+    let command = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.arg("dead-letters").args(["--admin", &relay.admin().to_string()]).args(arguments).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), said, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(command(&["ls"]).1.lines().count(), 3);
+    let (_, shown, _) = command(&["show", &ids[0]]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["reason"], &shown["publish"]["data"]), (&json!("outcome_unknown"), &json!(1)));
+    assert_eq!(shown["history"][0]["reason"], "connection_lost");
+    let (_, redriven, _) = command(&["redrive", &ids[0], "--edit", r#"{"data":11}"#]);
+    let redriven: Value = serde_json::from_str(&redriven).unwrap();
+    let new = redriven["message"].as_str().unwrap();
+    until("the new message to be delivered", || {
+        (relay.ask(&format!("GET /v1/messages/{new}"), &[], "").json()["state"] == "delivered").then_some(())
+    });
+    assert_eq!(upstream.frames("publish").last().unwrap().json["data"], 11, "with the edit");
+    let (done, _, told) = command(&["redrive", &ids[0]]);
+    assert!(!done && told.contains("conflict") && told.contains(new), "{told}");
+    let (done, _, told) = command(&["redrive", &ids[1], "--edit", r#"{"date":1}"#]);
+    assert!(!done && told.contains("date"), "{told}");
+    assert!(command(&["purge", &ids[1]]).0);
+    assert!(!command(&["purge", "nonsense"]).0 && !command(&["purge"]).0 && !command(&["show", "../status"]).0);
+    let (done, all, _) = command(&["redrive", "--all"]);
+    assert!(done && all.contains(&ids[2]) && all.contains("\"left\":0"), "{all}");
+    assert_eq!(command(&["ls"]).1, "");
+    assert_eq!(relay.metric("tidegate_outbox_redriven_total"), 2.0);
+    assert_eq!(relay.metric("tidegate_outbox_conservation_error"), 0.0);
     relay.stop();
 }

@@ -105,6 +105,11 @@ impl Relay {
         self.feed
     }
 
+    /// Where the admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         self.process.id()

@@ -33,6 +33,9 @@ impl Disk {
                     self.messages.remove(sequence);
                     self.outcomes.insert(outcome.id, Arc::clone(outcome));
                 }
+                Operation::Amend { outcome } => {
+                    self.outcomes.insert(outcome.id, Arc::clone(outcome));
+                }
                 Operation::Forget { id } => {
                     self.outcomes.remove(id);
                 }

@@ -79,8 +79,11 @@ fn get_changes_nothing_and_pages_of_others_reach_nothing() {
             ("POST /v1/loglevel", &[JSON], r#"{"level":"loud"}"#, 400, "trace"),
             ("POST /v1/loglevel", &[JSON], "", 400, "trace"),
             ("POST /v1/reload", &[JSON], "", 400, "tidegate.toml:3:1"),
-            ("GET /v1/dead-letters", &[], "", 422, "dead-letters"),
-            ("POST /v1/dead-letters/01J/redrive", &[JSON], "", 422, "redrive"),
+            ("GET /v1/dead-letters/01J/redrive", &[], "", 405, "POST"),
+            ("POST /v1/dead-letters/01J", &[JSON], "", 405, "DELETE"),
+            ("POST /v1/dead-letters/01J/again", &[JSON], "", 404, ""),
+            ("DELETE /v1/dead-letters", &["Sec-Fetch-Site: cross-site"], "", 403, ""),
+            ("DELETE /v1/dead-letters", &["Origin: https://app.example.com"], "", 403, "origin"),
             ("POST /v1/shutdown", &[JSON], "", 422, "shutdown"),
             ("GET /v1/publish", &[], "", 404, ""),
         ] {

@@ -43,6 +43,11 @@ impl Relay {
             CallRequest::Subscriptions => self.answer_json(call, 200, &self.subscriptions_json(now)),
             CallRequest::Sessions => self.answer_json(call, 200, &self.sessions_json(now)),
             CallRequest::Outbox => self.outbox_listing(now, call),
+            CallRequest::DeadLetters { after } => self.list_letters(call, after.as_deref()),
+            CallRequest::DeadLetter(id) => self.show_letter(call, &id),
+            CallRequest::Redrive { id: Some(id), edit } => self.redrive_letter(now, call, &id, &edit),
+            CallRequest::Redrive { id: None, .. } => self.redrive_letters(now, call),
+            CallRequest::Purge(id) => self.purge_letters(call, id.as_deref()),
             CallRequest::Reconnect => {
                 self.reconnect_upstream(now);
                 self.answer_json(call, 202, &json!({"link": self.link_word()}));

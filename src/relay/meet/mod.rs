@@ -11,7 +11,7 @@
 //!   delivered to them. `snapshots`: state as frames.
 //! - `fetches`: what is got from outside, and for whom.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
-//!   what, and how long.
+//!   what, and how long. `letters`: dead ones, for operators.
 //! - `watching`: channels that are silent. `judging`: how good upstream is.
 //! - `calls`: HTTP requests. `draining`: stop and reload.
 
@@ -23,6 +23,7 @@ pub(super) mod fetches;
 pub(super) mod handover;
 pub(super) mod hearing;
 pub(super) mod judging;
+pub(super) mod letters;
 pub(super) mod mapping;
 pub(super) mod outbound;
 #[cfg(test)]

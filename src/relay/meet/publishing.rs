@@ -54,7 +54,7 @@ impl Relay {
             Asker::Session(session, _) => Some(session),
             Asker::Call(_) => None,
         };
-        let from = Publisher { principal: &principal.name, session };
+        let from = Publisher { principal: &principal.name, session, redrive_of: None };
         if atomic {
             let checked: Result<Vec<Publish>, Refusal> =
                 messages.into_iter().map(|message| self.checked(principal, message)).collect();
@@ -127,7 +127,7 @@ impl Relay {
         }
     }
 
-    fn unpublishable(&self, error: SendError) -> Refusal {
+    pub(super) fn unpublishable(&self, error: SendError) -> Refusal {
         let dialect = self.dialect.name();
         let words = |text: String| Refusal::new(ErrorCode::Invalid, text);
         match error {

@@ -25,6 +25,8 @@ pub struct Publisher<'a> {
     pub principal: &'a Arc<str>,
     /// The session to be told the outcome.
     pub session: Option<SessionId>,
+    /// The dead letter that is published again.
+    pub redrive_of: Option<MessageId>,
 }
 
 /// What became of a publish that was not refused.
@@ -104,7 +106,7 @@ impl Outbox {
         Ok(admitted)
     }
 
-    fn admit_one(
+    pub(super) fn admit_one(
         &mut self,
         now: Time,
         from: Publisher<'_>,
@@ -133,6 +135,7 @@ impl Outbox {
             lane: publish.lane,
             expires: publish.ttl.or(self.config.ttl).map(|ttl| now.wall + ttl),
             on_unknown: publish.on_unknown.unwrap_or_default(),
+            redrive_of: from.redrive_of,
         };
         self.next_sequence += 1;
         let mut pending = Pending::new(Arc::new(message), Phase::Accepting);
@@ -239,7 +242,7 @@ impl Outbox {
     }
 
     /// Stages the new ones of a group for one commit.
-    fn stage(&mut self, admitted: &[Admitted]) {
+    pub(super) fn stage(&mut self, admitted: &[Admitted]) {
         let mut joined = false;
         for one in admitted {
             let Admitted::New(id) = *one else { continue };

@@ -45,8 +45,12 @@ impl Nack<'_> {
         }
     }
 
+    fn reason(&self) -> &str {
+        if self.code.is_empty() { "refused" } else { cut(self.code) }
+    }
+
     fn outcome(&self) -> Outcome {
-        let reason = if self.code.is_empty() { "refused" } else { cut(self.code) };
+        let reason = self.reason();
         let mut reply = Vec::new();
         if !self.text.is_empty() && self.text.len() <= REPLY_MAX {
             push_json_string(&mut reply, self.text);
@@ -54,6 +58,15 @@ impl Nack<'_> {
         let reply = String::from_utf8(reply).ok().filter(|text| !text.is_empty()).map(String::into_boxed_str);
         Outcome { reply, ..Outcome::failed(OutcomeState::Rejected, reason) }
     }
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, Copy)]
+struct Try<'a> {
+    /// The next one follows after a backoff above this; `None`: at once.
+    floor: Option<Duration>,
+    /// Why, as a word.
+    reason: &'a str,
 }
 
 impl Outbox {
@@ -76,7 +89,7 @@ impl Outbox {
             Some(floor) => {
                 // Where the attempt was given up already, the next one is on its way: nothing changes.
                 if self.messages.get(id).is_some_and(Pending::is_in_flight) {
-                    self.fail(now, id, Some(floor), rng, stats);
+                    self.fail(now, id, Try { floor: Some(floor), reason: nack.reason() }, rng, stats);
                 }
             }
         }
@@ -152,7 +165,7 @@ impl Outbox {
             return;
         }
         for id in self.in_flight.clone() {
-            self.unanswered(now, id, None, rng, stats);
+            self.unanswered(now, id, Try { floor: None, reason: "connection_lost" }, rng, stats);
         }
         self.unprepare();
     }
@@ -183,7 +196,8 @@ impl Outbox {
         match pending.phase {
             Phase::Sent { .. } => {
                 stats.ack_timeouts += 1;
-                self.unanswered(now, id, Some(Duration::ZERO), rng, stats);
+                let reason = "ack_timeout";
+                self.unanswered(now, id, Try { floor: Some(Duration::ZERO), reason }, rng, stats);
             }
             Phase::Backoff { .. } => {
                 pending.phase = Phase::Waiting;
@@ -194,39 +208,28 @@ impl Outbox {
         }
     }
 
-    /// Nobody knows what became of the attempt. `floor`: as for [`Outbox::fail`].
-    fn unanswered(
-        &mut self,
-        now: Time,
-        id: MessageId,
-        floor: Option<Duration>,
-        rng: &mut Rng,
-        stats: &mut OutboxStats,
-    ) {
+    /// Nobody knows what became of the attempt.
+    fn unanswered(&mut self, now: Time, id: MessageId, failed: Try<'_>, rng: &mut Rng, stats: &mut OutboxStats) {
         let Some(pending) = self.messages.get_mut(id) else { return };
         pending.unknown = true;
         let message = Arc::clone(&pending.message);
         if message.on_unknown == OnUnknown::DeadLetter {
+            pending.blame(now.wall, failed.reason);
             self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
         } else if message.expires.is_some_and(|at| self.clock.is_past(at)) {
             self.expire(now, id);
         } else {
-            self.fail(now, id, floor, rng, stats);
+            self.fail(now, id, failed, rng, stats);
         }
     }
 
-    /// A try failed: another one follows, after a backoff above `floor`, or at once without one; or none, if it was the last.
-    pub(super) fn fail(
-        &mut self,
-        now: Time,
-        id: MessageId,
-        floor: Option<Duration>,
-        rng: &mut Rng,
-        stats: &mut OutboxStats,
-    ) {
+    /// A try failed: another one follows, or none, if it was the last.
+    fn fail(&mut self, now: Time, id: MessageId, failed: Try<'_>, rng: &mut Rng, stats: &mut OutboxStats) {
         self.stop_waiting(id);
+        let Try { floor, reason } = failed;
         let Some(pending) = self.messages.get_mut(id) else { return };
         pending.failures += 1;
+        pending.blame(now.wall, reason);
         if pending.failures >= self.config.max_attempts {
             return self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, "max_attempts"));
         }
@@ -248,7 +251,7 @@ impl Outbox {
     /// The message could not be sent now, but may be later: counts as a try.
     pub fn postpone(&mut self, now: Time, id: MessageId, rng: &mut Rng, stats: &mut OutboxStats) {
         if self.messages.get(id).is_some_and(|pending| pending.phase == Phase::Waiting) && self.failed.is_none() {
-            self.fail(now, id, Some(Duration::ZERO), rng, stats);
+            self.fail(now, id, Try { floor: Some(Duration::ZERO), reason: "not_sendable_yet" }, rng, stats);
         }
     }
 }

@@ -10,8 +10,8 @@ use super::staging::Effect;
 use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{MessageId, Operation, StoredMessage, StoredOutcome};
-use crate::relay::time::Time;
+use crate::relay::record::{Letter, MessageId, Operation, StoredMessage, StoredOutcome};
+use crate::relay::time::{Time, Wall};
 
 /// What became durable, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,10 @@ impl Outbox {
         let Some(pending) = self.messages.get_mut(id) else { return };
         debug_assert!(pending.phase != Phase::Settling, "a message ends once");
         let message = Arc::clone(&pending.message);
+        let letter = (outcome.state == OutcomeState::DeadLettered).then(|| {
+            let history = std::mem::take(&mut pending.history);
+            Box::new(Letter { message: Some(Arc::clone(&message)), history, redriven: None })
+        });
         let stored = Arc::new(StoredOutcome {
             id,
             ended: now.wall,
@@ -83,6 +87,7 @@ impl Outbox {
             attempts: pending.attempts,
             idempotency_key: message.idempotency_key.clone(),
             body_hash: message.body_hash,
+            letter,
         });
         pending.phase = Phase::Settling;
         pending.outcome = Some(Arc::clone(&stored));
@@ -169,8 +174,14 @@ impl Outbox {
         }
     }
 
-    /// Forgets outcomes beyond `keep_outcomes_max`.
+    /// Forgets outcomes beyond `keep_outcomes_max`, and dead letters beyond theirs.
     pub(super) fn drop_surplus(&mut self, stats: &mut OutboxStats) {
+        let (most, bytes) = (self.config.max_dead_letters, self.config.max_dead_letter_bytes);
+        while let Some(outcome) = self.outcomes.drop_letter(most, bytes) {
+            // The outcome and the key stay as those of any other message.
+            self.amend(&outcome, None, false);
+            stats.dead_letters_dropped += 1;
+        }
         while let Some(outcome) = self.outcomes.drop_surplus(self.config.keep_outcomes_max) {
             self.forget(&outcome);
             stats.outcomes_dropped += 1;
@@ -185,7 +196,19 @@ impl Outbox {
         }
     }
 
-    fn forget(&mut self, outcome: &StoredOutcome) {
+    /// Takes the message out of a dead letter, which has been taken out of the table, and puts the rest back.
+    pub(super) fn amend(&mut self, outcome: &StoredOutcome, redriven: Option<(MessageId, Wall)>, joined: bool) {
+        let mut amended = StoredOutcome::clone(outcome);
+        if let Some(letter) = &mut amended.letter {
+            letter.message = None;
+            letter.redriven = redriven;
+        }
+        let amended = Arc::new(amended);
+        self.outcomes.insert(Arc::clone(&amended));
+        self.staging.push(Operation::Amend { outcome: amended }, Effect::Nothing, 0, joined);
+    }
+
+    pub(super) fn forget(&mut self, outcome: &StoredOutcome) {
         if let Some(key) = &outcome.idempotency_key {
             self.idempotency.remove(&outcome.principal, key);
         }

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use super::{Confirm, Lane, OnUnknown};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{MessageId, StoredMessage, StoredOutcome};
+use crate::relay::record::{Failure, MessageId, StoredMessage, StoredOutcome};
 use crate::relay::time::{Mono, Wall};
 
 /// Sessions that are told how a message ended; of more (repeated publishes by ever new sessions) the first are forgotten and
 /// can still ask.
 const PUBLISHERS_MAX: usize = 8;
+
+/// Failed tries that are remembered of a message: the last ones.
+const HISTORY_MAX: usize = 10;
 
 /// Where a message stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub(super) struct Pending {
     pub(super) failures: u32,
     /// Whether nobody knows what became of an attempt.
     pub(super) unknown: bool,
+    /// Why the last tries failed.
+    pub(super) history: Vec<Failure>,
     pub(super) phase: Phase,
     /// How it ends, once that is decided.
     pub(super) outcome: Option<Arc<StoredOutcome>>,
@@ -71,6 +76,7 @@ impl Pending {
             preparing: 0,
             failures: 0,
             unknown: false,
+            history: Vec::new(),
             phase,
             outcome: None,
             publishers: Vec::new(),
@@ -84,6 +90,14 @@ impl Pending {
 
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.phase, Phase::Sent { .. })
+    }
+
+    /// Remembers why a try failed.
+    pub(super) fn blame(&mut self, at: Wall, reason: &str) {
+        if self.history.len() == HISTORY_MAX {
+            self.history.remove(0);
+        }
+        self.history.push(Failure { at, reason: reason.into() });
     }
 
     /// Remembers a session that is told the end.

@@ -7,7 +7,8 @@
 //!
 //! - `message`: where a message stands. `lanes`, `keys`: which one leaves next. `clock`: times to live.
 //! - `admission`: what is accepted. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
-//! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `shown`: what people see.
+//! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
+//!   `shown`: what people see.
 //!
 //! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling (`meet::outbound`).
 
@@ -19,6 +20,7 @@ mod ending;
 mod idempotency;
 mod keys;
 mod lanes;
+mod letters;
 mod message;
 mod outcomes;
 mod shown;
@@ -37,6 +39,7 @@ use crate::config::OutboxConfig;
 pub use admission::{Admitted, Publisher, Refusal};
 pub use answers::Nack;
 pub use ending::Durable;
+pub use letters::as_publish;
 
 use clock::Clock;
 use idempotency::Idempotency;
@@ -283,6 +286,7 @@ impl Outbox {
         stats.bytes = self.bytes;
         stats.in_flight = u64::try_from(self.in_flight.len()).unwrap_or(u64::MAX);
         stats.outcomes_kept = u64::try_from(self.outcomes.len()).unwrap_or(u64::MAX);
+        stats.dead_letters = u64::try_from(self.outcomes.letter_count()).unwrap_or(u64::MAX);
         stats.clock_jumps = self.clock.jumps();
         for lane in Lane::ALL {
             stats.lane(lane).oldest = self.messages.oldest(lane);

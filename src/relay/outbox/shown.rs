@@ -2,7 +2,7 @@
 
 use super::message::{Pending, Phase};
 use super::{Lane, Outbox, OutboxStats};
-use crate::protocol::control::{Object, outcome_members};
+use crate::protocol::control::{List, Object, outcome_members};
 use crate::relay::record::MessageId;
 use crate::relay::stats::LaneStats;
 use crate::relay::time::{Mono, Time, Wall};
@@ -69,27 +69,6 @@ impl Outbox {
     }
 }
 
-/// A JSON array under construction.
-struct List(Vec<u8>);
-
-impl List {
-    fn new() -> Self {
-        List(vec![b'['])
-    }
-
-    fn push(&mut self, element: &[u8]) {
-        if self.0.len() > 1 {
-            self.0.push(b',');
-        }
-        self.0.extend_from_slice(element);
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.0.push(b']');
-        self.0
-    }
-}
-
 fn pending_members(now: Time, object: Object, pending: &Pending) -> Object {
     let message = &pending.message;
     let in_flight = pending.is_in_flight();
@@ -99,6 +78,7 @@ fn pending_members(now: Time, object: Object, pending: &Pending) -> Object {
         .text("channel", &message.channel.name)
         .text("accepted", &message.accepted.rfc3339())
         .number("attempts", u64::from(pending.attempts));
+    let object = object.text_if("redrive_of", message.redrive_of.map(|id| id.to_string()).as_deref());
     let object = object.text_if("order_key", message.order_key.as_deref());
     let object = object.text_if("expires", message.expires.map(Wall::rfc3339).as_deref());
     match pending.phase {

@@ -13,7 +13,7 @@ fn end(id: MessageId, state: OutcomeState, reason: &str) -> (MessageId, OutcomeS
 fn an_end_is_durable_before_it_is_told_and_told_to_its_publishers() {
     let mut bench = Bench::new();
     let id = bench.accept(keyed("1", "k"));
-    let from = Publisher { principal: &Arc::from("local"), session: Some(session(2)) };
+    let from = Publisher { principal: &Arc::from("local"), session: Some(session(2)), redrive_of: None };
     bench.outbox.admit(bench.now, from, vec![keyed("1", "k")], &mut bench.rng, &mut bench.stats).unwrap();
     bench.send();
     bench.outbox.acked(bench.now, id, Confirm::Ack, Some("{\"ok\":1.0}"), &mut bench.stats);

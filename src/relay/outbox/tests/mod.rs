@@ -4,6 +4,7 @@ mod admitting;
 mod ends;
 mod keeping;
 mod leaving;
+mod letters;
 mod model;
 
 use std::sync::Arc;
@@ -57,6 +58,10 @@ impl Disk {
                 assert_eq!(self.messages.len() + 1, before, "only what is held ends, once");
                 self.outcomes.push(Arc::clone(outcome));
             }
+            Operation::Amend { outcome } => {
+                let kept = self.outcomes.iter_mut().find(|kept| kept.id == outcome.id);
+                *kept.expect("only what is kept is amended") = Arc::clone(outcome);
+            }
             Operation::Forget { id } => self.outcomes.retain(|outcome| outcome.id != *id),
         }
     }
@@ -85,6 +90,8 @@ fn config() -> OutboxConfig {
         min_free: 1 << 20,
         keep_outcomes: 3600 * SECOND,
         keep_outcomes_max: 50,
+        max_dead_letters: 3,
+        max_dead_letter_bytes: 1000,
     }
 }
 
@@ -137,7 +144,7 @@ impl Bench {
     }
 
     fn publish_by(&mut self, principal: &str, publishes: Vec<Publish>) -> Result<Vec<Admitted>, Refusal> {
-        let from = Publisher { principal: &Arc::from(principal), session: Some(session(1)) };
+        let from = Publisher { principal: &Arc::from(principal), session: Some(session(1)), redrive_of: None };
         self.outbox.admit(self.now, from, publishes, &mut self.rng, &mut self.stats)
     }
 

@@ -111,7 +111,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let config = OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, ..config() };
+        let config = OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, max_dead_letters: 1000, ..config() };
         World {
             bench: Bench::with(config),
             known: BTreeMap::new(),
