@@ -3,7 +3,7 @@
 //!
 //! How a block is treated is said by its language: `sh` is run, `toml` is checked (and written to the file that its first
 //! line names), `json` is parsed, `js` is checked by node, `console` holds commands of a host that no test has (a short
-//! list), `text` is a picture. Ports of the documents are replaced by those that the started processes really have.
+//! list), `session` is run by tests/real, `text` is a picture. Ports of the documents are replaced by those that the started processes really have.
 
 mod blocks;
 mod stage;
@@ -55,6 +55,8 @@ fn follow(path: &str) {
             "js" => check_js(&stage, block),
             "console" => check_console(block),
             "text" => {}
+            // Run by tests/real/status_service.rs, which has the service from npm.
+            "session" => {}
             other => panic!("{}: a block of language `{other}` is treated by no rule", block.place()),
         }
     }

@@ -20,3 +20,4 @@ mod pusher;
 mod rig;
 mod script;
 mod socketio;
+mod status_service;
