@@ -38,4 +38,5 @@ pub mod service;
 pub mod side;
 pub mod signals;
 pub mod store;
+pub mod tools;
 pub mod upstream;

@@ -100,12 +100,16 @@ fn read_limited(from: impl Read) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} MiB", MAX_FILE >> 20)))
 }
 
+/// A recorded conversation, from its file.
+pub(super) fn transcript(path: &str) -> Result<Transcript, Failure> {
+    Transcript::parse(&read(path)?).map_err(|e| Failure::new(DATA, format!("{path}:{e}")))
+}
+
 fn test(file: &str, transcripts: &[String]) -> Result<(), Failure> {
     let rehearsal = Rehearsal::new(file, &dialect_text(file)?).map_err(faults)?;
     let mut not_understood = 0;
     for path in transcripts {
-        let transcript = Transcript::parse(&read(path)?);
-        let transcript = transcript.map_err(|e| Failure::new(DATA, format!("{path}:{e}")))?;
+        let transcript = transcript(path)?;
         let lines = rehearsal.play(&transcript);
         let told: String = lines.iter().map(told).collect();
         print(&format!("{told}{path}: {}\n", summary(&lines)))?;

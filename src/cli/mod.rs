@@ -12,6 +12,8 @@ mod demo;
 mod dialect;
 mod health;
 mod publish;
+mod record;
+mod replay;
 mod run;
 mod status;
 mod tail;
@@ -121,6 +123,10 @@ enum Command {
     Config(config::ConfigCommandArgs),
     /// Look at dialects, and test them offline
     Dialect(dialect::DialectArgs),
+    /// Hold the configured service and write down what passes, for a new dialect or a test
+    Record(record::RecordArgs),
+    /// Play a transcript as a service, on a port
+    Replay(replay::ReplayArgs),
     /// Print the frames of channels as they come, one a line, across reconnects
     Tail(tail::TailArgs),
     /// Publish a message to upstream through a running relay
@@ -167,6 +173,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Check => check::run(&sources),
         Command::Config(args) => config::run(&args, &sources),
         Command::Dialect(args) => dialect::run(&args),
+        Command::Record(args) => record::run(&args, &sources),
+        Command::Replay(args) => replay::run(&args),
         Command::Tail(args) => tail::run(&args, &sources),
         Command::Publish(args) => publish::run(&args, &sources),
         Command::DeadLetters(args) => dead_letters::run(&args, &sources),

@@ -1,6 +1,7 @@
 //! The command line as a person or a script meets it: the real binary, its outputs and its exit codes.
 
 mod rig;
+mod tools;
 
 use std::path::Path;
 

@@ -1,0 +1,185 @@
+//! A transcript as it is written: JSON lines (`dialect::rehearsal::transcript` reads them), redacted before they are written,
+//! with limits.
+//!
+//! Invariant: the file is new, its owner's alone, and every line of it is whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+use base64::Engine;
+use serde_json::{Map, Value, json};
+
+use super::redact::Redactor;
+use crate::dialect::{ConnectRequest, StreamEvent, WireFrame};
+use crate::relay::pairs::{AttemptId, Disconnect};
+
+/// How much is written at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Frames, both ways.
+    pub frames: u64,
+}
+
+/// Which way something went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the service.
+    In,
+    /// To the service.
+    Out,
+}
+
+impl Way {
+    fn text(self) -> &'static str {
+        match self {
+            Way::In => "in",
+            Way::Out => "out",
+        }
+    }
+}
+
+/// The file.
+pub struct Tape {
+    file: BufWriter<File>,
+    begun: Instant,
+    limits: Limits,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Frames written.
+    pub frames: u64,
+    /// What is hidden.
+    pub redactor: Redactor,
+}
+
+impl Tape {
+    /// A new file that begins with these facts about itself.
+    pub fn create(path: &Path, limits: Limits, meta: &Value) -> std::io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let redactor = Redactor::default();
+        let mut tape =
+            Tape { file: BufWriter::new(file), begun: Instant::now(), limits, bytes: 0, frames: 0, redactor };
+        tape.line(&json!({ "meta": meta }).to_string())?;
+        Ok(tape)
+    }
+
+    /// Whether a limit is reached.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.limits.bytes || self.frames >= self.limits.frames
+    }
+
+    fn line(&mut self, text: &str) -> std::io::Result<()> {
+        self.bytes += text.len() as u64 + 1;
+        writeln!(self.file, "{text}")?;
+        // Whoever stops the process by force has what was written so far.
+        self.file.flush()
+    }
+
+    fn step(&mut self, connection: &str, way: &str, op: &str, more: &[(&str, Value)]) -> std::io::Result<()> {
+        let elapsed = self.begun.elapsed().as_millis();
+        let mut line = format!("{{\"t\":{elapsed},\"conn\":\"{connection}\",\"dir\":\"{way}\",\"op\":\"{op}\"");
+        for (name, value) in more {
+            line.push_str(&format!(",\"{name}\":{value}"));
+        }
+        line.push('}');
+        self.line(&line)
+    }
+
+    /// Something to the reader of the transcript.
+    pub fn note(&mut self, text: &str) -> std::io::Result<()> {
+        let text = self.redactor.text(text);
+        self.step("", "note", "note", &[("data", json!(text))])
+    }
+
+    /// A connection is begun. Header fields are named and not shown.
+    pub fn connect(&mut self, attempt: AttemptId, request: &ConnectRequest) -> std::io::Result<()> {
+        let headers: Map<String, Value> =
+            request.headers.iter().map(|(name, _)| (name.clone(), json!(super::redact::HIDDEN))).collect();
+        let more = [
+            ("url", json!(self.redactor.url(&request.url))),
+            ("transport", json!(request.transport.text())),
+            ("protocols", json!(request.subprotocols)),
+            ("headers", Value::Object(headers)),
+        ];
+        self.step(&name(attempt), "out", "connect", &more)
+    }
+
+    /// The connection is open.
+    pub fn open(&mut self, attempt: AttemptId) -> std::io::Result<()> {
+        self.step(&name(attempt), "in", "open", &[])
+    }
+
+    /// A frame passed.
+    pub fn frame(&mut self, attempt: AttemptId, way: Way, frame: &WireFrame) -> std::io::Result<()> {
+        let text = |tape: &Tape, bytes: &[u8]| tape.redactor.text(&String::from_utf8_lossy(bytes));
+        let (op, more) = match frame {
+            WireFrame::Text(body) => ("text", vec![("data", json!(text(self, body)))]),
+            WireFrame::Binary(body) => {
+                let base64 = base64::engine::general_purpose::STANDARD.encode(self.redactor.bytes(body));
+                ("bin", vec![("data", json!(base64))])
+            }
+            WireFrame::Ping(body) => ("ping", vec![("data", json!(text(self, body)))]),
+            WireFrame::Pong(body) => ("pong", vec![("data", json!(text(self, body)))]),
+            WireFrame::Life => return Ok(()),
+            WireFrame::Event(event) => ("chunk", vec![("data", json!(self.redactor.text(&chunk(event))))]),
+            WireFrame::Ask(ask) => {
+                let url = self.redactor.url(&ask.url);
+                let method = ask.method.text();
+                ("http", vec![("method", json!(method)), ("url", json!(url)), ("data", json!(text(self, &ask.body)))])
+            }
+            WireFrame::Answer(answer) => {
+                ("http", vec![("status", json!(answer.status)), ("data", json!(text(self, &answer.body)))])
+            }
+        };
+        self.frames += 1;
+        self.step(&name(attempt), way.text(), op, &more)
+    }
+
+    /// We close the connection.
+    pub fn close(&mut self, attempt: AttemptId, code: u16) -> std::io::Result<()> {
+        self.step(&name(attempt), "out", "close", &[("code", json!(code))])
+    }
+
+    /// The connection ended, or never came about, other than by our close.
+    pub fn ended(&mut self, attempt: AttemptId, reason: &Disconnect) -> std::io::Result<()> {
+        match reason {
+            Disconnect::Asked => Ok(()),
+            Disconnect::Closed { code, reason } => {
+                let reason = self.redactor.text(reason);
+                self.step(&name(attempt), "in", "close", &[("code", json!(code)), ("reason", json!(reason))])
+            }
+            Disconnect::BadStatus { status, detail, .. } => {
+                let detail = self.redactor.text(detail);
+                self.step(&name(attempt), "in", "reject", &[("status", json!(status)), ("data", json!(detail))])
+            }
+            other => {
+                let words = self.redactor.text(&format!("{}: {}", other.reason(), other.detail()));
+                self.step(&name(attempt), "in", "drop", &[("data", json!(words))])
+            }
+        }
+    }
+}
+
+/// The connection's name in the transcript.
+fn name(attempt: AttemptId) -> String {
+    format!("c{}", attempt.0)
+}
+
+/// An event as it stands in its stream.
+fn chunk(event: &StreamEvent) -> String {
+    let mut chunk = String::new();
+    for (name, value) in [("id", &event.id), ("event", &event.event)] {
+        if let Some(value) = value {
+            chunk.push_str(&format!("{name}: {value}\n"));
+        }
+    }
+    for line in event.data.iter().flat_map(|data| data.split(|byte| *byte == b'\n')) {
+        chunk.push_str(&format!("data: {}\n", String::from_utf8_lossy(line)));
+    }
+    chunk.push('\n');
+    chunk
+}
