@@ -103,7 +103,17 @@ pages! {
     connect_a_service = "docs/connect-a-service.md";
     kubernetes = "docs/kubernetes.md";
     publish_safely = "docs/publish-safely.md";
+    services = "docs/services.md";
     systemd = "docs/systemd.md";
+}
+
+#[test]
+fn every_built_in_dialect_has_its_row_and_a_configuration() {
+    let page = text("docs/services.md");
+    for name in tidegate::dialect::Dialect::builtins() {
+        assert!(page.contains(&format!("\n| `{name}` |")), "{name} has no row");
+        assert!(page.contains(&format!("dialect = \"{name}\"\n")), "{name} has no configuration");
+    }
 }
 
 #[test]
