@@ -104,6 +104,7 @@ pages! {
     kubernetes = "docs/kubernetes.md";
     publish_safely = "docs/publish-safely.md";
     services = "docs/services.md";
+    status_service = "docs/status-service.md";
     systemd = "docs/systemd.md";
 }
 
