@@ -53,6 +53,7 @@ impl Default for UpstreamConfig {
             params: serde_json::Map::new(),
             headers: Vec::new(),
             token: TokenSource::None,
+            fetch_origins: Vec::new(),
             ca_file: None,
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

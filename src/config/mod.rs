@@ -90,6 +90,8 @@ pub struct UpstreamConfig {
     pub headers: Vec<(String, Secret)>,
     /// Where the token comes from.
     pub token: TokenSource,
+    /// Origins besides upstream's own that the dialect may ask over HTTP.
+    pub fetch_origins: Vec<String>,
     /// More trusted roots (PEM), besides the system's.
     pub ca_file: Option<PathBuf>,
     /// Name resolution and TCP together.

@@ -32,6 +32,7 @@ keys! {
     "upstream.params" => upstream.params;
     "upstream.headers" => upstream.headers;
     "upstream.token" => upstream.token;
+    "upstream.fetch_origins" => upstream.fetch_origins;
     "upstream.ca_file" => upstream.ca_file;
     "upstream.connect_timeout" => upstream.connect_timeout;
     "upstream.handshake_timeout" => upstream.handshake_timeout;

@@ -76,6 +76,7 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         params: params(r, "upstream.params").unwrap_or_default(),
         headers: headers(r),
         token: token_source(r, "upstream"),
+        fetch_origins: r.list("upstream.fetch_origins", &d.fetch_origins),
         ca_file: r.optional_path("upstream.ca_file"),
         connect_timeout: r.duration("upstream.connect_timeout", d.connect_timeout, from_millis(10, 600)),
         handshake_timeout: r.duration("upstream.handshake_timeout", d.handshake_timeout, from_millis(10, 600)),

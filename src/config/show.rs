@@ -75,6 +75,7 @@ fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
         "dialect": config.dialect,
         "params": hide(&config.params, secret_params),
         "headers": config.headers.iter().map(|(name, _)| (name.clone(), json!(HIDDEN))).collect::<Map<_, _>>(),
+        "fetch_origins": config.fetch_origins,
         "ca_file": config.ca_file.as_ref().map_or(String::new(), |path| path.display().to_string()),
         "connect_timeout": duration::write(config.connect_timeout),
         "handshake_timeout": duration::write(config.handshake_timeout),

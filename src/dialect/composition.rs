@@ -1,6 +1,6 @@
 //! Composed channel names: `channel = "{feed}:{symbol}"` makes one local name of several of upstream's words.
 //!
-//! Invariant: a name splits in one way, at the leftmost separator; the last part takes the rest; no part is empty.
+//! Invariant: a name splits in one way, at the leftmost separator; the last part takes the rest; no part is empty, but for a last one that is written `{part?}`.
 
 /// A pattern of literals and named parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,6 +8,8 @@ pub(crate) struct Composition {
     parts: Vec<Box<str>>,
     /// One more than parts: before, between and after them.
     literals: Vec<Box<str>>,
+    /// The last part may be empty: it is written `{name?}`.
+    open: bool,
 }
 
 impl Composition {
@@ -16,9 +18,15 @@ impl Composition {
         let mut parts: Vec<Box<str>> = Vec::new();
         let mut literals: Vec<Box<str>> = Vec::new();
         let mut at = 0;
+        let mut open_part = false;
         while let Some(open) = text[at..].find('{').map(|open| at + open) {
             let close = text[open..].find('}').map(|close| open + close).ok_or((open, "`{` without `}`".to_owned()))?;
             let name = &text[open + 1..close];
+            if open_part {
+                return Err((open, "only the last part may be left out".to_owned()));
+            }
+            open_part = name.ends_with('?');
+            let name = name.strip_suffix('?').unwrap_or(name);
             if !is_name(name) {
                 return Err((open, format!("{{{name}}} is not a name of letters, digits and _")));
             }
@@ -36,7 +44,7 @@ impl Composition {
             return Err((0, "a composed channel has at least one {part}".to_owned()));
         }
         literals.push(text[at..].into());
-        Ok(Composition { parts, literals })
+        Ok(Composition { parts, literals, open: open_part })
     }
 
     /// The parts' names.
@@ -54,7 +62,8 @@ impl Composition {
             rest = after;
         }
         found.push(rest.strip_suffix(&*self.literals[self.parts.len()])?);
-        found.iter().all(|part| !part.is_empty()).then_some(found)
+        let filled = found.iter().filter(|part| !part.is_empty()).count();
+        (filled + usize::from(self.open && found.last() == Some(&"")) == found.len()).then_some(found)
     }
 }
 
@@ -82,7 +91,12 @@ mod tests {
 
     #[test]
     fn wrong_patterns_say_where() {
-        for (text, at) in [("{a}{b}", 3), ("plain", 0), ("{a}:{a}", 4), ("{a}:{", 4), ("{9}", 0), ("", 0)] {
+        let open = Composition::parse("{a}@b{c?}").unwrap();
+        assert_eq!((open.split("x@b"), open.split("x@b@1")), (Some(vec!["x", ""]), Some(vec!["x", "@1"])));
+        assert_eq!((open.split("@b"), open.split("x@c")), (None, None));
+        for (text, at) in
+            [("{a?}-{b}", 5), ("{a}{b}", 3), ("plain", 0), ("{a}:{a}", 4), ("{a}:{", 4), ("{9}", 0), ("", 0)]
+        {
             assert_eq!(Composition::parse(text).unwrap_err().0, at, "{text}");
         }
     }

@@ -18,6 +18,9 @@ mod receive;
 mod send;
 #[cfg(test)]
 mod tests;
+mod wish;
+
+pub use wish::Wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +37,7 @@ use super::rule::{Class, Rule, When};
 use super::scan::Spans;
 use super::schema::Dialect;
 use super::variables::Variables;
-use super::{ChannelId, Heard, MessageSpec, Purpose, RequestId, SendError};
+use super::{ChannelId, Heard, MessageSpec, Purpose, RequestId, SendError, Wish};
 use crate::protocol::request::Secret;
 use crate::relay::rng::Rng;
 use crate::relay::time::{Mono, Time};
@@ -295,6 +298,7 @@ impl Conversation {
             now,
             channel,
             message: None,
+            wish: Wish::default(),
             batch: &[],
         }
     }

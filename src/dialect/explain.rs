@@ -71,6 +71,7 @@ impl Dialect {
             now: Time::default(),
             channel: None,
             message: None,
+            wish: super::Wish::default(),
             batch: &[],
         };
         let Some(index) = self.rules.iter().position(|rule| rule.matches(&message, &context)) else { return explained };

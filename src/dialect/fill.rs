@@ -8,7 +8,7 @@ use super::bindings::Sub;
 use super::scan::{Kind, Spans, unescape};
 use super::variable::{Inside, Variable};
 use super::variables::Variables;
-use super::{ChannelId, MessageSpec};
+use super::{ChannelId, MessageSpec, Wish};
 use crate::protocol::request::Secret;
 use crate::relay::time::Time;
 
@@ -49,6 +49,8 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Time,
     pub(crate) channel: Option<&'a ChannelView<'a>>,
     pub(crate) message: Option<&'a MessageSpec<'a>>,
+    /// What is asked for beside the stream.
+    pub(crate) wish: Wish<'a>,
     /// What `{x*}` lists.
     pub(crate) batch: &'a [ChannelView<'a>],
 }
@@ -73,7 +75,10 @@ impl<'a> Context<'a> {
             Variable::Token => text(self.token?.expose()),
             Variable::Channel => text(self.channel?.name),
             Variable::Part(part) => text(self.channel?.parts.get(*part)?),
-            Variable::Key => text(self.message?.key?),
+            Variable::Key => text(self.message.map_or(self.wish.key, |message| message.key)?),
+            Variable::MissingFrom => number(self.wish.missing?.0),
+            Variable::MissingTo => number(self.wish.missing?.1),
+            Variable::Upper(of) => Filled::Text(Cow::Owned(self.text(of)?.to_uppercase())),
             Variable::Params(inside) => within(inside, self.channel?.params.unwrap_or("{}"))?,
             Variable::Connect(inside) => within(inside, self.connection)?,
             Variable::Data => Filled::Document(Cow::Borrowed(self.message?.data)),

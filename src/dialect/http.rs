@@ -9,6 +9,19 @@ use bytes::Bytes;
 
 use super::wire::Method;
 
+/// Scheme, host and port of an address, as HTTP writes them: `wss://a:443/x` and `https://A/` are of one origin.
+pub fn same_origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (scheme, port) = match scheme {
+        "wss" | "https" => ("https", ":443"),
+        "ws" | "http" => ("http", ":80"),
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
+    let host = authority.strip_suffix(port).unwrap_or(&authority);
+    (!host.is_empty() && !host.contains('@')).then(|| format!("{scheme}://{host}"))
+}
+
 /// A request, with all templates filled in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpRequest {
@@ -63,5 +76,19 @@ impl std::fmt::Debug for HttpAnswer {
     /// Without headers and content: they may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_origin;
+
+    #[test]
+    fn origins_are_compared_as_http_writes_them() {
+        assert_eq!(same_origin("wss://A.example:443/x?y"), same_origin("https://a.example"));
+        assert_eq!(same_origin("ws://a:8080").as_deref(), Some("http://a:8080"));
+        for none in ["/path", "ftp://a/", "https://", "https://user@host/"] {
+            assert_eq!(same_origin(none), None, "{none}");
+        }
     }
 }

@@ -86,6 +86,8 @@ pub enum OnGap {
     Resubscribe,
     /// A new connection.
     Reconnect,
+    /// What is missing, or the state, is asked for beside the stream (`[repair]`).
+    Fetch,
 }
 
 /// What a sequence counts.

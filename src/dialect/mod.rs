@@ -49,11 +49,11 @@ mod variable;
 mod variables;
 mod wire;
 
-pub use conversation::{Carried, Conversation, Timing};
+pub use conversation::{Carried, Conversation, Timing, Wanted};
 pub use explain::Explained;
 pub use field::{Field, FieldValue};
 pub use framing::Skipped;
-pub use http::{HttpAnswer, HttpRequest};
+pub use http::{HttpAnswer, HttpRequest, same_origin};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate, Rotate};
 pub use rule::Class;
 pub use schema::{Dialect, LoadError};
@@ -99,6 +99,15 @@ pub struct MessageSpec<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
+/// What is asked for beside the stream of a channel's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish<'a> {
+    /// Only this item: `{key}`.
+    pub key: Option<&'a str>,
+    /// The numbers that are missing, first and last: `{missing_from}`, `{missing_to}`.
+    pub missing: Option<(u64, u64)>,
+}
+
 /// What a request was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
@@ -110,6 +119,8 @@ pub enum Purpose {
     Unsubscribe(Vec<ChannelId>),
     /// Publish this message.
     Publish(MessageId),
+    /// Tell the state of this channel.
+    State(ChannelId),
     /// A heartbeat.
     Ping,
     /// A message of upstream answered: pong, receipt. Never answered itself.

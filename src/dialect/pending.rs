@@ -20,15 +20,17 @@ pub(crate) enum Op {
     Unsubscribe,
     Publish,
     Ping,
+    State,
 }
 
 /// The words for them.
-pub(crate) const OPS: [(&str, Op); 5] = [
+pub(crate) const OPS: [(&str, Op); 6] = [
     ("auth", Op::Auth),
     ("subscribe", Op::Subscribe),
     ("unsubscribe", Op::Unsubscribe),
     ("publish", Op::Publish),
     ("ping", Op::Ping),
+    ("state", Op::State),
 ];
 
 /// A request that waits.
@@ -49,6 +51,7 @@ impl Request {
             (Op::Subscribe, _) => Purpose::Subscribe(channels()),
             (Op::Unsubscribe, _) => Purpose::Unsubscribe(channels()),
             (Op::Publish, Some(message)) => Purpose::Publish(message),
+            (Op::State, _) => self.channels.first().map_or(Purpose::Ping, |(id, _)| Purpose::State(*id)),
             (Op::Auth, _) => Purpose::Auth,
             // A publish always has its message.
             (Op::Ping | Op::Publish, _) => Purpose::Ping,

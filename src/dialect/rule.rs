@@ -18,7 +18,7 @@ use super::{Fold, Then};
 use crate::relay::time::Wall;
 
 /// What a rule says a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Class {
     /// Something happened on a channel.
     Event,
@@ -43,6 +43,7 @@ pub enum Class {
     /// Connect again.
     Reconnect,
     /// Nothing.
+    #[default]
     Ignore,
 }
 
@@ -70,7 +71,7 @@ impl Class {
 }
 
 /// One `[[on]]`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Rule {
     pub(crate) class: Class,
     /// Cheap ones first.

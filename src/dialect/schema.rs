@@ -9,6 +9,7 @@
 
 mod builtins;
 mod document;
+mod repair;
 mod rules;
 mod send;
 mod tables;
@@ -21,11 +22,13 @@ use std::sync::Arc;
 use self::document::{Faults, Place, Section};
 use super::composition::Composition;
 use super::framing::Framing;
+use super::http::same_origin;
 use super::limits::{CloseTable, GapPolicy, GapScope, Limits, Rotate};
 use super::rule::{Class, Rule};
 use super::scan::PointerSet;
 use super::template::Template;
 use super::variable::{LAST_ID, LAST_SEQ, Names, Variable};
+use super::wire::Method;
 use super::{Then, Transport};
 use crate::relay::outbox::Confirm;
 
@@ -43,6 +46,7 @@ pub struct Dialect {
     pub(crate) names: Names,
     pub(crate) templates: Templates,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) repair: Option<RepairForm>,
     /// All pointers of all rules.
     pub(crate) pointers: PointerSet,
     /// What the engine need not do unless some template names it.
@@ -72,6 +76,22 @@ pub(crate) struct Templates {
     pub(crate) ping: Option<SendTemplate>,
     pub(crate) pong: Option<SendTemplate>,
     pub(crate) receipt: Option<SendTemplate>,
+    pub(crate) state: Option<SendTemplate>,
+}
+
+/// `[repair]`: an HTTP request, and how its answer is read.
+#[derive(Debug)]
+pub(crate) struct RepairForm {
+    /// With the parts of the names of the channels that it is for.
+    pub(crate) names: Names,
+    pub(crate) method: Method,
+    pub(crate) url: Template,
+    pub(crate) headers: Vec<(Box<str>, Template)>,
+    pub(crate) body: Option<Template>,
+    /// What the answer is: it matches always.
+    pub(crate) rule: Rule,
+    /// Of the answer.
+    pub(crate) pointers: PointerSet,
 }
 
 /// One entry of `[send]`.
@@ -249,6 +269,27 @@ impl Dialect {
         self.hears(Class::Snapshot)
     }
 
+    /// What `[repair]` gets: the whole state of a channel, or (`false`) the events that are missing.
+    pub fn repair_states(&self) -> Option<bool> {
+        self.repair.as_ref().map(|form| form.rule.class == Class::Snapshot)
+    }
+
+    /// Whether `[repair]` is for a channel of this name.
+    pub fn repairs(&self, name: &str) -> bool {
+        let composition = self.repair.as_ref().map(|form| form.names.composition.as_ref());
+        composition.is_some_and(|composition| composition.is_none_or(|composition| composition.split(name).is_some()))
+    }
+
+    /// Whether the state of a channel can be asked for in-band.
+    pub fn has_state(&self) -> bool {
+        self.templates.state.is_some()
+    }
+
+    /// The origin that `[repair]` asks, where the dialect says it in full.
+    pub fn repair_origin(&self) -> Option<String> {
+        same_origin(self.repair.as_ref()?.url.fixed_start())
+    }
+
     /// Whether answers to subscribes bring subscription ids.
     pub(crate) fn binds(&self) -> bool {
         self.rules.iter().any(|rule| rule.bind.is_some())
@@ -285,6 +326,9 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let connect = tables::connect(file.section("connect", faults), &names, faults);
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
+    let gap_place = file.take("gap");
+    let asked = file.take("repair");
+    let repair = repair::compile(asked, gap_place.zip(gap.as_ref()), &names, faults);
     let close = tables::close(file.section("close", faults), faults);
     let templates = send::compile(file.section("send", faults), &names, &framing, faults);
     let mut pointers = PointerSet::new();
@@ -293,7 +337,22 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     file.finish(faults);
     let follows = templates.follows();
     let name = name.map_or("", |name| name.value).into();
-    Dialect { name, rotate, limits, gap, close, secret, framing, connect, names, templates, rules, pointers, follows }
+    Dialect {
+        name,
+        rotate,
+        limits,
+        gap,
+        close,
+        secret,
+        framing,
+        connect,
+        names,
+        templates,
+        rules,
+        repair,
+        pointers,
+        follows,
+    }
 }
 
 fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>> {

@@ -118,6 +118,17 @@ impl Template {
         }
     }
 
+    /// What plain text begins with before its first hole.
+    pub(crate) fn fixed_start(&self) -> &str {
+        match &self.body {
+            Body::Text(pieces) => match pieces.first() {
+                Some(Piece::Literal(text)) => text,
+                Some(Piece::Hole(_)) | None => "",
+            },
+            Body::Json(_) => "",
+        }
+    }
+
     /// Whether it lists a batch.
     pub(crate) fn lists(&self) -> bool {
         self.holes.iter().any(|(_, _, need)| *need == Need::Listed)

@@ -32,6 +32,12 @@ pub(crate) enum Variable {
     Part(usize),
     /// The item within the channel.
     Key,
+    /// The first number that is missing.
+    MissingFrom,
+    /// The last number that is missing.
+    MissingTo,
+    /// Another variable's text in capital letters.
+    Upper(Box<Variable>),
     /// The channel's params, or a value in them.
     Params(Inside),
     /// The connection's params, or a value in them.
@@ -84,6 +90,8 @@ pub(crate) enum Scope {
     Reply,
     /// Receive rules.
     Rule,
+    /// `state`, `[repair]`.
+    Wish,
 }
 
 /// Slots of `channel.x` that the engine fills by itself.
@@ -92,7 +100,7 @@ pub(crate) const LAST_ID: usize = 0;
 pub(crate) const LAST_SEQ: usize = 1;
 
 /// The names that a dialect's rules and its composed channel define.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Names {
     pub(crate) session: Vec<Box<str>>,
     pub(crate) of_channel: Vec<Box<str>>,
@@ -145,12 +153,12 @@ impl Names {
 
     /// The variable of that name.
     pub(crate) fn resolve(&self, name: &str, scope: Scope) -> Result<Variable, Unresolved> {
-        use Scope::{Auth, Channel, Connect, Ping, Publish, Reply, Rule};
+        use Scope::{Auth, Channel, Connect, Ping, Publish, Reply, Rule, Wish};
         let (word, path) = name.split_at(name.find('/').unwrap_or(name.len()));
         if word == "params" {
             let pointer = Pointer::parse(path).map_err(|error| Unresolved::Pointer(error.to_string()))?;
             return match scope {
-                Channel | Publish => Ok(Variable::Params(Inside::new(&pointer))),
+                Channel | Publish | Wish => Ok(Variable::Params(Inside::new(&pointer))),
                 Connect | Auth | Ping => Ok(Variable::Connect(Inside::new(&pointer))),
                 Reply | Rule => Err(Unresolved::NotHere),
             };
@@ -165,15 +173,15 @@ impl Names {
         }
         let slot = |list: &[Box<str>], name: &str| list.iter().position(|known| **known == *name);
         let (variable, scopes): (_, &[Scope]) = if let Some(name) = word.strip_prefix("channel.") {
-            (slot(&self.of_channel, name).map(Variable::OfChannel), &[Channel, Publish])
+            (slot(&self.of_channel, name).map(Variable::OfChannel), &[Channel, Publish, Wish])
         } else if let Some(name) = word.strip_prefix("in.") {
             (slot(&self.incoming, name).map(Variable::Incoming), &[Reply, Rule])
         } else if let Some(part) = self.part(word) {
-            (Some(Variable::Part(part)), &[Channel, Publish, Rule])
+            (Some(Variable::Part(part)), &[Channel, Publish, Rule, Wish])
         } else if let Some((variable, scopes)) = base(word) {
             (Some(variable), scopes)
         } else {
-            let all: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Rule];
+            let all: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Rule, Wish];
             (slot(&self.session, word).map(Variable::Session), all)
         };
         let variable = variable.ok_or(Unresolved::Unknown)?;
@@ -183,9 +191,9 @@ impl Names {
 
 /// The variables of every dialect, and where they have a value.
 fn base(name: &str) -> Option<(Variable, &'static [Scope])> {
-    use Scope::{Auth, Channel, Connect, Ping, Publish, Reply};
-    const SENT: &[Scope] = &[Auth, Channel, Publish, Ping, Reply];
-    const ANY: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply];
+    use Scope::{Auth, Channel, Connect, Ping, Publish, Reply, Wish};
+    const SENT: &[Scope] = &[Auth, Channel, Publish, Ping, Reply, Wish];
+    const ANY: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Wish];
     Some(match name {
         "id" => (Variable::Id, SENT),
         "uuid" => (Variable::Uuid, SENT),
@@ -193,9 +201,11 @@ fn base(name: &str) -> Option<(Variable, &'static [Scope])> {
         "now_s" => (Variable::NowSeconds, SENT),
         "now_ms" => (Variable::NowMillis, SENT),
         "token" => (Variable::Token, ANY),
-        "channel" => (Variable::Channel, &[Channel, Publish]),
-        "sub" => (Variable::Sub, &[Channel, Publish]),
-        "key" => (Variable::Key, &[Publish]),
+        "channel" => (Variable::Channel, &[Channel, Publish, Wish]),
+        "sub" => (Variable::Sub, &[Channel, Publish, Wish]),
+        "key" => (Variable::Key, &[Publish, Wish]),
+        "missing_from" => (Variable::MissingFrom, &[Wish]),
+        "missing_to" => (Variable::MissingTo, &[Wish]),
         "message" => (Variable::Message, &[Publish]),
         "idempotency_key" => (Variable::IdempotencyKey, &[Publish]),
         "data" => (Variable::Data, &[Publish]),

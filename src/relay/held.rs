@@ -68,6 +68,11 @@ impl HeldEvent {
         }
     }
 
+    /// What part of the channel's state it states.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     fn bytes(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         OVERHEAD + self.data.len() + text(&self.key) + text(&self.kind) + text(&self.id)

@@ -207,7 +207,7 @@ impl Repairs {
         let Some(repair) = self.open.get_mut(&ring) else { return };
         self.held_bytes -= repair.held.bytes();
         repair.held = Held::default();
-        repair.wound = Wound { missing: None, floor: 0, told: repair.wound.told };
+        repair.wound = Wound { missing: None, floor: 0, told: true };
         if matches!(repair.stage, Stage::Asked(_)) {
             self.enter(ring, Stage::Ready);
         }
@@ -236,14 +236,15 @@ impl Repairs {
         self.is_asked(ring) && self.open.get(&ring).is_some_and(|repair| repair.latest == try_number)
     }
 
-    /// The answer was of no use, or there is none.
-    pub fn failed(&mut self, now: Mono, ring: RingId) -> Failed {
+    /// The answer was of no use, or there is none. `at_least`: not before that is asked again.
+    pub fn failed(&mut self, now: Mono, ring: RingId, at_least: Option<Duration>) -> Failed {
         let Some(repair) = self.open.get(&ring) else { return Failed::Over };
         if repair.tries >= self.config.attempts {
             return Failed::Over;
         }
         let growth = 1_u32.checked_shl(repair.tries.saturating_sub(1)).unwrap_or(GROWTH_MAX).min(GROWTH_MAX);
-        self.enter(ring, Stage::Waiting(now + self.config.cooldown.saturating_mul(growth)));
+        let pause = self.config.cooldown.saturating_mul(growth).max(at_least.unwrap_or_default());
+        self.enter(ring, Stage::Waiting(now + pause));
         Failed::Again
     }
 
@@ -378,15 +379,15 @@ mod tests {
         assert!(repairs.expects(RING, first));
         assert_eq!(repairs.late(at(99)), None);
         assert_eq!(repairs.late(at(100)), Some(RING));
-        assert_eq!((repairs.failed(at(100), RING), repairs.expects(RING, first)), (Failed::Again, false));
+        assert_eq!((repairs.failed(at(100), RING, None), repairs.expects(RING, first)), (Failed::Again, false));
         assert_eq!((repairs.next_ready(), repairs.due()), (None, Some(at(110))));
         assert_eq!((repairs.late(at(110)), repairs.next_ready()), (None, Some((RING, How::Fetch))));
         assert!(repairs.ask(at(110), RING) != first && !repairs.expects(RING, first));
-        assert_eq!(repairs.failed(at(110), RING), Failed::Again);
+        assert_eq!(repairs.failed(at(110), RING, None), Failed::Again);
         assert_eq!(repairs.due(), Some(at(130)));
         repairs.late(at(130));
         repairs.ask(at(130), RING);
-        assert_eq!(repairs.failed(at(130), RING), Failed::Over);
+        assert_eq!(repairs.failed(at(130), RING, None), Failed::Over);
         repairs.end(at(130), RING, Some(Duration::from_secs(1)));
         assert_eq!(repairs.open(at(1_129), RING, How::Fetch, WOUND), Opened::Resting);
         assert_eq!(repairs.open(at(1_130), RING, How::Fetch, WOUND), Opened::UnderWay);

@@ -148,6 +148,13 @@ impl Sequence {
         }
     }
 
+    /// This is the channel's newest number: a state was taken over that stands for all before it.
+    pub fn set(&mut self, ring: RingId, attempt: AttemptId, number: u64) {
+        if self.scope() == Some(GapScope::Channel) {
+            self.channels.insert(ring, Last { sequence: number, attempt });
+        }
+    }
+
     /// The channel's history is over: its next event is a first one.
     pub fn forget(&mut self, ring: RingId) {
         self.channels.remove(&ring);

@@ -88,6 +88,6 @@ fn name_of(member: &str) -> &str {
     member.split('=').next().unwrap_or_default()
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }

@@ -176,7 +176,7 @@ impl Conversation {
     }
 
     #[inline]
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         turn: Turn<'_>,
         target: Target<'_>,

@@ -240,8 +240,12 @@ impl Conversation {
     fn alike(&self, now: Time, send: &SendTemplate, one: &ChannelView<'_>, other: &ChannelView<'_>) -> bool {
         let (one, other) = (self.context(now, Some(one)), self.context(now, Some(other)));
         send.template.holes().iter().all(|(variable, _, need)| {
+            let plain = match variable {
+                Variable::Upper(of) => of,
+                other => other,
+            };
             let of_channel = matches!(
-                variable,
+                plain,
                 Variable::Channel | Variable::Part(_) | Variable::Params(_) | Variable::Sub | Variable::OfChannel(_)
             );
             !of_channel || *need == Need::Listed || one.fill(variable) == other.fill(variable)

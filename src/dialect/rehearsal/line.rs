@@ -105,6 +105,7 @@ pub(super) fn purpose(purpose: &Purpose, names: &dyn Names) -> String {
         Purpose::Subscribe(channels) => list("subscribe", channels),
         Purpose::Unsubscribe(channels) => list("unsubscribe", channels),
         Purpose::Publish(_) => "publish".to_owned(),
+        Purpose::State(channel) => list("state", std::slice::from_ref(channel)),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
     }

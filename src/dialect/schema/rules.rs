@@ -33,6 +33,30 @@ pub(super) fn compile(
     rules.iter().filter_map(|rule| Reader { names, pointers, faults }.rule(*rule)).collect()
 }
 
+/// What the answer to `[repair]` is, as a rule that matches always.
+pub(super) fn answer(
+    section: &mut Section<'_>,
+    names: &Names,
+    pointers: &mut PointerSet,
+    faults: &mut Faults,
+) -> Option<Rule> {
+    let mut names = names.clone();
+    let class = section.word("is", &[("snapshot", Class::Snapshot), ("event", Class::Event)], faults);
+    if class.is_none() && section.take("is").is_none() {
+        faults.add(section.at, "missing field `is`: the answer is a \"snapshot\", or \"event\"s that are missing");
+    }
+    let decode = section.word("decode", &[("json", true)], faults).unwrap_or(false);
+    let folds = [("replace", Fold::Replace), ("append", Fold::Append)];
+    let fold = section.word("fold", &folds, faults).unwrap_or_default();
+    let mut reader = Reader { names: &mut names, pointers, faults };
+    let each = reader.each(section);
+    let mut fields = reader.fields(section);
+    if each.is_none() && fields.data.is_none() {
+        fields.data = pointer("", reader.pointers).ok();
+    }
+    Some(Rule { class: class?, decode, fold, each, fields, ..Rule::default() })
+}
+
 /// What all functions here need.
 struct Reader<'r> {
     names: &'r mut Names,

@@ -13,7 +13,7 @@ pub(super) fn compile(
     framing: &Framing,
     faults: &mut Faults,
 ) -> Templates {
-    let Some(mut send) = section.map(|section| section.later(&["state"])) else { return Templates::default() };
+    let Some(mut send) = section else { return Templates::default() };
     let mut one = |key: &'static str, scope: Scope, faults: &mut Faults| {
         let place = send.take(key)?;
         let template = template(place, key, scope, names, faults)?;
@@ -39,6 +39,7 @@ pub(super) fn compile(
         ping: one("ping", Scope::Ping, faults),
         pong: one("pong", Scope::Reply, faults),
         receipt: one("receipt", Scope::Reply, faults),
+        state: one("state", Scope::Wish, faults),
     };
     for key in ["resubscribe", "unsubscribe"] {
         if let (Some(place), None) = (send.take(key), send.take("subscribe")) {

@@ -90,7 +90,12 @@ pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<G
     let scopes = [("channel", GapScope::Channel), ("connection", GapScope::Connection)];
     let scope = gap.word("scope", &scopes, faults).unwrap_or(GapScope::Channel);
     let step = gap.number("step", 1, 1_000_000, faults).unwrap_or(1);
-    let thens = [("report", OnGap::Report), ("resubscribe", OnGap::Resubscribe), ("reconnect", OnGap::Reconnect)];
+    let thens = [
+        ("report", OnGap::Report),
+        ("resubscribe", OnGap::Resubscribe),
+        ("reconnect", OnGap::Reconnect),
+        ("fetch", OnGap::Fetch),
+    ];
     let then = gap.word("then", &thens, faults).unwrap_or(OnGap::Report);
     let reorder = duration(&mut gap, "reorder", faults);
     gap.finish(faults);
@@ -153,7 +158,7 @@ pub(super) fn connect(section: Option<Section<'_>>, names: &Names, faults: &mut 
     let headers = pairs(&mut section, "headers", names, faults);
     let subprotocols = section.texts("subprotocols", faults);
     for subprotocol in &subprotocols {
-        if subprotocol.value.is_empty() || !subprotocol.value.bytes().all(is_token) {
+        if !is_token(subprotocol.value) {
             faults.add(subprotocol.at, "a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)");
         }
     }
@@ -174,7 +179,7 @@ fn pairs(
     }
     let mut pairs = Vec::new();
     for (name, at, value) in place.entries() {
-        if key == "headers" && !name.bytes().all(is_token) {
+        if key == "headers" && !is_token(name) {
             faults.add(at, format!("`{name}` is not a header's name"));
         }
         match value.text() {
@@ -202,7 +207,7 @@ fn compile(text: Text<'_>, names: &Names, place: &str, faults: &mut Faults) -> O
     }
 }
 
-/// A character of a token (RFC 9110 section 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// A token (RFC 9110 section 5.6.2).
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

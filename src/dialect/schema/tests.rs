@@ -64,13 +64,12 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[send]\nauth = '{data}'\nping = { json = '[{id}]', text = 'x' }\npublish = { post = '/x' }\nstate = '1'\n",
+        "[send]\nauth = '{data}'\nping = { json = '[{id}]', text = 'x' }\npublish = { post = '/x' }\n",
         &[
             "4:9: variable {data} has no value in send.auth",
             "5:8: send.ping needs `json` or `text`, one of them",
             "6:11: send.publish needs `json` or `text`, one of them",
             "6:13: `post` is not supported yet by this version",
-            "7:1: `state` is not supported yet by this version",
         ],
     ),
     (
@@ -204,7 +203,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"error\"\nof = [\"subscribe\", \"sub\"]\nthen = \"later\"\nmessage = 5\n",
         &[
-            "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`",
+            "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`, `state`",
             "7:8: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
             "8:11: `message` must be a text",
         ],
@@ -243,7 +242,7 @@ fn a_file_without_its_head_says_what_is_missing() {
             "bad.toml:1:11: this version reads `dialect = 1` only",
             "bad.toml:2:8: `name` must be a text",
             "bad.toml:3:6: rules are written [[on]], each with its own header",
-            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `limits`, `gap`, `close`, `send`",
+            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `limits`, `gap`, `repair`, `close`, `send`",
         ]
     );
 }

@@ -103,7 +103,9 @@ impl<'a> Parser<'a> {
         } else {
             (inner, Need::Required)
         };
+        let (name, upper) = name.strip_suffix("|upper").map_or((name, false), |name| (name, true));
         let variable = match self.names.resolve(name, self.scope) {
+            Ok(variable) if upper => Variable::Upper(Box::new(variable)),
             Ok(variable) => variable,
             Err(unresolved) => {
                 let place = self.place;

@@ -58,6 +58,7 @@ fn fill(template: &str, params: Option<&str>, data: &str) -> Result<String, Send
         now: Time { mono: Mono(0), wall: Wall(1_795_231_888_123_456_789) },
         channel: batch.first(),
         message: Some(&message),
+        wish: Default::default(),
         batch: &batch,
     };
     template.render(&context)
@@ -164,6 +165,7 @@ fn text_templates_are_plain() {
         now: Time::default(),
         channel: Some(&view),
         message: None,
+        wish: Default::default(),
         batch: &[],
     };
     assert_eq!(template.render(&context), Ok("PUB a\"b { x}{".to_owned()));
@@ -185,7 +187,8 @@ proptest! {
         };
         let context = Context {
             variables: &variables, connection: "{}", token: None, id: 1, uuid: 0, now: Time::default(),
-            channel: None, message: Some(&message), batch: &[],
+            channel: None, wish: Default::default(),
+            message: Some(&message), batch: &[],
         };
         let frame: serde_json::Value = serde_json::from_str(&template.render(&context).unwrap()).unwrap();
         let expected = serde_json::json!({"op":"pub","key":key,"both":format!("<{key}|{text}>"),"type":text,"data":data});

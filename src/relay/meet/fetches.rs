@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::relay::Relay;
+use crate::relay::feed::RingId;
 use crate::relay::pairs::{AttemptId, CallId, Fetch, FetchAnswer, FetchError, Output};
 use crate::relay::time::Time;
 
@@ -17,6 +18,8 @@ const FETCHES_MAX: usize = 64;
 pub(in crate::relay) enum Asker {
     /// An attempt, for the upstream token.
     Token(AttemptId),
+    /// The repair of a channel, for this try.
+    Repair(RingId, u64),
 }
 
 /// The fetches that are out.
@@ -48,6 +51,13 @@ impl Relay {
                     FetchAnswer::Http(_) => None,
                 });
                 self.token_fetched(now, attempt, token);
+            }
+            Some(Asker::Repair(ring, number)) => {
+                let answer = result.ok().and_then(|answer| match answer {
+                    FetchAnswer::Http(answer) => Some(answer),
+                    FetchAnswer::Token(_) => None,
+                });
+                self.repair_fetched(now, ring, number, answer);
             }
             None => {}
         }

@@ -293,7 +293,7 @@ impl Relay {
                     acked.note_news();
                 }
             }
-            Purpose::Ping | Purpose::Reply => {}
+            Purpose::State(_) | Purpose::Ping | Purpose::Reply => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
     }
@@ -327,7 +327,7 @@ impl Relay {
                 let then = refusal.then;
                 return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
-            Some(Purpose::Ping | Purpose::Reply) => {}
+            Some(Purpose::State(_) | Purpose::Ping | Purpose::Reply) => {}
             None => match named {
                 Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
                 None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),

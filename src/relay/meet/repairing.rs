@@ -5,15 +5,19 @@
 
 use std::time::Duration;
 
-use crate::dialect::{ChannelId, Event, OnGap};
+use crate::dialect::{ChannelId, ChannelSpec, Event, Heard, HttpAnswer, HttpRequest, OnGap, Role, Wish, same_origin};
 use crate::relay::Relay;
 use crate::relay::feed::{Hole, RingId};
 use crate::relay::held::HeldEvent;
-use crate::relay::pairs::AttemptId;
+use crate::relay::pairs::{AttemptId, Fetch};
 use crate::relay::repair::{Failed, How, Opened, Wound};
 use crate::relay::stats::{Cost, DropReason, GapReason, RepairEnd};
 use crate::relay::time::{Mono, Time};
 
+use super::fetches::Asker;
+
+/// A longer wait than this is not believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What is done about a hole whose repair failed.
 const FAILED: &str = "failed";
 
@@ -26,6 +30,21 @@ impl Relay {
             _ if !own => None,
             OnGap::Report | OnGap::Reconnect => None,
             OnGap::Resubscribe => self.feed.ring(ring)?.upstream.map(|_| How::Resubscribe),
+            OnGap::Fetch => self.can_fetch(ring).then_some(How::Fetch),
+        }
+    }
+
+    /// Whether `[repair]` is about this channel.
+    pub(super) fn can_fetch(&self, ring: RingId) -> bool {
+        self.channel_of(ring).is_some_and(|spec| self.dialect.repairs(spec.name))
+    }
+
+    /// A ring's channel as upstream knows it.
+    fn channel_of(&self, ring: RingId) -> Option<ChannelSpec<'_>> {
+        let ring = self.feed.ring(ring)?;
+        match ring.upstream {
+            Some(channel) => self.interest.spec(channel),
+            None => Some(ChannelSpec { id: ChannelId(u32::MAX), name: &ring.name, params: None }),
         }
     }
 
@@ -42,7 +61,12 @@ impl Relay {
 
     /// An increment came whose base is not known. Whether it may enter all the same, because nothing can be done.
     pub(super) fn without_base(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) -> bool {
-        if self.method(ring) == Some(How::Resubscribe) && !self.dialect.states() {
+        let states = match self.method(ring) {
+            Some(How::Resubscribe) => self.dialect.states(),
+            Some(How::Fetch) => self.dialect.repair_states() == Some(true),
+            None => false,
+        };
+        if !states {
             return true;
         }
         match self.mend(at, ring, Wound { missing: None, floor: 0, told: false }) {
@@ -75,14 +99,14 @@ impl Relay {
                 self.give_up(now, ring, RepairEnd::Budget, wait);
                 continue;
             }
-            self.repairs.ask(now.mono, ring);
+            let number = self.repairs.ask(now.mono, ring);
             self.stats.repair.tries += 1;
             let asked = match how {
                 How::Resubscribe => self.ask_anew(now, attempt, ring),
-                How::Fetch => false,
+                How::Fetch => self.ask_beside(now, attempt, ring, number),
             };
             if !asked {
-                self.repair_failed(now, ring);
+                self.repair_failed(now, ring, None);
             }
         }
     }
@@ -126,9 +150,143 @@ impl Relay {
         self.stats.repair.took.observe(took);
     }
 
+    /// Asks for the channel's state, or for what is missing, over HTTP. `false`: that cannot be asked, or not now.
+    fn ask_beside(&mut self, now: Time, attempt: AttemptId, ring: RingId, number: u64) -> bool {
+        let conversation = self.attempts.get(attempt).and_then(|attempt| attempt.conversation.as_ref());
+        let (Some(conversation), Some(spec)) = (conversation, self.channel_of(ring)) else { return false };
+        let wish = Wish { key: None, missing: self.repairs.wound(ring).and_then(|wound| wound.missing) };
+        let Ok(wanted) = conversation.wanted(now, &self.config.upstream.url, &spec, wish) else { return false };
+        if !self.may_fetch(&wanted.url) || self.budget.spend(now.mono, Cost::Fetch, None).is_err() {
+            return false;
+        }
+        let request = HttpRequest {
+            method: wanted.method,
+            url: wanted.url,
+            headers: wanted.headers,
+            body: wanted.body,
+            max_body: self.config.upstream.max_frame,
+            timeout: self.config.repair.timeout,
+        };
+        self.fetch(Asker::Repair(ring, number), Fetch::Http(Box::new(request)))
+    }
+
+    /// Whether the configuration lets requests go there: to upstream's own origin, or to one that it names.
+    fn may_fetch(&self, url: &str) -> bool {
+        let upstream = &self.config.upstream;
+        let origins = std::iter::once(&upstream.url).chain(&upstream.fetch_origins);
+        same_origin(url)
+            .is_some_and(|origin| origins.into_iter().any(|known| same_origin(known).as_ref() == Some(&origin)))
+    }
+
+    /// What was asked for came, or did not.
+    pub(super) fn repair_fetched(&mut self, now: Time, ring: RingId, number: u64, answer: Option<HttpAnswer>) {
+        if !self.repairs.expects(ring, number) {
+            return;
+        }
+        let Some(answer) = answer else { return self.repair_failed(now, ring, None) };
+        if !answer.is_good() {
+            let wait = answer.header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+            return self.repair_failed(now, ring, wait.map(|wait| wait.min(RETRY_AFTER_MAX)));
+        }
+        let found = self.read_answer(now, ring, &answer.body);
+        let merged = match self.dialect.repair_states() {
+            Some(true) => self.merge_state(now, ring, found),
+            Some(false) => self.merge_missing(now, ring, found),
+            None => false,
+        };
+        if !merged {
+            self.repair_failed(now, ring, None);
+        }
+    }
+
+    /// The events of an answer.
+    fn read_answer(&mut self, now: Time, ring: RingId, body: &[u8]) -> Vec<HeldEvent> {
+        let channel = self.channel_of(ring).map_or(ChannelId(u32::MAX), |spec| spec.id);
+        let mut found = Vec::new();
+        let Some(active) = self.attempts.active_mut() else { return found };
+        let attempt = active.id();
+        if let Some(conversation) = active.conversation.as_mut() {
+            conversation.answered(now, channel, body, &mut |heard| {
+                if let Heard::Event(event) = heard {
+                    found.push(HeldEvent::new(ring, attempt, now, &event));
+                }
+            });
+        }
+        found
+    }
+
+    /// A state came: it and the live events after it enter, by their numbers. `false`: it is older than what subscribers were
+    /// told, or than the first event that waited.
+    fn merge_state(&mut self, now: Time, ring: RingId, state: Vec<HeldEvent>) -> bool {
+        let Some(wound) = self.repairs.wound(ring) else { return false };
+        let first = state.first().filter(|first| first.role() == Role::Snapshot);
+        let Some((attempt, (_, number))) = first.and_then(|first| Some((first.attempt, first.sequence?))) else {
+            return false;
+        };
+        let newer = |held: &HeldEvent| held.sequence.is_none_or(|(_, last)| last > number);
+        let next = self.repairs.held(ring).filter(|held| newer(held)).find_map(|held| held.sequence);
+        let joins = next.is_none_or(|(first, _)| first <= number.saturating_add(self.sequence.step()));
+        if number < wound.floor || !joins {
+            return false;
+        }
+        let count = state.len() + self.repairs.held(ring).filter(|held| newer(held)).count();
+        let Some(mut ended) = self.repairs.end(now.mono, ring, None) else { return false };
+        if ended.wound.told {
+            self.admit_repaired(now, ring, count as u64, false);
+        }
+        for part in state {
+            self.admit_now(now, ring, &part.event());
+        }
+        self.end_snapshot(now);
+        let before = ended.held.iter().find(|held| newer(held)).map_or(attempt, |held| held.attempt);
+        self.sequence.set(ring, before, number);
+        while let Some(held) = ended.held.take() {
+            if newer(&held) {
+                self.judged(held.at, held.attempt, ring, &held.event(), true);
+            }
+        }
+        self.repaired(now.mono.since(ended.began));
+        true
+    }
+
+    /// Events came that were missing: they and the live ones after them enter, by their numbers. `false`: something is missing
+    /// still.
+    fn merge_missing(&mut self, now: Time, ring: RingId, found: Vec<HeldEvent>) -> bool {
+        let Some((from, to)) = self.repairs.wound(ring).and_then(|wound| wound.missing) else { return false };
+        let Some(attempt) = found.first().map(|found| found.attempt) else { return false };
+        let step = self.sequence.step();
+        let numbers = found.iter().chain(self.repairs.held(ring)).filter_map(|event| event.sequence);
+        let mut numbers: Vec<(u64, u64)> = numbers.filter(|(_, last)| *last >= from).collect();
+        numbers.sort_unstable();
+        let (mut expected, mut count) = (from, 0);
+        for (first, last) in numbers {
+            if first > expected {
+                return false;
+            }
+            if last >= expected {
+                expected = last.saturating_add(step);
+                count += 1;
+            }
+        }
+        if expected <= to {
+            return false;
+        }
+        let Some(mut ended) = self.repairs.end(now.mono, ring, None) else { return false };
+        self.admit_repaired(now, ring, count, true);
+        found.into_iter().for_each(|event| ended.held.put(event));
+        self.sequence.set(ring, attempt, from.saturating_sub(step));
+        while let Some(held) = ended.held.take() {
+            if held.sequence.is_none_or(|(_, last)| last >= from) {
+                self.judged(held.at, held.attempt, ring, &held.event(), true);
+            }
+        }
+        self.repaired(now.mono.since(ended.began));
+        true
+    }
+
     /// A try brought nothing.
-    fn repair_failed(&mut self, now: Time, ring: RingId) {
-        if self.repairs.failed(now.mono, ring) == Failed::Over {
+    fn repair_failed(&mut self, now: Time, ring: RingId, at_least: Option<Duration>) {
+        if self.repairs.failed(now.mono, ring, at_least) == Failed::Over {
             self.give_up(now, ring, RepairEnd::GivenUp, self.repairs.given_up_for());
         }
     }
@@ -149,7 +307,7 @@ impl Relay {
 
     pub(in crate::relay) fn repairs_timeout(&mut self, now: Time) {
         while let Some(ring) = self.repairs.late(now.mono) {
-            self.repair_failed(now, ring);
+            self.repair_failed(now, ring, None);
         }
     }
 

@@ -47,7 +47,7 @@ impl Relay {
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
                 Purpose::Subscribe(_) | Purpose::Unsubscribe(_) => !outgoing.answered,
-                Purpose::Auth | Purpose::Ping | Purpose::Reply => false,
+                Purpose::Auth | Purpose::State(_) | Purpose::Ping | Purpose::Reply => false,
             };
             if told {
                 load.carried.push(Carried { purpose: outgoing.purpose, answered: outgoing.answered });
@@ -272,7 +272,7 @@ fn message_spec(message: &StoredMessage) -> MessageSpec<'_> {
 fn channels_of(purpose: &Purpose) -> &[ChannelId] {
     match purpose {
         Purpose::Subscribe(channels) | Purpose::Unsubscribe(channels) => channels,
-        Purpose::Auth | Purpose::Publish(_) | Purpose::Ping | Purpose::Reply => &[],
+        Purpose::Auth | Purpose::Publish(_) | Purpose::State(_) | Purpose::Ping | Purpose::Reply => &[],
     }
 }
 

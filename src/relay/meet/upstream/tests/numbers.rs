@@ -163,3 +163,149 @@ fn the_budget_bounds_repairs() {
     service.pass_seconds(1);
     assert_eq!(short(&service.heard()), ["unsubscribe a"]);
 }
+
+/// A service like an exchange: changes of books have ranges of numbers, and the state is got over HTTP.
+fn exchange(change: impl FnOnce(&mut crate::config::Config)) -> (Service, crate::relay::pairs::SessionId) {
+    let repair = "[gap]\nthen = \"fetch\"\n[repair]\nchannel = \"{symbol}@depth{speed?}\"\n\
+        get = \"https://api.example/depth?symbol={symbol|upper}\"\nis = \"snapshot\"\nseq = \"/last\"\ndata = \"/book\"";
+    let dialect = DIALECT.replace("LIMITS", repair).replace("HELLO", "");
+    let range = "data = \"/data\"\nseq = [\"/U\", \"/u\"]\nfold = \"append\"";
+    let mut service = Service::speaking(&dialect.replacen("data = \"/data\"", range, 1), |config| {
+        config.upstream.ping_interval = Duration::from_secs(86_400);
+        config.upstream.fetch_origins = vec!["https://api.example".into()];
+        change(config);
+    });
+    service.connect();
+    let one = service.join(0);
+    service.subscribe(one, &["btc@depth"]);
+    service.ack_all();
+    service.told(one);
+    (service, one)
+}
+
+fn change(service: &mut Service, first: u64, last: u64) {
+    service.say(&json!({"event": "btc@depth", "data": last, "U": first, "u": last}));
+}
+
+#[test]
+fn a_book_begins_with_a_state_that_its_changes_fit_to() {
+    let (mut service, one) = exchange(|_| {});
+    change(&mut service, 10, 12);
+    change(&mut service, 13, 13);
+    assert_eq!(service.told(one), Vec::<String>::new(), "no change without the state that it changes");
+    assert_eq!(service.answer(200, &json!({"last": 8, "book": "too old"})), "https://api.example/depth?symbol=BTC");
+    assert!(service.asked.is_empty() && service.told(one).is_empty());
+    service.pass_seconds(1);
+    change(&mut service, 14, 16);
+    service.answer(200, &json!({"last": 12, "book": "state"}));
+    assert_eq!(service.told(one), ["event btc@depth state", "event btc@depth 13", "event btc@depth 16"]);
+    change(&mut service, 17, 17);
+    assert_eq!(service.told(one), ["event btc@depth 17"]);
+    assert!(service.asked.is_empty());
+}
+
+#[test]
+fn a_hole_is_told_and_closed_by_a_state_and_the_changes_that_waited() {
+    let (mut service, one) = exchange(|_| {});
+    change(&mut service, 1, 1);
+    service.answer(200, &json!({"last": 1, "book": "state"}));
+    change(&mut service, 2, 3);
+    service.told(one);
+    change(&mut service, 6, 7);
+    let gap = service.told.last().unwrap().1.clone();
+    assert_eq!((&gap["from"], &gap["to"], &gap["repair"]), (&json!(4), &json!(5), &json!("fetch")));
+    change(&mut service, 8, 9);
+    change(&mut service, 8, 9);
+    service.pass_seconds(1);
+    service.answer(200, &json!({"last": 7, "book": "newer"}));
+    let reset = service.told.iter().find(|(_, frame)| frame["kind"] == "reset").unwrap().1.clone();
+    assert_eq!((&reset["reason"], &reset["repaired"]), (&json!("repaired"), &json!(3)));
+    let told = ["gap btc@depth upstream_seq", "reset btc@depth repaired", "event btc@depth newer", "event btc@depth 9"];
+    assert_eq!(service.told(one), told);
+    change(&mut service, 10, 10);
+    assert_eq!(service.told(one), ["event btc@depth 10"]);
+    assert_eq!(service.relay.stats.repair.ended.get(&crate::relay::stats::RepairEnd::Repaired), 2);
+}
+
+#[test]
+fn an_answer_that_fails_or_is_late_is_tried_again_and_then_given_up() {
+    let (mut service, one) = exchange(|config| config.repair.attempts = 2);
+    change(&mut service, 5, 5);
+    service.answer(429, &json!({}));
+    service.pass_seconds(1);
+    assert_eq!(service.asked.len(), 1);
+    service.pass_seconds(10);
+    assert_eq!(service.told(one), ["gap btc@depth upstream_seq", "event btc@depth 5"]);
+    service.answer(200, &json!({"last": 5, "book": "late"}));
+    change(&mut service, 6, 6);
+    assert_eq!(service.told(one), ["event btc@depth 6"], "the late answer is nobody's");
+    assert!(service.asked.is_empty());
+}
+
+#[test]
+fn what_waits_has_a_limit() {
+    let (mut service, one) = exchange(|config| config.repair.held_events = 3);
+    for n in 1..=4 {
+        change(&mut service, n, n);
+    }
+    let told = service.told(one);
+    assert_eq!((told.len(), told[0].as_str()), (5, "gap btc@depth upstream_seq"));
+}
+
+#[test]
+fn upstream_that_counts_anew_during_a_repair_is_asked_anew() {
+    let (mut service, one) = exchange(|_| {});
+    change(&mut service, 900, 900);
+    change(&mut service, 1, 1);
+    service.answer(200, &json!({"last": 900, "book": "of the old count"}));
+    assert_eq!(service.told(one), Vec::<String>::new());
+    service.answer(200, &json!({"last": 1, "book": "state"}));
+    change(&mut service, 2, 2);
+    assert_eq!(service.told(one), ["reset btc@depth repaired", "event btc@depth state", "event btc@depth 2"]);
+}
+
+#[test]
+fn nothing_is_fetched_from_where_the_configuration_does_not_say() {
+    let (mut service, one) = exchange(|config| {
+        config.upstream.fetch_origins.clear();
+        config.repair.attempts = 1;
+    });
+    change(&mut service, 5, 5);
+    assert!(service.asked.is_empty());
+    assert_eq!(service.told(one), ["gap btc@depth upstream_seq", "event btc@depth 5"]);
+}
+
+#[test]
+fn a_book_outlives_its_connection() {
+    let (mut service, one) = exchange(|_| {});
+    change(&mut service, 1, 1);
+    service.close(1006);
+    assert_eq!(service.told(one), Vec::<String>::new());
+    service.until_connect();
+    service.asked.clear();
+    service.connect();
+    service.ack_all();
+    change(&mut service, 4, 4);
+    service.answer(200, &json!({"last": 4, "book": "state"}));
+    assert_eq!(service.told(one), ["event btc@depth state"]);
+}
+
+#[test]
+fn what_is_missing_is_fetched_and_put_in_its_place() {
+    let repair = "[gap]\nthen = \"fetch\"\n[repair]\npost = \"/history\"\n\
+        json = '{\"channel\":{channel},\"from\":{missing_from},\"to\":{missing_to}}'\nis = \"event\"\n\
+        each = { at = \"/list\", seq = \"/n\", data = \"/v\" }";
+    let (mut service, one) = numbered(repair);
+    say(&mut service, "a", &[1, 4, 5]);
+    assert_eq!(service.told(one), ["event a 1", "gap a upstream_seq"]);
+    let list = |numbers: &[u64]| json!({"list": numbers.iter().map(|n| json!({"n": n, "v": n})).collect::<Vec<_>>()});
+    assert!(service.asked[0].1.url.ends_with("/history") && service.asked[0].1.url.starts_with("https://"));
+    assert_eq!(service.asked[0].1.body, br#"{"channel":"a","from":2,"to":3}"#.as_slice());
+    service.answer(200, &list(&[2]));
+    service.pass_seconds(1);
+    service.answer(200, &list(&[1, 2, 3, 4]));
+    let told = ["reset a repaired", "event a 2", "event a 3", "event a 4", "event a 5"];
+    assert_eq!(service.told(one), told, "a part is not enough, and nothing comes twice");
+    say(&mut service, "a", &[6]);
+    assert_eq!(service.told(one), ["event a 6"]);
+}

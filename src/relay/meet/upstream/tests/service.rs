@@ -8,13 +8,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::dialect::{Dialect, WireFrame};
+use crate::dialect::{Dialect, HttpAnswer, HttpRequest, WireFrame};
 use crate::protocol::frame::Format;
 use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, FetchAnswer, Input, Notice, Output, SessionId};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchAnswer, Input, Notice, Output, SessionId};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -88,6 +88,8 @@ set = { token_ttl_s = "/ttl" }
 pub(super) struct Service {
     pub relay: Relay,
     pub now: Time,
+    /// HTTP requests that wait for their answers.
+    pub asked: Vec<(CallId, HttpRequest)>,
     /// Attempts that asked for a token; answered at once.
     pub fetches: u32,
     /// Attempts whose connect is not answered.
@@ -125,6 +127,7 @@ impl Service {
         let mut service = Service {
             relay,
             now,
+            asked: Vec::new(),
             fetches: 0,
             connects: VecDeque::new(),
             attempt: AttemptId(0),
@@ -152,6 +155,7 @@ impl Service {
             steps += 1;
             assert!(steps < 100_000, "a turn ends");
             match output {
+                Output::Fetch { call, request: Fetch::Http(request) } => self.asked.push((call, *request)),
                 Output::Fetch { call: CallId(call), .. } => {
                     self.fetches += 1;
                     let result = Ok(FetchAnswer::Token(self.token.clone()));
@@ -228,6 +232,15 @@ impl Service {
 
     pub(super) fn close(&mut self, code: u16) {
         self.lose(Disconnect::Closed { code, reason: String::new() });
+    }
+
+    /// Answers the HTTP request that waits longest; gives its address.
+    pub(super) fn answer(&mut self, status: u16, body: &Value) -> String {
+        let (call, request) = self.asked.remove(0);
+        let body = Bytes::from(body.to_string());
+        let answer = HttpAnswer { status, headers: Vec::new(), body };
+        self.input(Input::Fetched { call, result: Ok(FetchAnswer::Http(answer)) });
+        request.url
     }
 
     /// The service says something.
