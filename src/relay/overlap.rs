@@ -19,7 +19,7 @@ use super::pairs::AttemptId;
 use super::time::Mono;
 
 /// How long after the older connection's end the newer one may still bring what the older one brought.
-pub const LATE: Duration = Duration::from_secs(5);
+pub const LATE: Duration = Duration::from_secs(2);
 /// Ids remembered at most, over all channels; one that is older counts as new.
 const IDS_MAX: usize = 65_536;
 

@@ -1,10 +1,17 @@
 //! The carriers' part: what the relay asks is done by the modelled upstream, disk and clients, in their own time.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde_json::Value;
 use tidegate::dialect::WireFrame;
 use tidegate::protocol::frame::Item;
-use tidegate::relay::pairs::{AttemptId, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId};
+use tidegate::relay::access::Principal;
+use tidegate::relay::pairs::{
+    AttemptId, CallId, CallRequest, Disconnect, FetchAnswer, Input, LeftReason, Notice, Output, Reply, SessionId,
+};
 use tidegate::relay::record::Operation;
+use tidegate::relay::time::Mono;
 
 use crate::upstream::Request;
 use crate::world::{Coming, Fault, World, start};
@@ -21,7 +28,6 @@ impl World {
                     self.covered("connect refused");
                     Input::Disconnected { attempt, reason: Disconnect::Refused }
                 } else {
-                    self.attempt = Some(attempt);
                     Input::Connected { attempt, peer: "test".into() }
                 };
                 self.send(at, Coming::Answer(answer));
@@ -33,9 +39,11 @@ impl World {
             }
             Output::Commit(operations) => self.commit(operations),
             Output::Deliver { session, batch } => self.deliver(session, batch.items()),
-            Output::Answer { reply: Reply::Json { body, .. }, .. } => {
+            Output::Answer { reply: Reply::Json { body, .. }, call: CallId(1) } => {
                 self.status = serde_json::from_slice(&body).unwrap_or_default();
             }
+            Output::Notify(Notice::TookOver { .. }) => self.covered("another connection took over"),
+            Output::Notify(Notice::NotTakenOver { .. }) => self.covered("another connection did not take over"),
             Output::Answer { .. } | Output::Notify(_) | Output::Stopped => {}
             Output::Close { session, .. } => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.session == Some(session)) {
@@ -48,12 +56,12 @@ impl World {
     }
 
     pub fn transmit(&mut self, attempt: AttemptId, frames: &[WireFrame]) {
-        if self.attempt != Some(attempt) {
+        if !self.upstream.connections.contains_key(&attempt) {
             return;
         }
         for frame in frames {
             let reply = match frame {
-                WireFrame::Text(text) => self.upstream.take(&String::from_utf8_lossy(text)),
+                WireFrame::Text(text) => self.upstream.take(attempt, &String::from_utf8_lossy(text)),
                 _ => None,
             };
             if let WireFrame::Text(text) = frame {
@@ -63,11 +71,11 @@ impl World {
                 self.judge_attempt(tag);
             }
             if let Some(reply) = reply {
-                self.upstream_says(reply);
+                self.upstream_says(attempt, reply);
             }
             if let WireFrame::Ping(payload) = frame {
                 let frames = vec![WireFrame::Pong(payload.clone())];
-                let at = self.soon(5);
+                let at = self.in_order(attempt);
                 self.send(at, Coming::Answer(Input::Received { attempt, at: self.now, frames }));
             }
         }
@@ -138,7 +146,7 @@ impl World {
     }
 
     pub fn cover_told(&mut self) {
-        let gaps = self.told.gaps.keys().map(|reason| format!("gap {reason}"));
+        let gaps = self.told.gaps.keys().map(|(reason, _)| format!("gap {reason}"));
         let resets = self.told.resets.keys().map(|reason| format!("reset {reason}"));
         let errors = self.told.errors.keys().map(|code| format!("error {code}"));
         let ends = self.told.outcomes.values().flatten().filter_map(|o| o["state"].as_str().map(str::to_owned));
@@ -150,73 +158,100 @@ impl World {
     }
 
     /// Frames of one connection arrive in order.
-    pub fn upstream_says(&mut self, text: String) {
-        let Some(attempt) = self.attempt else { return };
-        let at = self.soon(4).max(self.last_frame);
-        self.last_frame = at;
+    pub fn upstream_says(&mut self, attempt: AttemptId, text: String) {
+        let at = self.in_order(attempt);
         self.send(at, Coming::Frame(attempt, text));
     }
 
+    /// When the next frame of a connection arrives.
+    pub fn in_order(&mut self, attempt: AttemptId) -> Mono {
+        let at = self.soon(4);
+        let Some(connection) = self.upstream.connections.get_mut(&attempt) else { return at };
+        connection.last_frame = at.max(connection.last_frame);
+        connection.last_frame
+    }
+
     pub fn upstream_event(&mut self) {
-        let channels: Vec<String> = self.upstream.subscribed.iter().cloned().collect();
-        if self.attempt.is_none() || channels.is_empty() {
+        let subscribed =
+            self.upstream.connections.values().flat_map(|connection| connection.subscribed.iter().cloned());
+        let channels: Vec<String> = subscribed.collect::<BTreeSet<_>>().into_iter().collect();
+        if channels.is_empty() {
             return;
         }
         let channel = &channels[usize::try_from(self.rng.below(channels.len() as u64)).expect("small")];
         let item = ["x", "y", "z"][usize::try_from(self.rng.below(3)).expect("small")];
         let all = self.chance(6);
         let text = self.upstream.event(channel, item, all);
-        self.upstream_says(text);
+        for attempt in self.upstream.subscribers(channel) {
+            self.upstream_says(attempt, text.clone());
+        }
     }
 
     pub fn upstream_answers(&mut self) {
-        let waiting = self.upstream.unanswered.len() as u64;
-        if waiting == 0 || self.attempt.is_none() {
+        let connections = self.upstream.connections.iter();
+        let waiting: Vec<(AttemptId, usize)> = connections
+            .map(|(attempt, connection)| (*attempt, connection.unanswered.len()))
+            .filter(|(_, waiting)| *waiting > 0)
+            .collect();
+        if waiting.is_empty() {
             return;
         }
-        let at = usize::try_from(self.rng.below(waiting)).expect("small");
+        let (attempt, waiting) = waiting[usize::try_from(self.rng.below(waiting.len() as u64)).expect("small")];
+        let at = usize::try_from(self.rng.below(waiting as u64)).expect("small");
         let reject = self.chance(8);
         if self.fault == Some(Fault::AcksSwapped) {
-            self.swap_acks();
+            self.swap_acks(attempt);
         }
-        let text = self.upstream.answer(at, reject);
-        self.upstream_says(text);
+        if let Some(text) = self.upstream.answer(attempt, at, reject) {
+            self.upstream_says(attempt, text);
+        }
     }
 
-    pub fn swap_acks(&mut self) {
-        let publishes: Vec<usize> = (0..self.upstream.unanswered.len())
-            .filter(|at| matches!(self.upstream.unanswered[*at].1, Request::Publish(_)))
-            .collect();
+    pub fn swap_acks(&mut self, attempt: AttemptId) {
+        let Some(connection) = self.upstream.connections.get_mut(&attempt) else { return };
+        let unanswered = &mut connection.unanswered;
+        let publishes: Vec<usize> =
+            (0..unanswered.len()).filter(|at| matches!(unanswered[*at].1, Request::Publish(_))).collect();
         if let [first, second, ..] = publishes[..] {
-            let id = self.upstream.unanswered[first].0.clone();
-            self.upstream.unanswered[first].0 = self.upstream.unanswered[second].0.clone();
-            self.upstream.unanswered[second].0 = id;
+            let id = unanswered[first].0.clone();
+            unanswered[first].0 = unanswered[second].0.clone();
+            unanswered[second].0 = id;
         }
     }
 
     pub fn gone(&mut self, attempt: AttemptId) {
-        if self.attempt == Some(attempt) {
-            self.attempt = None;
-        }
-        self.upstream.subscribed.clear();
-        self.upstream.unanswered.clear();
+        self.upstream.connections.remove(&attempt);
         // What was on the wire is lost.
-        self.coming.retain(|_, coming| !matches!(coming, Coming::Frame(..)));
-        self.coming.retain(|_, coming| {
-            !matches!(
-                coming,
-                Coming::Answer(Input::Transmitted { .. } | Input::Connected { .. } | Input::Received { .. })
-            )
+        self.coming.retain(|_, coming| match coming {
+            Coming::Frame(of, _)
+            | Coming::Answer(
+                Input::Transmitted { attempt: of }
+                | Input::Connected { attempt: of, .. }
+                | Input::Received { attempt: of, .. },
+            ) => *of != attempt,
+            Coming::Answer(_) => true,
         });
     }
 
     pub fn lose_connection(&mut self) {
-        let Some(attempt) = self.attempt else { return };
-        self.covered("connection lost");
-        self.note("connection lost");
+        let open: Vec<AttemptId> = self.upstream.connections.keys().copied().collect();
+        if open.is_empty() {
+            return;
+        }
+        let attempt = open[usize::try_from(self.rng.below(open.len() as u64)).expect("small")];
+        self.covered(if open.len() > 1 { "one of two connections lost" } else { "connection lost" });
+        self.note(format!("connection {} lost", attempt.0));
         self.gone(attempt);
         let reason = Disconnect::Reset("cut".into());
         self.relay.handle_input(self.now, Input::Disconnected { attempt, reason });
+    }
+
+    /// Another connection is to take over, if none is on its way.
+    pub fn rotate(&mut self) {
+        self.note("rotate");
+        let principal = Arc::new(Principal::local());
+        let request = CallRequest::Rotate;
+        self.relay.handle_input(self.now, Input::Call { call: CallId(2), principal, request });
     }
 
     pub fn crash(&mut self) {
@@ -229,9 +264,8 @@ impl World {
         }
         self.coming.clear();
         self.upstream.incarnation += 1;
-        self.attempt = None;
-        self.upstream.subscribed.clear();
-        self.upstream.unanswered.clear();
+        self.upstream.connections.clear();
+        self.upstream.publishes_on = None;
         for client in &mut self.clients {
             client.session = None;
             client.stuck = false;

@@ -43,6 +43,51 @@ fn forty_seeds_hold_every_invariant() {
     assert_eq!(seen.missing(), Vec::<&str>::new(), "these never happened in any run: the simulation is too tame");
 }
 
+/// 1,000 times another connection takes over while events flow. What numbers or ids tell apart is delivered once and whole:
+/// the clients judge every number (S1, S2), and no gap is told that would excuse them.
+#[test]
+fn a_thousand_connections_take_over_and_nothing_is_lost_or_twice() {
+    let mut world = World::new(11, None);
+    let mut told = 0;
+    for _ in 0..2_000_000 {
+        let taken = world.relay.stats().link.rotations;
+        if taken >= 1_000 {
+            break;
+        }
+        while world.upstream.connections.values().any(|connection| !connection.unanswered.is_empty()) {
+            world.upstream_answers();
+        }
+        match world.rng.below(40) {
+            0..=7 => world.upstream_event(),
+            8 if taken == told => {
+                world.rotate();
+                told += 1;
+            }
+            9 => world.join(),
+            10 => world.subscribe(),
+            11 if world.sent.len() < 200 => world.publish(),
+            _ => world.pass_at_most(400),
+        }
+        told = told.max(taken);
+        world.turn();
+        assert_eq!(world.violation, None, "{}", world.story());
+    }
+    world.check().unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(world.relay.stats().link.rotations, 1_000);
+    let gaps: Vec<_> =
+        world.told.gaps.iter().filter(|((_, channel), _)| upstream::proof(channel) != upstream::Proof::None).collect();
+    assert_eq!(gaps, [], "what is told apart needs no excuse");
+    let sent: u64 = world
+        .upstream
+        .numbers
+        .iter()
+        .filter(|(channel, _)| upstream::proof(channel) != upstream::Proof::None)
+        .map(|(_, sent)| *sent)
+        .sum();
+    assert!(sent > 3_000, "{sent}");
+    assert!(world.told.gaps.keys().any(|(reason, _)| reason == "reconnect"), "elsewhere each cut is told");
+}
+
 #[test]
 fn one_seed() {
     let seed = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);

@@ -3,16 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use tidegate::relay::pairs::AttemptId;
+use tidegate::relay::time::Mono;
+
+/// What tells a channel's events apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    None,
+    Id,
+    Number,
+}
+
+/// Of which kind a channel is.
+pub fn proof(channel: &str) -> Proof {
+    match channel {
+        "b" => Proof::Id,
+        "c" | "d" => Proof::Number,
+        _ => Proof::None,
+    }
+}
 
 /// What the upstream remembers over all connections.
 #[derive(Default)]
 pub struct Upstream {
     /// Events sent per channel so far: the newest number.
     pub numbers: BTreeMap<String, u64>,
-    /// Channels subscribed on the present connection.
-    pub subscribed: BTreeSet<String>,
-    /// Subscribes received on the present connection, by channel.
-    pub subscribes: BTreeMap<String, u32>,
+    /// Its connections, at most two.
+    pub connections: BTreeMap<AttemptId, Connection>,
+    /// The connection on which the last publish came.
+    pub publishes_on: Option<AttemptId>,
     /// Publishes received: tag, in order, with the relay's incarnation.
     pub attempts: Vec<(u64, u32)>,
     /// Counts the relay's starts.
@@ -23,8 +42,16 @@ pub struct Upstream {
     pub rejected: BTreeSet<u64>,
     /// Violations of its protocol by the relay.
     pub complaints: Vec<String>,
+}
+
+/// What the upstream remembers of one connection.
+#[derive(Default)]
+pub struct Connection {
+    pub subscribed: BTreeSet<String>,
     /// Requests that wait for an answer: (id, channel or tag).
     pub unanswered: Vec<(Value, Request)>,
+    /// When its last frame arrives: they come in order.
+    pub last_frame: Mono,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,36 +62,40 @@ pub enum Request {
 }
 
 impl Upstream {
-    pub fn connected(&mut self) {
-        self.subscribed.clear();
-        self.subscribes.clear();
-        self.unanswered.clear();
+    pub fn connected(&mut self, attempt: AttemptId) {
+        self.connections.insert(attempt, Connection::default());
+        if self.connections.len() > 2 {
+            self.complaints.push("S25: more than two connections".to_owned());
+        }
     }
 
     /// Takes one frame of the relay. Gives what must be answered at once.
-    pub fn take(&mut self, text: &str) -> Option<String> {
+    pub fn take(&mut self, attempt: AttemptId, text: &str) -> Option<String> {
         let Ok(frame) = serde_json::from_str::<Value>(text) else {
             self.complaints.push(format!("not JSON: {text}"));
             return None;
         };
         let id = frame["id"].clone();
         let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
+        let connection = self.connections.get_mut(&attempt)?;
         match frame["type"].as_str() {
             Some("subscribe") => {
-                let count = self.subscribes.entry(channel.clone()).or_default();
-                *count += 1;
-                if self.subscribed.contains(&channel) {
+                if connection.subscribed.contains(&channel) {
                     self.complaints.push(format!("S19: {channel} is subscribed already"));
                 }
-                self.unanswered.push((id, Request::Subscribe(channel)));
+                connection.unanswered.push((id, Request::Subscribe(channel)));
             }
             Some("unsubscribe") => {
-                self.unanswered.push((id, Request::Unsubscribe(channel)));
+                connection.unanswered.push((id, Request::Unsubscribe(channel)));
             }
             Some("publish") => {
                 let tag = frame["data"]["tag"].as_u64().unwrap_or_default();
                 self.attempts.push((tag, self.incarnation));
-                self.unanswered.push((id, Request::Publish(tag)));
+                connection.unanswered.push((id, Request::Publish(tag)));
+                if self.publishes_on.is_some_and(|newest| newest > attempt) {
+                    self.complaints.push("S25: two connections serve: a publish on the older one".to_owned());
+                }
+                self.publishes_on = Some(attempt);
             }
             Some("ping") => return Some(json!({"type": "pong", "id": id}).to_string()),
             Some("auth") => return Some(json!({"type": "auth_ok"}).to_string()),
@@ -74,15 +105,16 @@ impl Upstream {
     }
 
     /// Answers one waiting request. `reject`: a publish or subscribe is refused for good.
-    pub fn answer(&mut self, at: usize, reject: bool) -> String {
-        let (id, request) = self.unanswered.remove(at);
-        match request {
+    pub fn answer(&mut self, attempt: AttemptId, at: usize, reject: bool) -> Option<String> {
+        let connection = self.connections.get_mut(&attempt)?;
+        let (id, request) = connection.unanswered.remove(at);
+        let answer = match request {
             Request::Subscribe(channel) => {
-                self.subscribed.insert(channel);
+                connection.subscribed.insert(channel);
                 json!({"type": "subscribed", "id": id}).to_string()
             }
             Request::Unsubscribe(channel) => {
-                self.subscribed.remove(&channel);
+                connection.subscribed.remove(&channel);
                 json!({"type": "unsubscribed", "id": id}).to_string()
             }
             Request::Publish(tag) if reject => {
@@ -93,7 +125,14 @@ impl Upstream {
                 self.acked.insert(tag);
                 json!({"type": "ack", "id": id}).to_string()
             }
-        }
+        };
+        Some(answer)
+    }
+
+    /// Connections that have subscribed the channel.
+    pub fn subscribers(&self, channel: &str) -> Vec<AttemptId> {
+        let subscribed = self.connections.iter().filter(|(_, connection)| connection.subscribed.contains(channel));
+        subscribed.map(|(attempt, _)| *attempt).collect()
     }
 
     /// The next event of a channel. Channel `s` has keys: `item` says which one, and `all` that there is no other.
@@ -103,6 +142,11 @@ impl Upstream {
         let number = self.numbers.entry(of.clone()).or_default();
         *number += 1;
         let mut event = json!({"type": "event", "channel": channel, "event": "tick", "data": {"n": *number, "of": of}});
+        match proof(channel) {
+            Proof::Number => event["seq"] = json!(*number),
+            Proof::Id => event["id"] = json!(format!("{channel}/{number}")),
+            Proof::None => {}
+        }
         if keyed {
             event["key"] = json!(item);
             event["type"] = json!(if all { "snapshot" } else { "event" });

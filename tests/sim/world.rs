@@ -39,10 +39,13 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 18] = [
+    const WANTED: [&'static str; 21] = [
         "crash",
         "commit failed",
         "connection lost",
+        "one of two connections lost",
+        "another connection took over",
+        "another connection did not take over",
         "connect refused",
         "gap reconnect",
         "gap slow",
@@ -89,8 +92,6 @@ pub struct World {
     /// In the order of arrival; equal times in the order of sending.
     pub coming: BTreeMap<(Mono, u64), Coming>,
     pub arrivals: u64,
-    pub last_frame: Mono,
-    pub attempt: Option<AttemptId>,
     pub refuse: bool,
     pub sessions: u32,
     pub references: u64,
@@ -141,8 +142,6 @@ impl World {
             sent: BTreeMap::new(),
             coming: BTreeMap::new(),
             arrivals: 0,
-            last_frame: now.mono,
-            attempt: None,
             refuse: false,
             sessions: 0,
             references: 0,
@@ -167,7 +166,8 @@ impl World {
             89..=90 => self.publish_again(),
             91..=93 => self.stick(),
             94..=95 => self.lose_connection(),
-            96 => self.refuse = true,
+            96 if self.rng.below(2) == 0 => self.refuse = true,
+            96 => self.rotate(),
             97 if self.rng.below(3) == 0 => self.crash(),
             98 if self.rng.below(8) == 0 => self.disk.dead = true,
             _ => self.pass_time(),
@@ -185,7 +185,7 @@ impl World {
             for client in 0..CLIENTS {
                 self.unstick(client);
             }
-            while !self.upstream.unanswered.is_empty() && self.attempt.is_some() {
+            while self.upstream.connections.values().any(|connection| !connection.unanswered.is_empty()) {
                 self.upstream_answers();
             }
             self.pass_time();
@@ -237,8 +237,13 @@ impl World {
 
     /// To the next thing that happens, or a little less far.
     pub fn pass_time(&mut self) {
+        self.pass_at_most(30);
+    }
+
+    /// The same in steps of at most so many milliseconds.
+    pub fn pass_at_most(&mut self, milliseconds: u64) {
         let next = self.coming.keys().next().map(|(at, _)| *at).into_iter().chain(self.relay.poll_timeout()).min();
-        let step = Duration::from_micros(1 + self.rng.below(30_000));
+        let step = Duration::from_micros(1 + self.rng.below(milliseconds * 1_000));
         let to = (self.now.mono + step).min(next.unwrap_or(Mono(u64::MAX))).max(self.now.mono);
         self.now = self.now.after(to.since(self.now.mono));
         while let Some(entry) = self.coming.first_entry()
@@ -269,7 +274,7 @@ impl World {
                         }
                     }
                     Input::CommitFailed { .. } => self.disk.in_flight = None,
-                    Input::Connected { .. } => self.upstream.connected(),
+                    Input::Connected { attempt, .. } => self.upstream.connected(*attempt),
                     _ => {}
                 }
                 self.relay.handle_input(self.now, input);
@@ -286,6 +291,8 @@ impl World {
 }
 
 pub fn start(config: &Arc<Config>, disk: &mut Disk, seed: u64, now: Time) -> Relay {
-    let dialect = Dialect::builtin("plain").expect("a built-in dialect");
-    Relay::new(Arc::clone(config), dialect, disk.restore(), seed, now)
+    // Numbers, where a channel has them, have no holes.
+    let text = format!("{}\n[gap]\n", Dialect::builtin_text("plain").expect("a built-in dialect"));
+    let dialect = Dialect::parse("plain", &text).expect("a good dialect");
+    Relay::new(Arc::clone(config), Arc::new(dialect), disk.restore(), seed, now)
 }

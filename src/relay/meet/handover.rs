@@ -142,10 +142,12 @@ impl Relay {
         }
         candidate.seen = now.mono;
         let lasts = candidate.level.map_or(Duration::ZERO, |level| now.mono.since(level));
+        // What the newer one brings while messages are waited for has to come on the older one, too.
         let settled = lasts >= OVERLAP_MIN && candidate.flushed && self.overlap.is_level();
-        candidate.closing |= settled || lasts >= OVERLAP_MAX;
+        let may = settled || lasts >= OVERLAP_MAX;
+        candidate.closing |= may;
         self.handover.candidate = Some(candidate);
-        if candidate.closing && candidate.level.is_some() && self.nothing_in_flight() {
+        if may && self.nothing_in_flight() {
             self.take_over(now, candidate);
         }
     }
