@@ -1,3 +1,5 @@
+//! What is written is read, every damage is found, and what an older version wrote is read, too.
+
 use super::*;
 use proptest::prelude::*;
 
