@@ -26,6 +26,7 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("cdp", "cdp"),
     ("bitfinex-v2", "doc-bitfinex-v2"),
     ("discord", "doc-discord"),
+    ("signalr", "doc-signalr"),
     ("socketio", "socketio"),
 ];
 

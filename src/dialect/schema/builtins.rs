@@ -16,5 +16,6 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("phoenix", include_str!("../../../config/dialects/phoenix.toml")),
     ("plain", include_str!("../../../config/dialects/plain.toml")),
     ("pusher", include_str!("../../../config/dialects/pusher.toml")),
+    ("signalr", include_str!("../../../config/dialects/signalr.toml")),
     ("socketio", include_str!("../../../config/dialects/socketio.toml")),
 ];
