@@ -18,6 +18,7 @@ use crate::inbox::Inbox;
 use crate::listeners::{Bound, Listeners};
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::protocol::request::parse::RequestLimits;
 use crate::relay::Relay;
 use crate::relay::record::Restored;
@@ -26,7 +27,7 @@ use crate::service;
 use crate::side::Side;
 use crate::signals;
 use crate::store::{OpenError, Store, StoreAnswer, StoreConfig};
-use crate::upstream::Upstream;
+use crate::upstream::{Client, Upstream};
 
 /// Inputs from other threads that may wait: HTTP calls and new connections wait beyond that.
 const OUTSIDE_WAITING: usize = 1024;
@@ -107,6 +108,7 @@ pub fn run(app: App) -> Result<(), Failure> {
         .map_err(|e| Failure::System("the feed thread's runtime", e))?;
     let seed = seed()?;
     (app.listening)(&bound).map_err(|e| Failure::System("telling where it listens", e))?;
+    let notifier = Notifier::new(Client::new(&app.config.upstream), outside_sender.clone());
     let side = Side {
         listeners,
         outside: outside_sender,
@@ -126,7 +128,7 @@ pub fn run(app: App) -> Result<(), Failure> {
         let relay = Relay::new(app.config.clone(), app.dialect.clone(), restored, seed, clock::now());
         let sources = Sources { inbox, upstream: upstream_inputs, store: store_answers, outside };
         service::ready();
-        Driver::new(relay, Carriers { upstream, writers, store }, sources, course).run().await
+        Driver::new(relay, Carriers { upstream, writers, store, notifier }, sources, course).run().await
     });
     let closed = store.shutdown().map_err(Failure::StoreBroke);
     // A panic there has ended the process already.

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::protocol::frame::Format;
 use crate::protocol::request::Subscribe;
 use crate::relay::access::Principal;
-use crate::relay::pairs::{CallRequest, Input, Reply};
+use crate::relay::pairs::{AlertFailure, CallRequest, DeliveryId, Input, Reply};
 
 /// Inputs above which readers wait. Each holds at most one read turn's requests.
 const ROOM: usize = 4096;
@@ -99,6 +99,13 @@ pub enum FromOutside {
     Stop {
         /// Whether to stop at once.
         now: bool,
+    },
+    /// A message of an alert was told outside, or could not be.
+    Alerted {
+        /// Which.
+        delivery: DeliveryId,
+        /// Whether it arrived.
+        result: Result<(), AlertFailure>,
     },
     /// A new configuration took the old one's place.
     Reload(Arc<Config>),

@@ -31,6 +31,7 @@ pub mod inbox;
 pub mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod notify;
 pub mod protocol;
 pub mod relay;
 pub mod reload;

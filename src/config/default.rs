@@ -39,6 +39,7 @@ impl Default for Config {
             admin: AdminConfig { listen: vec![loopback(ADMIN_PORT)], probes: None },
             ready: ReadyUpstream::Ignore,
             drain_timeout: Duration::from_secs(10),
+            alerts: Vec::new(),
             log: LogConfig { level: tracing::Level::INFO, format: LogFormat::Auto },
         }
     }

@@ -1,6 +1,7 @@
 //! The configuration, parsed: one struct per owner, every limit of the program. `load` reads it (figment: file, environment,
 //! `--set`); here are only the values. Invariant: a [`Config`] is valid; nothing else checks it again.
 
+pub mod alerts;
 pub mod default;
 pub mod load;
 pub mod places;
@@ -49,6 +50,8 @@ pub struct Config {
     pub ready: ReadyUpstream,
     /// `[drain] timeout`: how long a drain waits for messages in flight and for sessions.
     pub drain_timeout: Duration,
+    /// `[[alerts]]`
+    pub alerts: Vec<alerts::AlertConfig>,
     /// `[log]`
     pub log: LogConfig,
 }

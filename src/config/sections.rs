@@ -55,6 +55,7 @@ pub(super) fn read(r: &mut Reader) -> Config {
         admin: admin(r, d.admin),
         ready: ready(r),
         drain_timeout: r.duration("drain.timeout", d.drain_timeout, from_millis(0, 3_600)),
+        alerts: super::alerts::read(r),
         log: log(r, d.log),
     }
 }

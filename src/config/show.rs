@@ -28,6 +28,7 @@ pub fn json(config: &Config, secret_params: &[String]) -> Value {
         "admin": { "listen": config.admin.listen, "probes": config.admin.probes.map_or(String::new(), |a| a.to_string()) },
         "ready": { "upstream": ready(config.ready) },
         "drain": { "timeout": duration::write(config.drain_timeout) },
+        "alerts": config.alerts.iter().map(|alert| super::alerts::show(alert, HIDDEN)).collect::<Vec<_>>(),
         "log": { "level": config.log.level.as_str().to_ascii_lowercase(), "format": format(config.log.format) },
     });
     drop_nulls(&mut root);

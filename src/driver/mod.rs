@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::config::reload::{in_force, needs_restart};
 use crate::downstream::writer::{Deliver, Writers};
 use crate::inbox::{FromOutside, Inbox};
+use crate::notify::Notifier;
 use crate::protocol::frame::Batch;
 use crate::protocol::request::parse::RequestLimits;
 use crate::relay::Relay;
@@ -78,6 +79,8 @@ pub struct Carriers {
     pub writers: Writers,
     /// The disk.
     pub store: Store,
+    /// Alerts on their way outside.
+    pub notifier: Notifier,
 }
 
 /// Everything that the feed thread owns.
@@ -240,6 +243,9 @@ impl Driver {
                 self.course.send_modify(|course| course.draining = true);
                 self.relay.handle_input(now, Input::Stop { now: at_once });
             }
+            FromOutside::Alerted { delivery, result } => {
+                self.relay.handle_input(now, Input::Alerted { delivery, result });
+            }
             FromOutside::Reload(config) => self.reload(now, &config),
         }
     }
@@ -300,6 +306,11 @@ impl Driver {
             }
             Output::Close { session, code } => self.carriers.writers.close(session, code),
             Output::Notify(notice) => news::notify(&notice),
+            Output::Alert { delivery, target, body } => {
+                if let Err(failure) = self.carriers.notifier.tell(delivery, target, body) {
+                    self.relay.handle_input(now, Input::Alerted { delivery, result: Err(failure) });
+                }
+            }
             Output::Stopped => self.stopped = true,
         }
     }

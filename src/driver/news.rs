@@ -58,6 +58,13 @@ pub fn notify(notice: &Notice) {
             detail,
             "another connection to upstream was to take over and did not; the one that serves stays"
         ),
+        Notice::Alert { name, firing: true, when, value } => {
+            tracing::warn!(alert = name, when, value, "an alert fires")
+        }
+        Notice::Alert { name, firing: false, when, value } => {
+            tracing::info!(alert = name, when, value, "an alert is resolved");
+        }
+        Notice::AlertUntold { again, detail } => tracing::warn!(again, detail, "an alert could not be told"),
         Notice::Disk { low: true, free, min_free } => tracing::warn!(
             free,
             min_free,

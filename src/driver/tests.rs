@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use super::*;
 use crate::dialect::Dialect;
 use crate::inbox::{Adopted, Seats};
+use crate::notify::Notifier;
 use crate::protocol::frame::Format;
 use crate::relay::access::Principal;
 use crate::store::StoreConfig;
@@ -56,7 +57,8 @@ impl Bench {
         let sources = Sources { inbox, upstream: upstream_inputs, store: store_answers, outside: from_outside };
         let sender = watch::Sender::new(Course { config, draining: false });
         let course = sender.subscribe();
-        let driver = Driver::new(relay, Carriers { upstream, writers, store }, sources, sender);
+        let notifier = Notifier::new(crate::upstream::Client::new(&course.borrow().config.upstream), outside.clone());
+        let driver = Driver::new(relay, Carriers { upstream, writers, store, notifier }, sources, sender);
         let running = tokio::task::spawn_local(driver.run());
         Bench { outside, course, running, _state: state, _nobody: nobody }
     }

@@ -64,6 +64,13 @@ pub(super) const METRICS: &[Declared] = &[
     metric("tidegate_clock_jumps_total", "Jumps of our wall clock of more than half a second.",
         Counter(|v| v.stats.quality.clock_jumps)),
 
+    metric("tidegate_alerts_firing", "1 for each alert of the configuration that fires, 0 for the others.",
+        Gauges("alert", |v, put| v.stats.alerts.firing.iter().for_each(|(name, firing)| put(name, f64::from(*firing))))),
+    metric("tidegate_alert_deliveries_total", "Messages of alerts to webhooks and commands, by result.",
+        Counters("result", |v, put| {
+            ["delivered", "retried", "failed", "dropped"].iter().for_each(|r| put(r, v.stats.alerts.deliveries.get(r)));
+        })),
+
     metric("tidegate_dialect_events_total", "Events that the dialect extracted.",
         Counter(|v| v.stats.dialect.events)),
     metric("tidegate_dialect_unmatched_total", "Messages from upstream that no rule of the dialect matched.",

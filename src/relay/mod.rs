@@ -10,6 +10,7 @@
 //! a sink (attempt, store, session) has at most one request out, and its answer is an input.
 
 pub mod access;
+pub mod alerts;
 pub mod attempt;
 pub mod backoff;
 pub mod budget;
@@ -46,6 +47,7 @@ use crate::config::Config;
 use crate::dialect::Dialect;
 
 use access::Access;
+use alerts::Alerts;
 use attempt::attempts::Attempts;
 use budget::Budget;
 use feed::{Feed, RingId};
@@ -57,6 +59,7 @@ use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
 use meet::fetches::Fetches;
 use meet::handover::Handover;
+use meet::judging::Hourly;
 use meet::outbound::Outbound;
 use outbox::Outbox;
 use overlap::Overlap;
@@ -107,8 +110,13 @@ pub struct Relay {
     round_trips: RoundTrips,
     watch: Watch,
     quality: Quality,
+    alerts: Alerts,
+    /// What alerts count over an hour.
+    hourly: Hourly,
     /// The file system under the store has less room than `outbox.min_free`.
     disk_low: bool,
+    /// Free bytes there; `None` before it was said.
+    disk_bytes: Option<u64>,
     /// Counts deliveries for the gap rule.
     pass: Pass,
     /// When the rings are next looked through for what is too old.
@@ -125,6 +133,8 @@ impl Relay {
     /// A relay that begins to connect at its first timeout, with what the store held.
     pub fn new(config: Arc<Config>, dialect: Arc<Dialect>, restored: Restored, seed: u64, now: Time) -> Self {
         let mut rng = Rng::new(seed);
+        let mut alerts = Alerts::default();
+        alerts.configure(now.mono, &config.alerts);
         let mut stats = Stats::default();
         let epoch = crate::protocol::position::Epoch::new(rng.next_u64());
         let mut feed = Feed::new(epoch, &config);
@@ -160,7 +170,10 @@ impl Relay {
             round_trips: RoundTrips::default(),
             watch: Watch::default(),
             quality: Quality::new(now),
+            alerts,
+            hourly: Hourly::new(now.mono),
             disk_low: false,
+            disk_bytes: None,
             pass: Pass::default(),
             next_sweep: now.mono + meet::SWEEP_EVERY,
             stirred: true,
@@ -187,6 +200,7 @@ impl Relay {
             Input::Transmitted { attempt } => self.transmitted(now, attempt),
             Input::Received { attempt, at, frames } => self.received(now, attempt, at, &frames),
             Input::Fetched { call, result } => self.fetched(now, call, result),
+            Input::Alerted { delivery, result } => self.alerted(now, delivery, result),
             Input::Committed => self.committed(now),
             Input::CommitFailed { reason } => self.commit_failed(now, &reason),
             Input::Joined { session, principal, format, subscribe } => {

@@ -11,6 +11,7 @@
 //! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
 //! | `Close` | `Left` (also unasked) | `downstream/` |
 //! | `Notify` | - | the log |
+//! | `Alert` | `Alerted` | `notify/` |
 //! | `Stopped` | - (it answers `Stop`) | `main.rs` |
 //! | unasked | `Received`, `Joined`, `Request`, `Call`, `DiskFree`, `Stop`, `Reload` | |
 //!
@@ -25,6 +26,7 @@ use super::access::Principal;
 use super::record::Operation;
 use super::time::{Mono, Time};
 use crate::config::Config;
+use crate::config::alerts::AlertTarget;
 use crate::dialect::{ConnectRequest, HttpAnswer, HttpRequest, WireFrame};
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::protocol::frame::{Batch, Format};
@@ -46,6 +48,19 @@ pub struct SessionId {
 /// One HTTP request that waits for an answer, or one fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct CallId(pub u64);
+
+/// One message of an alert to one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct DeliveryId(pub u64);
+
+/// Why a message of an alert did not arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlertFailure {
+    /// Trying it again may help.
+    pub again: bool,
+    /// What went wrong, for people; no address and no secret.
+    pub detail: String,
+}
 
 /// What the relay asks of its carriers.
 #[derive(Debug)]
@@ -103,6 +118,15 @@ pub enum Output {
     },
     /// Something that people should know.
     Notify(Notice),
+    /// Tell an alert to a place outside.
+    Alert {
+        /// Which message.
+        delivery: DeliveryId,
+        /// Where to; never the log.
+        target: AlertTarget,
+        /// The JSON text.
+        body: Arc<[u8]>,
+    },
     /// Drained: the process may exit.
     Stopped,
 }
@@ -131,6 +155,24 @@ pub enum Notice {
         /// How it ended, as one word.
         reason: &'static str,
         /// The circumstances; empty where the reason says it all.
+        detail: String,
+    },
+    /// An alert fires, or does not any more.
+    Alert {
+        /// Its name.
+        name: String,
+        /// Whether it fires.
+        firing: bool,
+        /// Its condition.
+        when: String,
+        /// The quantity, in words.
+        value: String,
+    },
+    /// A message of an alert did not arrive.
+    AlertUntold {
+        /// It will be tried again.
+        again: bool,
+        /// What went wrong.
         detail: String,
     },
     /// The file system under the store ran low, or has room again.
@@ -228,6 +270,13 @@ pub enum Input {
         call: CallId,
         /// What came, or why there is nothing.
         result: Result<FetchAnswer, FetchError>,
+    },
+    /// Answer to `Alert`, after the carrier's deadline at the latest.
+    Alerted {
+        /// Which message.
+        delivery: DeliveryId,
+        /// Whether it arrived.
+        result: Result<(), AlertFailure>,
     },
     /// Everything of the last `Commit` is durable.
     Committed,

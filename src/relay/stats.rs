@@ -257,6 +257,8 @@ pub struct LinkStats {
     pub ready: u64,
     /// Connections that took over from one that still served.
     pub rotations: u64,
+    /// Connections that ended because one side broke the protocol, by its close code or by ours.
+    pub protocol_errors: u64,
     /// Ready connections that were lost, and not because somebody asked for it.
     pub lost: u64,
     /// Attempts ended, by `pairs::Disconnect::reason`.
@@ -371,6 +373,15 @@ pub struct QualityStats {
     pub clock_skew: Option<f64>,
     /// How often our wall clock jumped.
     pub clock_jumps: u64,
+}
+
+/// The alerts of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertStats {
+    /// Each by its name, and whether it fires now.
+    pub firing: Vec<(String, bool)>,
+    /// Messages to places outside: `delivered`, `retried`, `failed`, `dropped`.
+    pub deliveries: Counts<&'static str>,
 }
 
 /// Channels whose silence is watched.
@@ -543,6 +554,8 @@ pub struct Stats {
     pub feed: FeedStats,
     /// How good upstream is.
     pub quality: QualityStats,
+    /// The alerts of the configuration.
+    pub alerts: AlertStats,
     /// Channels whose silence is watched.
     pub watch: WatchStats,
     /// Repairs and costs.

@@ -257,6 +257,10 @@ impl Recording {
                 Output::Notify(Notice::NotUnderstood { why, sample, .. }) => {
                     say(&format!("{why}: {}", self.tape.redactor.text(&sample)));
                 }
+                // A recording alarms nobody.
+                Output::Alert { delivery, .. } => {
+                    relay.handle_input(now, Input::Alerted { delivery, result: Ok(()) });
+                }
                 Output::Notify(_) | Output::Answer { .. } => {}
                 Output::Stopped => stopped = true,
             }

@@ -38,10 +38,14 @@ pub type Io = TokioIo<Box<dyn Socket>>;
 
 /// Makes an exchange of its own and answers the call.
 pub async fn fetch(call: CallId, request: HttpRequest, settings: Settings, inputs: mpsc::Sender<Input>) {
-    let answer = timeout(request.timeout, alone(request, &settings));
-    let result = answer.await.unwrap_or(Err(FetchError::Timeout)).map(FetchAnswer::Http);
+    let result = once(request, &settings).await.map(FetchAnswer::Http);
     // A closed channel means that the driver is gone, and nobody waits.
     let _ = inputs.send(Input::Fetched { call, result }).await;
+}
+
+/// Makes an exchange of its own, within its timeout.
+pub async fn once(request: HttpRequest, settings: &Settings) -> Result<HttpAnswer, FetchError> {
+    timeout(request.timeout, alone(request, settings)).await.unwrap_or(Err(FetchError::Timeout))
 }
 
 /// One exchange over a connection that is used for nothing else.

@@ -31,8 +31,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{TokenSource, UpstreamConfig};
-use crate::dialect::{Ask, AskFor, ConnectRequest, Transport, WireFrame};
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, Input};
+use crate::dialect::{Ask, AskFor, ConnectRequest, HttpAnswer, HttpRequest, Transport, WireFrame};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchError, Input};
 
 use self::asks::Line;
 use self::dial::Place;
@@ -100,17 +100,41 @@ enum Open {
     Polls(Line),
 }
 
-impl Upstream {
-    /// A carrier without connections, and where its inputs come from.
-    pub fn new(config: &UpstreamConfig) -> (Self, mpsc::Receiver<Input>) {
-        let (inputs, receiver) = mpsc::channel(READS_WAITING);
-        let settings = Settings {
+/// HTTP exchanges that belong to no connection, with the same roots of trust. Lives inside a `LocalSet`.
+#[derive(Clone)]
+pub struct Client {
+    settings: Settings,
+}
+
+impl Client {
+    /// A client with the limits of `[upstream]`.
+    pub fn new(config: &UpstreamConfig) -> Self {
+        Client { settings: Settings::new(config) }
+    }
+
+    /// One exchange over a connection of its own.
+    pub async fn exchange(&self, request: HttpRequest) -> Result<HttpAnswer, FetchError> {
+        http::once(request, &self.settings).await
+    }
+}
+
+impl Settings {
+    fn new(config: &UpstreamConfig) -> Self {
+        Settings {
             connect_timeout: config.connect_timeout,
             handshake_timeout: config.handshake_timeout,
             write_timeout: config.ping_interval.saturating_mul(config.ping_misses.max(1)).max(MIN_WRITE_TIMEOUT),
             max_frame: config.max_frame,
             trust: Trust::new(config.ca_file.clone()),
-        };
+        }
+    }
+}
+
+impl Upstream {
+    /// A carrier without connections, and where its inputs come from.
+    pub fn new(config: &UpstreamConfig) -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(READS_WAITING);
+        let settings = Settings::new(config);
         (Upstream { settings, token: config.token.clone(), inputs, attempts: BTreeMap::new() }, receiver)
     }
 

@@ -44,7 +44,7 @@ impl World {
             }
             Output::Notify(Notice::TookOver { .. }) => self.covered("another connection took over"),
             Output::Notify(Notice::NotTakenOver { .. }) => self.covered("another connection did not take over"),
-            Output::Answer { .. } | Output::Notify(_) | Output::Stopped => {}
+            Output::Answer { .. } | Output::Notify(_) | Output::Alert { .. } | Output::Stopped => {}
             Output::Close { session, .. } => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.session == Some(session)) {
                     client.session = None;

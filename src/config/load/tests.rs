@@ -355,3 +355,38 @@ fn transports_are_words_that_the_dialect_has() {
     let told = said(&strange.err().unwrap_or_default());
     assert!(told[0].contains("the dialect plain has no sse; name some of: websocket"), "{told:?}");
 }
+
+#[test]
+fn alerts_are_read_with_all_that_is_wrong_and_hide_their_addresses() {
+    let text = format!(
+        "{URL}[[alerts]]\nname = \"down\"\nwhen = \"upstream_down > 30s\"\nfor = \"5s\"\nrepeat = \"4h\"\nto = [\"log\", {{ \
+         webhook = \"https://hooks.example/canary-1\", headers = {{ X-Key = \"canary-2\" }} }}, {{ command = [\"/bin/true\", \
+         \"-x\"] }}]\n[[alerts]]\nname = \"slow\"\nwhen = \"outbox_age > 1m\"\n"
+    );
+    let config = good(&text);
+    assert_eq!(config.alerts.len(), 2);
+    let down = &config.alerts[0];
+    assert_eq!((down.hold, down.repeat), (Duration::from_secs(5), Some(Duration::from_secs(4 * 3_600))));
+    assert_eq!((down.to.len(), config.alerts[1].to.len(), config.alerts[1].repeat), (3, 1, None));
+    let shown = show::toml(&config, &[]);
+    assert!(!shown.contains("canary"), "{shown}");
+    assert_eq!(good(&shown).alerts[1], config.alerts[1], "what is shown loads again");
+
+    let wrong = format!(
+        "{URL}[[alerts]]\nname = \"a b\"\nwhen = \"outbox_aeg > 1m\"\nto = [{{ webhok = \"http://x\" }}]\n[[alerts]]\nwhen = \
+         \"quality < 50\"\n[[alerts]]\nname = \"x\"\nwhen = \"quality < 50\"\nto = [{{ webhook = \"ftp://x\" }}, {{ command \
+         = [] }}]\n[[alerts]]\nname = \"x\"\nwhen = \"quality < 50\"\n"
+    );
+    let said = errors(&wrong).join("\n");
+    for complaint in [
+        "t.toml:4:1: alerts[0].name: \"a b\" is no name",
+        "t.toml:5:1: alerts[0].when: there is no quantity \"outbox_aeg\"; did you mean outbox_age?",
+        "t.toml:6:1: alerts[0].to: has a place with \"webhok\"",
+        "t.toml:7:1: alerts[1].name: is missing",
+        "alerts[2].to: has a webhook that is no http:// or https:// address",
+        "alerts[2].to: has a command that is no list of texts",
+        "alerts[3].name: \"x\" is given twice",
+    ] {
+        assert!(said.contains(complaint), "{complaint}\n{said}");
+    }
+}

@@ -136,6 +136,8 @@ impl Relay {
     /// The statistics with the gauges that are counted only when somebody looks.
     fn fresh_stats(&mut self, now: Time) -> Stats {
         self.feed.gauges(&mut self.stats.feed);
+        let firing = self.alerts.standings().map(|one| (one.alert.name.clone(), one.state == "firing"));
+        self.stats.alerts.firing = firing.collect();
         let (watched, stale) = self.watch.counts();
         (self.stats.watch.watched, self.stats.watch.stale) = (watched as u64, stale as u64);
         self.stats.sessions.open = self.sessions.len() as u64;
@@ -156,6 +158,7 @@ impl Relay {
             "upstream": link,
             "quality": super::judging::quality_json(&self.quality),
             "clock": {"skew_seconds": self.quality.clock_skew(), "jumps": self.quality.jumps()},
+            "alerts": self.alerts_json(),
             "dialect": self.dialect.name(),
             "feed": {
                 "position": self.feed.position().to_string(),

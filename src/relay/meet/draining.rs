@@ -107,6 +107,7 @@ impl Relay {
         self.config = config;
         self.remap(now);
         self.watch_again(now);
+        self.alerts_again(now);
         let sessions: Vec<(SessionId, Arc<Principal>)> =
             self.sessions.iter().map(|session| (session.id, Arc::clone(&session.principal))).collect();
         for (id, principal) in sessions {

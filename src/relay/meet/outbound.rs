@@ -153,6 +153,7 @@ impl Relay {
 
     /// What is free on the disk under the store, for `outbox.min_free`.
     pub(in crate::relay) fn disk_free(&mut self, bytes: u64) {
+        self.disk_bytes = Some(bytes);
         let min_free = self.config.outbox.min_free;
         let low = bytes < min_free;
         if std::mem::replace(&mut self.disk_low, low) != low {

@@ -118,7 +118,7 @@ impl House {
                 None
             }
             Output::Close { session, .. } => Some(Input::Left { session, reason: LeftReason::Client }),
-            Output::Notify(_) | Output::Stopped => None,
+            Output::Notify(_) | Output::Alert { .. } | Output::Stopped => None,
         }
     }
 

@@ -108,6 +108,9 @@ impl Relay {
             _ => None,
         };
         let on_close: Option<Then> = code.and_then(|code| self.dialect.on_close(code));
+        if protocol_error(&ending) {
+            self.stats.link.protocol_errors += 1;
+        }
         if !serves {
             return self.second_lost(now, id, &ending, on_close);
         }
@@ -313,7 +316,7 @@ impl Relay {
             .text("state", self.link_word())
             .text("since", &since.rfc3339())
             .text("transport", self.config.upstream.transports.first().copied().unwrap_or_default().text())
-            .text("endpoint", endpoint(&self.config.upstream.url))
+            .text("endpoint", self.endpoint_shown())
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));
         if let (Some(p50), Some(p99)) = (self.round_trips.p50(), self.round_trips.p99()) {
@@ -336,10 +339,19 @@ impl Relay {
         object.end()
     }
 
+    /// How long a write to upstream has waited for the network.
+    pub(in crate::relay) fn write_stall(&self, now: Time) -> Duration {
+        self.attempts.iter().filter_map(|attempt| attempt.writing_for(now.mono)).max().unwrap_or_default()
+    }
+
+    /// Upstream's address without what may be secret.
+    pub(in crate::relay) fn endpoint_shown(&self) -> &str {
+        endpoint(&self.config.upstream.url)
+    }
+
     /// The gauges that are counted only when somebody looks.
     pub(in crate::relay) fn refresh_upstream_stats(&mut self, now: Time) {
-        let waiting = self.attempts.iter().filter_map(|attempt| attempt.writing_for(now.mono)).max();
-        self.stats.link.write_stall = waiting.unwrap_or_default();
+        self.stats.link.write_stall = self.write_stall(now);
         let counts = self.interest.counts();
         self.stats.link.state = Some(self.link.state());
         self.stats.interest.wanted = counts.wanted as u64;
@@ -353,6 +365,17 @@ impl Relay {
 fn endpoint(url: &str) -> &str {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     if plain.contains('@') { plain.rsplit('@').next().unwrap_or_default() } else { plain }
+}
+
+/// Whether an ending says that one side broke the protocol.
+fn protocol_error(ending: &Ending) -> bool {
+    match ending {
+        Ending::Carrier(Disconnect::Closed { code, .. }) => matches!(code, 1002 | 1003 | 1007 | 1010),
+        Ending::Carrier(reason) => {
+            matches!(reason, Disconnect::Protocol(_) | Disconnect::NotUtf8 | Disconnect::BadUpgrade(_))
+        }
+        _ => false,
+    }
 }
 
 fn millis(d: Duration) -> u64 {

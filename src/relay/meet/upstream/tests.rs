@@ -1,5 +1,6 @@
 //! The relay against a service, in virtual time: what leaves, in which order and when, and what each ending leads to.
 
+mod alarms;
 mod handover;
 mod liveness;
 mod mapping;

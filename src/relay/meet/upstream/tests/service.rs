@@ -108,6 +108,8 @@ pub(super) struct Service {
     /// What people were told.
     pub notices: Vec<Notice>,
     pub told: Vec<(SessionId, Value)>,
+    /// Messages of alerts, not answered yet.
+    pub alerts: Vec<(crate::relay::pairs::DeliveryId, Value)>,
     /// What fetches are answered with.
     pub token: Option<Secret>,
 }
@@ -138,6 +140,7 @@ impl Service {
             closed: Vec::new(),
             notices: Vec::new(),
             told: Vec::new(),
+            alerts: Vec::new(),
             token: None,
         };
         service.pass(Duration::ZERO);
@@ -185,6 +188,9 @@ impl Service {
                 }
                 Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
                 Output::Notify(notice) => self.notices.push(notice),
+                Output::Alert { delivery, body, .. } => {
+                    self.alerts.push((delivery, serde_json::from_slice(&body).unwrap()));
+                }
                 Output::Answer { .. } | Output::Close { .. } | Output::Stopped => {}
             }
         }
