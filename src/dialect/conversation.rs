@@ -226,6 +226,11 @@ impl Conversation {
         }
     }
 
+    /// Takes over where the frames of this connection stand. For tools that hold a recorded conversation on copies.
+    pub fn continue_frames_of(&mut self, other: &mut Conversation) {
+        self.session = other.session.take();
+    }
+
     /// The next request gets this number, at least 1. For tools that hold a recorded conversation again; where requests
     /// are really sent, numbers only rise.
     pub fn renumber(&mut self, next: u64) {

@@ -1,4 +1,4 @@
-//! How messages stand in frames: JSON texts (`lines`), or packets of Socket.IO (`engine`, `socketio`, `attachments`,
+//! How messages stand in frames: JSON texts (`lines`), also compressed (`inflate`), or packets of Socket.IO (`engine`, `socketio`, `attachments`,
 //! `session`).
 //!
 //! Text and binary frames count alike, except in Socket.IO: some services send their text in binary ones.
@@ -6,12 +6,14 @@
 
 mod attachments;
 mod engine;
+mod inflate;
 mod lines;
 mod session;
 mod socketio;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::inflate::Inflate;
 use self::lines::RECORD_END;
 pub(crate) use self::session::Session;
 use self::socketio::{Kind, Packet};
@@ -41,6 +43,8 @@ pub(crate) struct Framing {
     pub(crate) split: bool,
     /// Socket.IO: whose packets are ours. Empty in other framings.
     pub(crate) namespace: Box<str>,
+    /// How binary frames are compressed.
+    pub(crate) inflate: Option<Inflate>,
 }
 
 /// What is passed over on purpose, and counted.
@@ -93,17 +97,40 @@ impl Framing {
     /// Calls `each` with everything that the frame holds. `session` is what this connection's earlier frames said; framings
     /// without one leave it empty.
     pub(crate) fn read(&self, session: &mut Option<Box<Session>>, frame: &WireFrame, each: &mut dyn FnMut(Part<'_>)) {
-        let bytes = frame.body();
+        if let (Some(inflate), WireFrame::Binary(bytes)) = (self.inflate, frame) {
+            let text = match inflate {
+                Inflate::Gzip => inflate::gzip(bytes).map(Some),
+                Inflate::ZlibStream => session.get_or_insert_default().inflates(bytes),
+            };
+            return match text {
+                Ok(Some(text)) => self.texts(&text, each),
+                Ok(None) => each(Part::Quiet),
+                // What was in it is lost, and a stream cannot go on.
+                Err(_) => {
+                    each(Part::Malformed);
+                    each(Part::Closed);
+                }
+            };
+        }
+        match (self.kind, frame) {
+            (FrameKind::SocketIo, WireFrame::Binary(bytes)) => session.get_or_insert_default().binary(bytes, each),
+            (FrameKind::SocketIo, frame) => {
+                session.get_or_insert_default().text(&self.namespace, frame.body(), each);
+            }
+            (_, frame) => self.texts(frame.body(), each),
+        }
+    }
+
+    /// The JSON texts in a frame's content.
+    fn texts(&self, bytes: &[u8], each: &mut dyn FnMut(Part<'_>)) {
         let mut message = |text: Option<&[u8]>| match text {
             Some(text) => each(Part::Message { fields: &[], text }),
             None => each(Part::Malformed),
         };
-        match (self.kind, frame) {
-            (FrameKind::Json, _) => lines::message(self.split, bytes, &mut message),
-            (FrameKind::Ndjson, _) => lines::parts(b'\n', self.split, bytes, &mut message),
-            (FrameKind::Records, _) => lines::parts(RECORD_END, self.split, bytes, &mut message),
-            (FrameKind::SocketIo, WireFrame::Binary(_)) => session.get_or_insert_default().binary(bytes, each),
-            (FrameKind::SocketIo, _) => session.get_or_insert_default().text(&self.namespace, bytes, each),
+        match self.kind {
+            FrameKind::Json | FrameKind::SocketIo => lines::message(self.split, bytes, &mut message),
+            FrameKind::Ndjson => lines::parts(b'\n', self.split, bytes, &mut message),
+            FrameKind::Records => lines::parts(RECORD_END, self.split, bytes, &mut message),
         }
     }
 

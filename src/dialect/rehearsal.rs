@@ -393,6 +393,7 @@ fn sent(
             let equal = made.as_ref() == Some(&recorded);
             let resembles = send == Send::Resubscribe && made.is_some();
             if equal || resembles {
+                conversation.continue_frames_of(&mut attempt.conversation);
                 attempt.conversation = conversation;
                 attempt.shown.extend(request_id(&values));
                 if let Send::Subscribe | Send::Resubscribe = send {

@@ -1,4 +1,4 @@
-//! A Socket.IO session on one connection: from frames to packets of our namespace, with their attachments in them.
+//! What one connection's frames have said so far. A Socket.IO session: from frames to packets of our namespace, with their attachments in them.
 //!
 //! Engine.IO's own packets (open, ping, close, noop) are dealt with here; rules never see them. Packets of other namespaces
 //! are passed over and counted.
@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::attachments::Gathering;
 use super::engine::{self, Open};
+use super::inflate::{Broken, Stream};
 use super::socketio::{Kind, Packet};
 use super::{Part, Skipped};
 use crate::dialect::field::Field;
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     /// The service keeps what a lost connection misses, and where we are in it. Not every event says so.
     place: Option<Place>,
     gathering: Option<Gathering>,
+    /// Of `frame.inflate = "zlib-stream"`.
+    inflating: Stream,
 }
 
 /// A place in what a service keeps for us.
@@ -39,6 +42,11 @@ struct Place {
 }
 
 impl Session {
+    /// Takes a piece of the connection's zlib stream; the message, if it ends here.
+    pub(crate) fn inflates(&mut self, piece: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        self.inflating.feed(piece)
+    }
+
     /// Silence of a healthy connection, once the service has said it.
     pub(crate) fn silence(&self) -> Option<Duration> {
         self.open.as_ref().map(|open| open.silence)

@@ -7,7 +7,7 @@ use super::*;
 use crate::dialect::field::FieldValue;
 
 fn framing(kind: FrameKind, split: bool) -> Framing {
-    Framing { kind, split, namespace: if kind == FrameKind::SocketIo { MAIN.into() } else { "".into() } }
+    Framing { kind, split, namespace: if kind == FrameKind::SocketIo { MAIN.into() } else { "".into() }, inflate: None }
 }
 
 /// What one part is, in a line.
@@ -43,7 +43,7 @@ struct Wire(Option<Box<Session>>);
 
 impl Wire {
     fn framing() -> Framing {
-        Framing { kind: FrameKind::SocketIo, split: false, namespace: "/market".into() }
+        Framing { kind: FrameKind::SocketIo, split: false, namespace: "/market".into(), inflate: None }
     }
 
     fn hear(&mut self, frame: &WireFrame) -> Vec<String> {
@@ -216,4 +216,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn compressed_frames_hold_what_others_hold() {
+    let mut state = flate2::Compress::new(flate2::Compression::fast(), true);
+    let mut send = |text: &str| {
+        let mut sent = Vec::with_capacity(1024);
+        state.compress_vec(text.as_bytes(), &mut sent, flate2::FlushCompress::Sync).unwrap();
+        binary(&sent)
+    };
+    let framing = Framing { inflate: Some(Inflate::ZlibStream), ..framing(FrameKind::Ndjson, false) };
+    let mut session = None;
+    let mut hear = |frame: &WireFrame| {
+        let mut all = Vec::new();
+        framing.read(&mut session, frame, &mut |part| all.push(show(part)));
+        all
+    };
+    assert_eq!(hear(&send("{\"a\":1}\n{\"a\":2}\n")), ["{\"a\":1}", "{\"a\":2}"]);
+    assert_eq!(hear(&text("{\"a\":3}")), ["{\"a\":3}"], "text is not compressed");
+    let WireFrame::Binary(whole) = send("{\"a\":4}") else { panic!() };
+    assert_eq!(hear(&binary(&whole[..3])), ["quiet"]);
+    assert_eq!(hear(&binary(&whole[3..])), ["{\"a\":4}"]);
+    assert_eq!(hear(&binary(b"\xff\xff{}")), ["malformed", "closed"], "a stream that is broken cannot go on");
 }

@@ -2,7 +2,7 @@
 
 use super::Connect;
 use super::document::{Faults, Section, Text};
-use crate::dialect::framing::{FrameKind, Framing, MAIN};
+use crate::dialect::framing::{FrameKind, Framing, Inflate, MAIN};
 use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits, OnGap};
 use crate::dialect::template::Template;
 use crate::dialect::units;
@@ -13,9 +13,7 @@ pub(super) const THEN: &str =
     "expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`";
 
 pub(super) fn frame(section: Option<Section<'_>>, faults: &mut Faults) -> Framing {
-    let Some(mut frame) = section.map(|section| section.later(&["inflate"])) else {
-        return Framing::default();
-    };
+    let Some(mut frame) = section else { return Framing::default() };
     let kinds = [
         ("json", FrameKind::Json),
         ("ndjson", FrameKind::Ndjson),
@@ -37,8 +35,15 @@ pub(super) fn frame(section: Option<Section<'_>>, faults: &mut Faults) -> Framin
     if split && let (FrameKind::SocketIo, Some(place)) = (kind, frame.take("array")) {
         faults.add(place.at, "every event of Socket.IO is an array: `array = \"split\"` would take it apart");
     }
+    let ways = [("gzip", Inflate::Gzip), ("zlib-stream", Inflate::ZlibStream)];
+    let inflate = frame.word("inflate", &ways, faults);
+    if inflate.is_some()
+        && let (FrameKind::SocketIo, Some(place)) = (kind, frame.take("inflate"))
+    {
+        faults.add(place.at, "binary frames of Socket.IO are attachments: `inflate` has no meaning");
+    }
     frame.finish(faults);
-    Framing { kind, split, namespace: namespace.into() }
+    Framing { kind, split, namespace: namespace.into(), inflate }
 }
 
 /// A name that a packet can carry.

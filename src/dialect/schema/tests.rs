@@ -128,6 +128,11 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("[frame]\nnamespace = \"/m\"\n", &["4:13: `namespace` needs `kind = \"socket.io\"`"]),
+    ("[frame]\ninflate = \"zip\"\n", &["4:11: unknown variant `zip`, expected one of `gzip`, `zlib-stream`"]),
+    (
+        "[frame]\nkind = \"socket.io\"\ninflate = \"gzip\"\n",
+        &["5:11: binary frames of Socket.IO are attachments: `inflate` has no meaning"],
+    ),
     (
         "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nchecksum = \"x\"\n",
         &[
