@@ -319,6 +319,8 @@ pub enum Heard<'a> {
     Send(Outgoing),
     /// A rule says ignore.
     Ignored,
+    /// A message that is no event for anybody has these numbers, first and last, where numbers count the whole connection.
+    Numbered(u64, u64),
     /// So many things that are passed over on purpose.
     Skipped(Skipped, usize),
     /// No rule matched.

@@ -183,10 +183,16 @@ impl Fields {
             key: text(&self.key),
             kind: text(&self.kind),
             id: text(&self.id),
-            seq: self.seq.and_then(|(first, last)| Some((message.number(first)?, message.number(last)?))),
+            seq: self.numbers(message),
             ts: self.ts.and_then(|ts| timestamp::read(&message.text(ts)?)),
             data: self.data.and_then(|data| payload(message, data, decode)),
         }
+    }
+
+    /// The message's numbers, first and last.
+    pub(crate) fn numbers(&self, message: &Message<'_>) -> Option<(u64, u64)> {
+        let (first, last) = self.seq?;
+        Some((message.number(first)?, message.number(last)?))
     }
 }
 

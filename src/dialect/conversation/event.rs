@@ -64,8 +64,12 @@ impl Conversation {
         let target = match &led {
             Led::Name(name) => Target::Name(name),
             Led::Channel(channel) => Target::Channel(*channel),
-            Led::Stale => return heard(Heard::Ignored),
+            Led::Stale => {
+                self.count_numbers(turn, heard);
+                return heard(Heard::Ignored);
+            }
             Led::Publish(request) => {
+                self.count_numbers(turn, heard);
                 let data = turn.rule.fields.take(&turn.message, &self.context(turn.now, None), turn.rule.decode).data;
                 return self.settle_publish(*request, data, heard);
             }

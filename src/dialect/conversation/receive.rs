@@ -16,7 +16,7 @@ use crate::dialect::schema::Dialect;
 use crate::dialect::template::write_string;
 use crate::dialect::units;
 use crate::dialect::value::Value;
-use crate::dialect::{ChannelId, Heard, Outgoing, Purpose, RequestId, WireFrame};
+use crate::dialect::{ChannelId, GapScope, Heard, Outgoing, Purpose, RequestId, WireFrame};
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
 
@@ -115,6 +115,9 @@ impl Conversation {
             self.variables.forget_session();
         }
         let turn = Turn { now, dialect, index, rule, message, fields, lost };
+        if !matches!(rule.class, Class::Event | Class::Snapshot) {
+            self.count_numbers(turn, heard);
+        }
         match rule.class {
             Class::Event | Class::Snapshot => self.event(turn, heard),
             Class::Gone => self.gone(turn, heard),
@@ -141,6 +144,15 @@ impl Conversation {
         }
         if let Some(reply) = rule.reply {
             self.reply(turn, reply, heard);
+        }
+    }
+
+    /// A message that is nobody's event counts, too, where numbers count the whole connection.
+    pub(super) fn count_numbers(&self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
+        if turn.dialect.gap().is_some_and(|gap| gap.scope == GapScope::Connection)
+            && let Some((first, last)) = turn.rule.fields.numbers(&turn.message)
+        {
+            heard(Heard::Numbered(first, last));
         }
     }
 

@@ -201,6 +201,7 @@ fn show(heard: &Heard<'_>) -> String {
         Heard::Pong { request } => words.push(request.map_or("pong".to_owned(), |id| format!("pong #{}", id.0))),
         Heard::Send(outgoing) => words.push(format!("send {}", sent(outgoing))),
         Heard::Ignored => words.push("ignored".to_owned()),
+        Heard::Numbered(first, last) => words.push(format!("numbered {first}-{last}")),
         Heard::Skipped(what, count) => words.push(format!("skipped {count} {}", what.word())),
         Heard::Unmatched => words.push("unmatched".to_owned()),
         Heard::Unextracted(rule) => words.push(format!("unextracted {rule}")),

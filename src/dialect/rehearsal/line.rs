@@ -168,6 +168,7 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
         Heard::Pong { request } => Words::new("pong").bare(request.and_then(id)),
         Heard::Send(outgoing) => Words::new("send").bare(Some(excerpt(super::bytes(&outgoing.frame)))),
         Heard::Ignored => Words::new("ignored"),
+        Heard::Numbered(_, last) => Words::new("numbered").and("seq", Some(last)),
         Heard::Skipped(what, count) => Words::new("skipped").bare(Some(what.word())).and("count", Some(count)),
         Heard::Unmatched => Words::new("unmatched"),
         Heard::Unextracted(rule) => Words::new(format!("unextracted, rule {}", rule + 1)),

@@ -78,12 +78,12 @@ fn keys_of(class: Class) -> &'static [&'static str] {
             "seq", "ts",
         ],
         Class::Error => &["req", "of", "channel", "sub", "code", "message", "then", "retry_after"],
-        Class::Ready => &["resumed"],
+        Class::Ready => &["resumed", "seq"],
         Class::Denied => &["message", "then"],
-        Class::Pong => &["req"],
+        Class::Pong => &["req", "seq"],
         Class::Gone => &["channel", "sub", "code", "message", "then"],
         Class::Reconnect => &["retry_after"],
-        Class::Hello | Class::Ping | Class::Ignore => &[],
+        Class::Hello | Class::Ping | Class::Ignore => &["seq"],
     }
 }
 

@@ -179,13 +179,13 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[on]]\nmatch = { \"/a\" = \"{nope}\", \"/b\" = { type = \"text\" }, \"/c\" = [1, { x = 1 }], \"/d\" = {} }\nis = \"pong\"\nseq = [\"/a\"]\n",
+        "[[on]]\nmatch = { \"/a\" = \"{nope}\", \"/b\" = { type = \"text\" }, \"/c\" = [1, { x = 1 }], \"/d\" = {} }\nis = \"reconnect\"\nseq = [\"/a\"]\n",
         &[
             "4:19: unknown variable {nope} in a rule",
             "4:44: unknown variant `text`, expected one of `null`, `bool`, `number`, `string`, `array`, `object`, `empty`",
             "4:67: unknown field `x`, expected one of `exists`, `type`, `prefix`, `not`",
             "4:84: an empty condition: expected `exists`, `type`, `prefix` or `not`",
-            "6:1: `seq` has no effect in a rule that is `pong`, where these have: `req`",
+            "6:1: `seq` has no effect in a rule that is `reconnect`, where these have: `retry_after`",
             "6:7: `seq` must be a pointer or a list of two: [first, last]",
         ],
     ),

@@ -30,6 +30,9 @@ impl Relay {
         self.rings_for(at, event.target, &mut rings);
         if rings.is_empty() {
             self.stats.feed.dropped.bump(DropReason::Unwanted);
+            if let Some(numbers) = event.sequence {
+                self.numbers_passed(at, attempt, numbers);
+            }
         }
         for ring in rings.drain(..) {
             self.watch_event(at, ring);

@@ -174,6 +174,7 @@ impl Relay {
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),
             Heard::Ignored => {}
+            Heard::Numbered(first, last) => self.numbers_passed(at, attempt, (first, last)),
             Heard::Skipped(what, count) => self.stats.dialect.skipped.add(what, count as u64),
             Heard::Unmatched => self.stats.dialect.unmatched += 1,
             Heard::Unextracted(_) => self.stats.dialect.unextracted += 1,

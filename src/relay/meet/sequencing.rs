@@ -76,6 +76,22 @@ impl Relay {
         self.admit_now(at, ring, event);
     }
 
+    /// Numbers of the whole connection that came with what is nobody's event: a heartbeat, or news of a channel that nobody
+    /// wants any more. What is missing before them is missing all the same.
+    pub(super) fn numbers_passed(&mut self, at: Time, attempt: AttemptId, numbers: (u64, u64)) {
+        if self.sequence.scope() != Some(GapScope::Connection) {
+            return;
+        }
+        // Numbers of a connection are kept for no ring.
+        let any = RingId(u32::MAX);
+        if let Order::Gap { from, to } = self.sequence.judge(any, attempt, Some(numbers), true) {
+            self.tell_hole(at, attempt, any, (from, to), Role::Event);
+        }
+        if !self.reorder.is_empty() {
+            self.release_early(any);
+        }
+    }
+
     /// Whether an increment would change a state that is not known, where numbers prove what belongs to it.
     fn lacks_base(&self, ring: RingId) -> bool {
         self.sequence.scope().is_some() && self.feed.ring(ring).is_some_and(|ring| ring.values.lacks_base())

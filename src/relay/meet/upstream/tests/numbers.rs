@@ -309,3 +309,29 @@ fn what_is_missing_is_fetched_and_put_in_its_place() {
     say(&mut service, "a", &[6]);
     assert_eq!(service.told(one), ["event a 6"]);
 }
+
+#[test]
+fn numbers_of_a_connection_count_what_is_nobodys_event_too() {
+    let beat = "[[on]]\nmatch = { \"/beat\" = { exists = true } }\nis = \"ignore\"\nseq = \"/beat\"\n";
+    let gap = format!("[gap]\nscope = \"connection\"\n{beat}");
+    let (mut service, one) = numbered(&gap);
+    say(&mut service, "a", &[1]);
+    service.say(&json!({"beat": 2}));
+    say(&mut service, "b", &[3]);
+    say(&mut service, "nobody", &[4]);
+    say(&mut service, "a", &[5]);
+    assert_eq!(service.told(one), ["event a 1", "event b 3", "event a 5"], "nothing is missing");
+    service.say(&json!({"beat": 7}));
+    assert_eq!(service.told(one), ["gap a upstream_seq", "gap b upstream_seq"], "6 is, of whatever channel");
+    say(&mut service, "nobody", &[9]);
+    assert_eq!(service.told(one), ["gap a upstream_seq", "gap b upstream_seq"]);
+    say(&mut service, "b", &[10]);
+    assert_eq!(service.told(one), ["event b 10"]);
+
+    // Where numbers count each channel, a heartbeat proves nothing.
+    let (mut service, one) = numbered(&gap.replace("connection", "channel"));
+    say(&mut service, "a", &[1]);
+    service.say(&json!({"beat": 9}));
+    say(&mut service, "a", &[2]);
+    assert_eq!(service.told(one), ["event a 1", "event a 2"]);
+}
