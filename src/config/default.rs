@@ -75,6 +75,7 @@ impl Default for InterestConfig {
             linger: Duration::from_secs(5),
             ack_timeout: Duration::from_secs(10),
             ack_attempts: 3,
+            refresh_ttl: Duration::from_secs(2),
             refused_for: Duration::from_secs(300),
             max_channels: 0,
         }

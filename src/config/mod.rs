@@ -126,6 +126,8 @@ pub struct InterestConfig {
     pub ack_timeout: Duration,
     /// Subscribes of one channel before it is refused with `upstream_timeout`.
     pub ack_attempts: u32,
+    /// How long the answer to a refresh is good for whoever asks next.
+    pub refresh_ttl: Duration,
     /// How long a refusal is remembered.
     pub refused_for: Duration,
     /// Channels subscribed upstream at once; 0: the dialect's limit.

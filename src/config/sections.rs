@@ -191,6 +191,7 @@ fn interest(r: &mut Reader, d: InterestConfig) -> InterestConfig {
         linger: r.duration("interest.linger", d.linger, from_millis(0, 86_400)),
         ack_timeout: r.duration("interest.ack_timeout", d.ack_timeout, from_millis(10, 3_600)),
         ack_attempts: r.count("interest.ack_attempts", d.ack_attempts, 1..=1_000),
+        refresh_ttl: r.duration("interest.refresh_ttl", d.refresh_ttl, from_millis(0, 3_600)),
         refused_for: r.duration("interest.refused_for", d.refused_for, from_millis(0, 86_400)),
         max_channels: r.count("interest.max_channels", d.max_channels, 0..=MANY),
     }

@@ -113,6 +113,7 @@ fn interest(config: &InterestConfig) -> Value {
         "linger": duration::write(config.linger),
         "ack_timeout": duration::write(config.ack_timeout),
         "ack_attempts": config.ack_attempts,
+        "refresh_ttl": duration::write(config.refresh_ttl),
         "refused_for": duration::write(config.refused_for),
         "max_channels": config.max_channels,
     })

@@ -29,11 +29,12 @@ use super::{calls, reply};
 use crate::inbox::{Adopted, FromOutside, Seat, Seats};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::frame::Format;
-use crate::protocol::request::parse::parse_publish;
+use crate::protocol::request::parse::{parse_publish, parse_refresh};
 use crate::protocol::request::query::{Query, parse_query, parse_snapshot};
 use crate::protocol::request::{Secret, Subscribe};
 use crate::relay::access::Principal;
 use crate::relay::pairs::CallRequest;
+use crate::relay::refresh::OPEN_FOR;
 use reply::Problem;
 
 /// Connections that are in a handshake or between two requests.
@@ -117,6 +118,7 @@ enum Route<'a> {
     WebSocket,
     Sse,
     Publish,
+    Refresh,
     Message(&'a str),
     Snapshot,
     Status,
@@ -131,6 +133,7 @@ impl<'a> Route<'a> {
             "/v1/ws" => Route::WebSocket,
             "/v1/sse" => Route::Sse,
             "/v1/publish" => Route::Publish,
+            "/v1/refresh" => Route::Refresh,
             "/v1/snapshot" => Route::Snapshot,
             "/v1/status" => Route::Status,
             "/v1/poll" | "/v1/tickets" | "/v1/openapi.json" | "/v1/asyncapi.json" | "/tidegate.js" => {
@@ -147,7 +150,7 @@ impl<'a> Route<'a> {
         match self {
             Route::WebSocket | Route::Sse => "GET, OPTIONS",
             Route::Snapshot | Route::Status | Route::NotSupported | Route::Unknown => "GET, HEAD, OPTIONS",
-            Route::Publish => "POST, OPTIONS",
+            Route::Publish | Route::Refresh => "POST, OPTIONS",
             Route::Message(_) => "GET, HEAD, DELETE, OPTIONS",
         }
     }
@@ -258,6 +261,7 @@ impl Feed {
         bearer: Option<Secret>,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let query = request.uri().query().unwrap_or("");
+        let refreshes = matches!(route, Route::Refresh);
         let (token, call) = match route {
             Route::Snapshot => {
                 let (channel, token) = parse_snapshot(query)?;
@@ -281,10 +285,12 @@ impl Feed {
         let principal = authenticate(policy, token.as_ref())?;
         let call = match call {
             Some(call) => call,
+            None if refreshes => refresh(policy, request).await?,
             None => publish(policy, request).await?,
         };
         let wait = match &call {
             CallRequest::Publish { wait, .. } => *wait,
+            CallRequest::Refresh { .. } => OPEN_FOR,
             _ => Duration::ZERO,
         };
         match calls::ask(&self.outside, principal, call, CALL + wait).await {
@@ -313,8 +319,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 fn unknown() -> Problem {
-    let message =
-        "nothing is here: the feed is at /v1/ws, /v1/sse, /v1/publish, /v1/messages/{id}, /v1/snapshot, /v1/status";
+    let message = "nothing is here: the feed is at /v1/ws, /v1/sse, /v1/publish, /v1/refresh, /v1/messages/{id}, /v1/snapshot, /v1/status";
     Problem::new(ErrorCode::NotFound, message)
 }
 
@@ -353,6 +358,13 @@ async fn publish(policy: &Policy, request: Request<Incoming>) -> Result<CallRequ
     let text = json_body(&parts.headers, body, policy.limits.request_max).await?;
     let (messages, atomic) = parse_publish(&text, key.as_deref(), &policy.limits)?;
     Ok(CallRequest::Publish { messages, atomic, wait })
+}
+
+async fn refresh(policy: &Policy, request: Request<Incoming>) -> Result<CallRequest, Problem> {
+    let (parts, body) = request.into_parts();
+    let text = json_body(&parts.headers, body, policy.limits.request_max).await?;
+    let (channel, key) = parse_refresh(&text, &policy.limits)?;
+    Ok(CallRequest::Refresh { channel, key })
 }
 
 /// `wait` among the preferences (RFC 7240 section 4.3): how long to wait for the outcome. Others are no concern of ours.

@@ -250,6 +250,11 @@ pub fn ok(reference: Option<&Ref>) -> Item {
     Object::kind("ok").reference(reference).control("ok")
 }
 
+/// A refresh was done in this way.
+pub fn refreshed(reference: Option<&Ref>, how: &str) -> Item {
+    Object::kind("ok").reference(reference).text("refreshed", how).control("ok")
+}
+
 /// A request was refused, or a subscription ended by refusal.
 pub fn error(
     reference: Option<&Ref>,

@@ -99,6 +99,15 @@ pub enum Request {
         /// The message's id text.
         message: Box<str>,
     },
+    /// Ask upstream for the present state of a channel.
+    Refresh {
+        /// Echoed.
+        reference: Option<Ref>,
+        /// Which.
+        channel: ChannelRequest,
+        /// Only this item of it.
+        key: Option<Box<str>>,
+    },
     /// Present a token after connecting.
     Auth {
         /// Echoed.

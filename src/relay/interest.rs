@@ -412,6 +412,11 @@ impl Interest {
         ids.iter().copied().find(|id| self.channels.get(id).is_some_and(|channel| channel.refused.is_none()))
     }
 
+    /// Whether a channel of this identity is wanted, lingers, or was refused not long ago.
+    pub fn is_known(&self, identity: &str) -> bool {
+        self.by_identity.contains_key(identity)
+    }
+
     /// The channel's identity; empty if it is not wanted any more.
     pub fn identity(&self, id: ChannelId) -> &str {
         self.channels.get(&id).map_or("", |channel| &channel.identity)

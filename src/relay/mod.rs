@@ -28,6 +28,7 @@ pub mod overlap;
 pub mod pairs;
 pub mod quality;
 pub mod record;
+pub mod refresh;
 pub mod reorder;
 pub mod repair;
 pub mod rng;
@@ -61,11 +62,13 @@ use meet::fetches::Fetches;
 use meet::handover::Handover;
 use meet::judging::Hourly;
 use meet::outbound::Outbound;
+use meet::waiting::Asker;
 use outbox::Outbox;
 use overlap::Overlap;
 use pairs::{Input, Output};
 use quality::Quality;
 use record::Restored;
+use refresh::Refreshes;
 use reorder::Reorder;
 use repair::Repairs;
 use rng::Rng;
@@ -99,6 +102,7 @@ pub struct Relay {
     unsettled: Unsettled,
     reorder: Reorder,
     repairs: Repairs,
+    refreshes: Refreshes<Asker>,
     budget: Budget,
     sessions: Sessions,
     outbox: Outbox,
@@ -162,6 +166,7 @@ impl Relay {
             unsettled: Unsettled::default(),
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
             repairs: Repairs::new(config.repair),
+            refreshes: Refreshes::default(),
             budget: Budget::new(config.budget),
             sessions: Sessions::new(),
             access: Access::new(&config.access),
@@ -237,6 +242,7 @@ impl Relay {
             self.upstream_due(),
             self.reorder_due(),
             self.repairs_due(),
+            self.refreshes_due(),
             self.outbound_due(),
             self.sessions_due(),
             self.draining.due(),
@@ -251,6 +257,7 @@ impl Relay {
         self.stirred = true;
         self.reorder_timeout(Some(now.mono));
         self.repairs_timeout(now);
+        self.refreshes_timeout(Some(now.mono));
         self.upstream_timeout(now);
         self.outbound_timeout(now);
         self.sessions_timeout(now);

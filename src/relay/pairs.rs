@@ -469,6 +469,13 @@ pub enum CallRequest {
         /// `Prefer: wait`: how long the answer may wait for the outcomes; zero: it comes once all is accepted.
         wait: std::time::Duration,
     },
+    /// `POST /v1/refresh`.
+    Refresh {
+        /// Which channel.
+        channel: crate::protocol::request::ChannelRequest,
+        /// Only this item of it.
+        key: Option<Box<str>>,
+    },
     /// `GET /v1/messages/{id}`.
     Message(Box<str>),
     /// `DELETE /v1/messages/{id}`.

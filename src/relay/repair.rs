@@ -51,6 +51,8 @@ pub struct Wound {
     pub floor: u64,
     /// Subscribers were told that something is missing, so they must hear how it ends.
     pub told: bool,
+    /// Nothing is wrong: a client wants the present state.
+    pub sound: bool,
 }
 
 /// What became of the wish to repair.
@@ -150,6 +152,7 @@ impl Repairs {
     pub fn open(&mut self, now: Mono, ring: RingId, how: How, wound: Wound) -> Opened {
         if let Some(repair) = self.open.get_mut(&ring) {
             repair.wound.told |= wound.told;
+            repair.wound.sound &= wound.sound;
             return Opened::UnderWay;
         }
         let rest = self.rests.get(&ring).copied().filter(|rest| rest.until > now);
@@ -207,7 +210,7 @@ impl Repairs {
         let Some(repair) = self.open.get_mut(&ring) else { return };
         self.held_bytes -= repair.held.bytes();
         repair.held = Held::default();
-        repair.wound = Wound { missing: None, floor: 0, told: true };
+        repair.wound = Wound { missing: None, floor: 0, told: true, sound: false };
         if matches!(repair.stage, Stage::Asked(_)) {
             self.enter(ring, Stage::Ready);
         }
@@ -335,7 +338,7 @@ mod tests {
     use super::super::time::Time;
     use super::*;
 
-    const WOUND: Wound = Wound { missing: Some((2, 4)), floor: 1, told: true };
+    const WOUND: Wound = Wound { missing: Some((2, 4)), floor: 1, told: true, sound: false };
     const RING: RingId = RingId(1);
 
     fn at(ms: u64) -> Mono {
@@ -424,7 +427,7 @@ mod tests {
         let asked = repairs.ask(at(0), RING);
         repairs.begin_anew(RING);
         assert_eq!((repairs.expects(RING, asked), repairs.counts()), (false, (1, 0)));
-        assert_eq!(repairs.wound(RING), Some(Wound { missing: None, floor: 0, told: true }));
+        assert_eq!(repairs.wound(RING), Some(Wound { missing: None, floor: 0, told: true, sound: false }));
         assert_eq!(repairs.next_ready(), Some((RING, How::Fetch)));
     }
 }

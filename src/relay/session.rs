@@ -276,6 +276,11 @@ impl Sessions {
         self.table.get_mut(index as usize)?.as_deref_mut()
     }
 
+    /// The session in that slot, to be looked at.
+    pub fn in_slot(&self, index: u32) -> Option<&Session> {
+        self.table.get(index as usize)?.as_deref()
+    }
+
     /// Takes a session out.
     pub fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
         let slot = self.table.get_mut(id.index as usize)?;

@@ -37,7 +37,7 @@ fn scrape() -> String {
         assert_eq!(app.frame("event")["data"]["n"], number);
         assert_eq!(app.publish(json!({"channel": "orders", "data": number}))["state"], "delivered");
     }
-    app.send(json!({"op": "refresh", "ref": 1, "channel": "news"}));
+    app.send(json!({"op": "rewind", "ref": 1, "channel": "news"}));
     assert_eq!(app.frame("error")["code"], "not_supported");
     drop(service);
     app.frame("gap");

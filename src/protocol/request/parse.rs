@@ -134,6 +134,27 @@ fn publish_body(
     Ok((messages, atomic))
 }
 
+/// Reads the body of `POST /v1/refresh`: a refresh request, `op` optional.
+pub fn parse_refresh(text: &str, limits: &RequestLimits) -> Result<(ChannelRequest, Option<Box<str>>), BadRequest> {
+    let mut fields = open(text, limits).map_err(|wrong| wrong.with(None))?;
+    let reference = reference(&mut fields).map_err(|wrong| wrong.with(None))?;
+    let op = word(&mut fields, "op").map_err(|wrong| wrong.with(reference.clone()))?;
+    if let Some(op) = op.filter(|op| &**op != "refresh") {
+        return Err(invalid(format!("`op` must be `refresh` here, not `{}`", shown(&op))).with(reference));
+    }
+    let read = refresh(&mut fields).and_then(|read| nothing_left(&fields, "refresh").map(|()| read));
+    read.map_err(|wrong| wrong.with(reference))
+}
+
+fn refresh(fields: &mut Fields<'_>) -> Result<(ChannelRequest, Option<Box<str>>), Wrong> {
+    let text = fields.take("channel").ok_or_else(|| invalid("`channel` is missing"))?;
+    let channel = channel(text, fields.take("params"))?;
+    if channel.name.ends_with('*') {
+        return Err(invalid("a pattern cannot be refreshed: name a channel"));
+    }
+    Ok((channel, word(fields, "key")?))
+}
+
 fn open<'a>(text: &'a str, limits: &RequestLimits) -> Result<Fields<'a>, Wrong> {
     if text.len() > limits.request_max {
         return Err(too_large(format!("a request may have {} bytes (feed.request_max)", limits.request_max)));
@@ -174,7 +195,7 @@ fn reference(fields: &mut Fields<'_>) -> Result<Option<Ref>, Wrong> {
 
 fn request(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLimits) -> Result<Request, Wrong> {
     let op = word(fields, "op")?
-        .ok_or_else(|| invalid("`op` is missing: subscribe, unsubscribe, publish, cancel, auth or ping"))?;
+        .ok_or_else(|| invalid("`op` is missing: subscribe, unsubscribe, publish, cancel, refresh, auth or ping"))?;
     let request = match &*op {
         "subscribe" => Request::Subscribe(subscribe(fields, reference, limits)?),
         "unsubscribe" => Request::Unsubscribe { reference, channels: channels(fields, limits)? },
@@ -185,7 +206,10 @@ fn request(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLimi
         "cancel" => Request::Cancel { reference, message: required(fields, "message", MESSAGE_MAX)? },
         "auth" => Request::Auth { reference, token: Secret::new(required(fields, "token", TOKEN_MAX)?) },
         "ping" => Request::Ping { reference },
-        "refresh" => return Err(not_supported("the op", "refresh")),
+        "refresh" => {
+            let (channel, key) = refresh(fields)?;
+            Request::Refresh { reference, channel, key }
+        }
         other => return Err(not_supported("the op", &shown(other))),
     };
     nothing_left(fields, &op)?;

@@ -92,9 +92,20 @@ fn the_small_ops_read() {
 }
 
 #[test]
+fn a_refresh_names_a_channel_and_maybe_an_item_of_it() {
+    let asked = r#"{"op":"refresh","ref":6,"channel":{"channel":"status","params":{"b":1,"a":2}},"key":"svc-1"}"#;
+    let Ok(Request::Refresh { reference, channel, key }) = parse(asked, &LIMITS) else { panic!() };
+    assert_eq!((reference, key.as_deref()), (Some(Ref("6".into())), Some("svc-1")));
+    assert_eq!((&*channel.name, channel.params.as_deref()), ("status", Some(r#"{"a":2,"b":1}"#)));
+    assert!(parse_refresh(r#"{"channel":"status"}"#, &LIMITS).is_ok_and(|(_, key)| key.is_none()));
+    for body in [r#"{"channel":"a*"}"#, "{}", r#"{"op":"publish","channel":"a"}"#, r#"{"channel":"a","kee":"b"}"#] {
+        assert_eq!(parse_refresh(body, &LIMITS).unwrap_err().code, ErrorCode::Invalid, "{body}");
+    }
+}
+
+#[test]
 fn what_the_contract_knows_is_not_supported_by_name() {
     for (text, name) in [
-        (r#"{"op":"refresh","ref":6,"channel":"status","key":"svc-1"}"#, "refresh"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"conflate":"250ms"}}"#, "conflate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"max_rate":"10/s"}}"#, "max_rate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"fields":["/p"]}}"#, "fields"),

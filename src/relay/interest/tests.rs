@@ -13,6 +13,7 @@ fn at(seconds: u64) -> Mono {
 
 fn interest(max_channels: usize, upstream: Upstream) -> Interest {
     let config = InterestConfig {
+        refresh_ttl: std::time::Duration::ZERO,
         linger: LINGER,
         ack_timeout: Duration::from_secs(10),
         ack_attempts: 3,

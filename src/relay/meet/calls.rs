@@ -33,14 +33,21 @@ impl Relay {
                 let published = Published { messages, atomic, wait };
                 self.publish(now, Asker::Call(call), principal, published);
             }
+            CallRequest::Refresh { channel, key } => self.refresh(now, Asker::Call(call), principal, &channel, key),
             CallRequest::Cancel(message) => self.cancel(now, Asker::Call(call), principal, &message),
             CallRequest::Message(message) => self.message_state(now, call, principal, &message),
             CallRequest::Snapshot(channel) => {
                 let reply = self.snapshot(principal, &channel);
                 self.answer(call, reply);
             }
-            CallRequest::Status => self.answer_json(call, 200, &self.status_json(now)),
-            CallRequest::Subscriptions => self.answer_json(call, 200, &self.subscriptions_json(now)),
+            CallRequest::Status => {
+                let status = self.status_json(now);
+                self.answer_json(call, 200, &status);
+            }
+            CallRequest::Subscriptions => {
+                let subscriptions = self.subscriptions_json(now);
+                self.answer_json(call, 200, &subscriptions);
+            }
             CallRequest::Sessions => self.answer_json(call, 200, &self.sessions_json(now)),
             CallRequest::Outbox => self.outbox_listing(now, call),
             CallRequest::DeadLetters { after } => self.list_letters(call, after.as_deref()),
@@ -148,7 +155,8 @@ impl Relay {
         self.stats.clone()
     }
 
-    fn status_json(&self, now: Time) -> Value {
+    fn status_json(&mut self, now: Time) -> Value {
+        let budget = self.budget_json(now.mono);
         let link: Value = serde_json::from_slice(&self.link_json(now)).unwrap_or(Value::Null);
         let lanes = self.outbox.lanes(&self.stats.outbox);
         let depth: u64 = lanes.iter().map(|lane| lane.depth).sum();
@@ -172,11 +180,14 @@ impl Relay {
                 "in_flight": self.outbox.in_flight(),
                 "store_failed": self.stats.outbox.store_failed,
             },
+            "repairs": self.repairs_json(),
+            "budget": budget,
             "draining": self.draining.is_draining(),
         })
     }
 
-    fn subscriptions_json(&self, now: Time) -> Value {
+    fn subscriptions_json(&mut self, now: Time) -> Value {
+        let principals = self.principals_json(now.mono);
         let rings: Vec<Value> = self
             .feed
             .iter()
@@ -187,6 +198,8 @@ impl Relay {
                     "upstream": interest.map(|(_, channel)| self.interest.identity(channel).to_owned()),
                     "state": interest.map_or(self.upstream_word(id), |(state, _)| state.text()),
                     "subscribers": ring.readers.len(),
+                    "readers": self.readers_json(ring),
+                    "repairing": self.repairs.is_open(id),
                     "since": ring.since.rfc3339(),
                     "events": ring.events,
                     "entries": ring.len(),
@@ -214,7 +227,7 @@ impl Relay {
             })
             .collect();
         let (watched, stale) = self.watch.counts();
-        json!({"channels": rings, "interest": wanted, "watched": watched, "stale": stale})
+        json!({"channels": rings, "interest": wanted, "watched": watched, "stale": stale, "principals": principals})
     }
 
     fn position_text(&self, ring: &Ring) -> String {

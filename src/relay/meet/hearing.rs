@@ -294,7 +294,8 @@ impl Relay {
                     acked.note_news();
                 }
             }
-            Purpose::State(_) | Purpose::Ping | Purpose::Reply => {}
+            Purpose::State(_) => self.state_answered(now, purpose, true),
+            Purpose::Ping | Purpose::Reply => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
     }
@@ -328,7 +329,8 @@ impl Relay {
                 let then = refusal.then;
                 return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
-            Some(Purpose::State(_) | Purpose::Ping | Purpose::Reply) => {}
+            Some(purpose @ Purpose::State(_)) => self.state_answered(now, &purpose, false),
+            Some(Purpose::Ping | Purpose::Reply) => {}
             None => match named {
                 Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
                 None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),

@@ -6,15 +6,16 @@
 //! - `resuming`: what a lost connection means for the feed, and when that is known.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
-//!   `repairing`: what mends them.
+//!   `repairing`: what mends them. `refreshing`: clients ask for the present state.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
 //! - `fetches`: what is got from outside, and for whom.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
 //!   what, and how long. `letters`: dead ones, for operators.
 //! - `watching`: channels that are silent. `judging`: how good upstream is.
-//! - `calls`: HTTP requests. `draining`: stop and reload.
+//! - `calls`: HTTP requests. `accounts`: what was spent, and who reads what. `draining`: stop and reload.
 
+pub(super) mod accounts;
 pub(super) mod calls;
 pub(super) mod cutting;
 pub(super) mod draining;
@@ -29,6 +30,7 @@ pub(super) mod outbound;
 #[cfg(test)]
 mod outbound_tests;
 pub(super) mod publishing;
+pub(super) mod refreshing;
 pub(super) mod repairing;
 pub(super) mod resuming;
 pub(super) mod sending;

@@ -69,7 +69,7 @@ impl Relay {
         if !states {
             return true;
         }
-        match self.mend(at, ring, Wound { missing: None, floor: 0, told: false }) {
+        match self.mend(at, ring, Wound { missing: None, floor: 0, told: false, sound: false }) {
             None => return true,
             Some(How::Fetch) => self.hold(at, attempt, ring, event),
             Some(How::Resubscribe) => self.stats.feed.dropped.bump(DropReason::NoBase),
@@ -129,7 +129,7 @@ impl Relay {
         if ended.wound.told {
             self.admit_repaired(at, ring, 1, false);
         }
-        self.repaired(at.mono.since(ended.began));
+        self.repaired(at.mono, ended.began);
     }
 
     /// The channel was subscribed anew. Where upstream then states nothing, that is all that can be done.
@@ -140,14 +140,21 @@ impl Relay {
         for ring in self.feed.rings_of(channel) {
             if self.repairs.is_asked(ring) && !self.repairs.holds(ring) {
                 let ended = self.repairs.end(now.mono, ring, None);
-                self.repaired(ended.map_or(Duration::ZERO, |ended| now.mono.since(ended.began)));
+                self.repaired(now.mono, ended.map_or(now.mono, |ended| ended.began));
             }
         }
     }
 
-    fn repaired(&mut self, took: Duration) {
+    fn repaired(&mut self, now: Mono, began: Mono) {
         self.stats.repair.ended.bump(RepairEnd::Repaired);
-        self.stats.repair.took.observe(took);
+        self.stats.repair.took.observe(now.since(began));
+    }
+
+    /// The channel's state is there: whoever asked for it is told.
+    pub(super) fn state_is_there(&mut self, now: Mono, ring: RingId) {
+        for how in [How::Fetch, How::Resubscribe] {
+            self.refreshed(now, ring, how.text(), true);
+        }
     }
 
     /// Asks for the channel's state, or for what is missing, over HTTP. `false`: that cannot be asked, or not now.
@@ -220,14 +227,15 @@ impl Relay {
     fn merge_state(&mut self, now: Time, ring: RingId, state: Vec<HeldEvent>) -> bool {
         let Some(wound) = self.repairs.wound(ring) else { return false };
         let first = state.first().filter(|first| first.role() == Role::Snapshot);
-        let Some((attempt, (_, number))) = first.and_then(|first| Some((first.attempt, first.sequence?))) else {
-            return false;
-        };
-        let newer = |held: &HeldEvent| held.sequence.is_none_or(|(_, last)| last > number);
-        let next = self.repairs.held(ring).filter(|held| newer(held)).find_map(|held| held.sequence);
-        let joins = next.is_none_or(|(first, _)| first <= number.saturating_add(self.sequence.step()));
-        if number < wound.floor || !joins {
-            return false;
+        let Some(first) = first else { return false };
+        let (attempt, number) = (first.attempt, first.sequence.map(|(_, last)| last));
+        let newer = |held: &HeldEvent| held.sequence.is_none_or(|(_, last)| number.is_none_or(|number| last > number));
+        if let Some(number) = number {
+            let next = self.repairs.held(ring).filter(|held| newer(held)).find_map(|held| held.sequence);
+            let joins = next.is_none_or(|(first, _)| first <= number.saturating_add(self.sequence.step()));
+            if number < wound.floor || !joins {
+                return false;
+            }
         }
         let count = state.len() + self.repairs.held(ring).filter(|held| newer(held)).count();
         let Some(mut ended) = self.repairs.end(now.mono, ring, None) else { return false };
@@ -239,13 +247,16 @@ impl Relay {
         }
         self.end_snapshot(now);
         let before = ended.held.iter().find(|held| newer(held)).map_or(attempt, |held| held.attempt);
-        self.sequence.set(ring, before, number);
+        if let Some(number) = number {
+            self.sequence.set(ring, before, number);
+        }
         while let Some(held) = ended.held.take() {
             if newer(&held) {
                 self.judged(held.at, held.attempt, ring, &held.event(), true);
             }
         }
-        self.repaired(now.mono.since(ended.began));
+        self.repaired(now.mono, ended.began);
+        self.state_is_there(now.mono, ring);
         true
     }
 
@@ -280,7 +291,8 @@ impl Relay {
                 self.judged(held.at, held.attempt, ring, &held.event(), true);
             }
         }
-        self.repaired(now.mono.since(ended.began));
+        self.repaired(now.mono, ended.began);
+        self.state_is_there(now.mono, ring);
         true
     }
 
@@ -294,14 +306,19 @@ impl Relay {
     /// The hole stays: that is told, and what waited enters.
     fn give_up(&mut self, at: Time, ring: RingId, end: RepairEnd, rest: Duration) {
         let Some(mut ended) = self.repairs.end(at.mono, ring, Some(rest)) else { return };
-        let hole = Hole { span: ended.wound.missing, reason: GapReason::UpstreamSeq, repair: Some(FAILED) };
-        self.admit_hole(at, ring, hole);
         self.stats.repair.ended.bump(end);
-        if !ended.held.is_empty() {
-            self.sequence.forget(ring);
+        if !ended.wound.sound {
+            let hole = Hole { span: ended.wound.missing, reason: GapReason::UpstreamSeq, repair: Some(FAILED) };
+            self.admit_hole(at, ring, hole);
+            if !ended.held.is_empty() {
+                self.sequence.forget(ring);
+            }
         }
         while let Some(held) = ended.held.take() {
             self.judged(held.at, held.attempt, ring, &held.event(), true);
+        }
+        for how in [How::Fetch, How::Resubscribe] {
+            self.refreshed(at.mono, ring, how.text(), false);
         }
     }
 
@@ -317,6 +334,7 @@ impl Relay {
 
     /// The ring's channel is not carried any more: nothing that waits for it is waited for.
     pub(super) fn forget_numbers(&mut self, ring: RingId) {
+        self.forget_refreshes(ring);
         self.sequence.forget(ring);
         self.reorder.take(Some(ring));
         self.repairs.forget(ring);

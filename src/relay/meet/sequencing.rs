@@ -74,6 +74,9 @@ impl Relay {
             }
         }
         self.admit_now(at, ring, event);
+        if mends {
+            self.state_is_there(at.mono, ring);
+        }
     }
 
     /// Numbers of the whole connection that came with what is nobody's event: a heartbeat, or news of a channel that nobody
@@ -149,7 +152,7 @@ impl Relay {
         let reconnects = self.sequence.repair() == OnGap::Reconnect && role != Role::Snapshot;
         let floor = missing.0.saturating_sub(self.sequence.step());
         for ring in rings {
-            let wound = Wound { missing: Some(missing), floor, told: true };
+            let wound = Wound { missing: Some(missing), floor, told: true, sound: false };
             let how = if role == Role::Snapshot { None } else { self.mend(at, ring, wound) };
             let repair = how.map(How::text).or(reconnects.then_some("reconnect"));
             let hole = Hole { span: Some(missing), reason: GapReason::UpstreamSeq, repair };

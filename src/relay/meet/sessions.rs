@@ -116,6 +116,9 @@ impl Relay {
                 let published = Published { messages, atomic, wait: Duration::ZERO };
                 self.publish(now, Asker::Session(id, reference), &principal, published);
             }
+            Ok(Request::Refresh { reference, channel, key }) => {
+                self.refresh(now, Asker::Session(id, reference), &principal, &channel, key);
+            }
             Ok(Request::Cancel { reference, message }) => {
                 self.cancel(now, Asker::Session(id, reference), &principal, &message);
             }
@@ -218,6 +221,7 @@ fn request_reference(request: &Result<Request, BadRequest>) -> Option<Ref> {
             Request::Unsubscribe { reference, .. }
             | Request::Publish { reference, .. }
             | Request::Cancel { reference, .. }
+            | Request::Refresh { reference, .. }
             | Request::Auth { reference, .. }
             | Request::Ping { reference },
         ) => reference.clone(),

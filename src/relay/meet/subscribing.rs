@@ -87,7 +87,7 @@ impl Relay {
             // Asked for again: the new options and place count.
             self.end_subscription(now, id, slot);
         }
-        let (ring, upstream) = self.want(now, &named, channel)?;
+        let (ring, upstream) = self.want(now, id, &named, channel)?;
         let begin = self.begin(ring, subscribe);
         self.stand(id, subscribe, ring, upstream, &begin);
         Ok(())
@@ -110,6 +110,7 @@ impl Relay {
     fn want(
         &mut self,
         now: Time,
+        id: SessionId,
         named: &Named,
         channel: &ChannelRequest,
     ) -> Result<(RingId, Option<ChannelId>), Refusal> {
@@ -117,6 +118,10 @@ impl Relay {
         let upstream = if own || !self.dialect.subscribes() {
             None
         } else {
+            self.spend_subscribe(now.mono, id, &named.upstream).map_err(|wait| Refusal {
+                retry_after: Some(wait),
+                ..Refusal::new(ErrorCode::LimitExceeded, "the budget for subscribing further channels is spent")
+            })?;
             let want = Want {
                 identity: &named.upstream,
                 name: &named.base,

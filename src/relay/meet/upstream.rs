@@ -125,6 +125,7 @@ impl Relay {
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
+        self.refreshes_timeout(None);
         if was_ready {
             self.stats.link.lost += u64::from(ending != Ending::Carrier(Disconnect::Asked));
             let reason = if oversize { GapReason::Oversize } else { GapReason::Reconnect };

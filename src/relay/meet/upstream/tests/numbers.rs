@@ -335,3 +335,113 @@ fn numbers_of_a_connection_count_what_is_nobodys_event_too() {
     say(&mut service, "a", &[2]);
     assert_eq!(service.told(one), ["event a 1", "event a 2"]);
 }
+
+fn refresh(service: &mut Service, session: crate::relay::pairs::SessionId, channel: &str, key: Option<&str>) {
+    let channel = subscribe(&[channel]).channels.remove(0);
+    let reference = Some(crate::protocol::request::Ref("7".into()));
+    let request = crate::protocol::request::Request::Refresh { reference, channel, key: key.map(Into::into) };
+    service.input(Input::Request { session, request: Ok(request) });
+}
+
+#[test]
+fn a_refresh_fetches_the_state_once_for_all_who_ask() {
+    let (mut service, one) = exchange(|config| config.budget.principal_refreshes.hour = 1);
+    change(&mut service, 1, 1);
+    service.answer(200, &json!({"last": 1, "book": "state"}));
+    change(&mut service, 2, 2);
+    let two = service.join(1);
+    service.told.clear();
+    refresh(&mut service, one, "btc@depth", None);
+    refresh(&mut service, two, "btc@depth", None);
+    service.pass_seconds(1);
+    assert_eq!(service.asked.len(), 1, "one request for both");
+    change(&mut service, 3, 3);
+    service.answer(200, &json!({"last": 2, "book": "fresh"}));
+    assert_eq!(service.told(one), ["event btc@depth fresh", "event btc@depth 3", "ok"]);
+    let ok = service.told.iter().find(|(_, frame)| frame["kind"] == "ok").unwrap().1.clone();
+    assert_eq!(ok, json!({"kind": "ok", "ref": 7, "refreshed": "fetch"}));
+    service.told.clear();
+    refresh(&mut service, two, "btc@depth", None);
+    assert_eq!((service.told(two), service.asked.len()), (vec!["ok".to_owned()], 0), "it is fresh");
+    service.pass_seconds(3);
+    refresh(&mut service, two, "btc@depth", None);
+    assert_eq!(service.told(two), ["error limit_exceeded"]);
+    assert_eq!(service.relay.stats.repair.refused.get(&crate::relay::stats::Cost::Refresh), 1);
+    refresh(&mut service, two, "other", None);
+    assert_eq!(service.told(two), ["error not_found"]);
+}
+
+#[test]
+fn a_refresh_that_fails_is_told_and_leaves_the_channel_as_it_was() {
+    let (mut service, one) = exchange(|config| config.repair.attempts = 1);
+    change(&mut service, 1, 1);
+    service.answer(200, &json!({"last": 1, "book": "state"}));
+    service.told(one);
+    service.pass_seconds(5);
+    refresh(&mut service, one, "btc@depth", None);
+    change(&mut service, 2, 2);
+    service.answer(500, &json!({}));
+    assert_eq!(
+        service.told(one),
+        ["event btc@depth 2", "error upstream_timeout"],
+        "no hole is told where there is none"
+    );
+    change(&mut service, 3, 3);
+    assert_eq!(service.told(one), ["event btc@depth 3"]);
+}
+
+#[test]
+fn a_refresh_asks_in_band_where_the_dialect_can() {
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", "");
+    let state = "state = '{\"op\":\"get\",\"channels\":[{channel}],\"item\":{key?},\"id\":{id}}'\npublish";
+    let mut service = Service::speaking(&dialect.replacen("publish", state, 1), |_| {});
+    service.connect();
+    let one = service.join(0);
+    service.subscribe(one, &["a"]);
+    service.ack_all();
+    service.told(one);
+    refresh(&mut service, one, "a", Some("k"));
+    let asked = service.heard();
+    assert_eq!((short(&asked), &asked[0]["item"]), (vec!["get a".to_owned()], &json!("k")));
+    service.say(&json!({"event": "a", "data": 7}));
+    service.say(&json!({"ok": asked[0]["id"]}));
+    assert_eq!(service.told(one), ["event a 7", "ok"]);
+    refresh(&mut service, one, "a", None);
+    let asked = service.heard();
+    service.say(&json!({"no": asked[0]["id"], "why": "busy"}));
+    assert_eq!(service.told(one), ["error upstream_timeout"]);
+    refresh(&mut service, one, "a", None);
+    service.close(1006);
+    assert_eq!(service.told(one), ["error upstream_timeout", "gap a reconnect"]);
+}
+
+#[test]
+fn a_refresh_without_a_way_is_not_supported_and_by_subscribing_anew_where_that_states() {
+    let (mut service, one) = numbered("");
+    refresh(&mut service, one, "a", None);
+    assert_eq!(service.told(one), ["error not_supported"]);
+    let (mut service, one) = books(|_| {});
+    refresh(&mut service, one, "a", None);
+    assert_eq!(short(&service.ack_all()), ["unsubscribe a"]);
+    service.ack_all();
+    service.say(&json!({"book": "a", "data": "fresh", "n": 1}));
+    assert_eq!(service.told(one), ["event a fresh", "ok"]);
+}
+
+#[test]
+fn the_budget_bounds_what_is_subscribed_for_a_principal_and_shows_what_was_spent() {
+    let (mut service, one) = exchange(|config| config.budget.principal_subscribes.day = 2);
+    service.subscribe(one, &["b", "c", "b", "btc@depth"]);
+    let errors: Vec<Value> =
+        service.told.iter().map(|(_, frame)| frame.clone()).filter(|f| f["kind"] == "error").collect();
+    assert_eq!(errors.len(), 1);
+    assert_eq!((&errors[0]["channel"], &errors[0]["code"]), (&json!("c"), &json!("limit_exceeded")));
+    assert!(errors[0]["retry_after_ms"].as_u64().is_some_and(|wait| wait > 23 * 3_600_000));
+    let principal = std::sync::Arc::new(crate::relay::access::Principal::local());
+    let ask = crate::relay::pairs::CallRequest::Subscriptions;
+    service.input(Input::Call { call: crate::relay::pairs::CallId(5), principal, request: ask });
+    let shown = service.answers.pop().unwrap();
+    let channel = &shown["channels"].as_array().unwrap().iter().find(|channel| channel["channel"] == "b").unwrap();
+    assert_eq!(channel["readers"], json!([{"session": "0-1", "principal": "local"}]));
+    assert_eq!(shown["principals"]["spent"]["local"]["subscribe"]["day"], 2);
+}

@@ -14,7 +14,7 @@ use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchAnswer, Input, Notice, Output, SessionId};
+use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchAnswer, Input, Notice, Output, Reply, SessionId};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -88,6 +88,8 @@ set = { token_ttl_s = "/ttl" }
 pub(super) struct Service {
     pub relay: Relay,
     pub now: Time,
+    /// Answers to HTTP requests of clients.
+    pub answers: Vec<Value>,
     /// HTTP requests that wait for their answers.
     pub asked: Vec<(CallId, HttpRequest)>,
     /// Attempts that asked for a token; answered at once.
@@ -129,6 +131,7 @@ impl Service {
         let mut service = Service {
             relay,
             now,
+            answers: Vec::new(),
             asked: Vec::new(),
             fetches: 0,
             connects: VecDeque::new(),
@@ -190,6 +193,9 @@ impl Service {
                 Output::Notify(notice) => self.notices.push(notice),
                 Output::Alert { delivery, body, .. } => {
                     self.alerts.push((delivery, serde_json::from_slice(&body).unwrap()));
+                }
+                Output::Answer { reply: Reply::Json { body, .. }, .. } => {
+                    self.answers.push(serde_json::from_slice(&body).unwrap());
                 }
                 Output::Answer { .. } | Output::Close { .. } | Output::Stopped => {}
             }
