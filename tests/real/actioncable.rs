@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::door::Door;
 use crate::rig::{Relay, offset};
-use crate::script::{Server, folder, free_port, has};
+use crate::script::{self, Server, folder, free_port, has};
 
 /// What the relay knows of the service: apps are told within a second that it does not answer.
 const MORE: &str = "[interest]\nlinger = \"50ms\"\nack_timeout = \"300ms\"\nack_attempts = 2";
@@ -17,7 +17,8 @@ fn can_run(test: &str) -> bool {
         command.arg("-e").arg(script);
         command
     };
-    has(test, "Action Cable (package ruby-actioncable)", &mut ruby("require 'action_cable'"))
+    script::can_run(test, &["ws"])
+        && has(test, "Action Cable (package ruby-actioncable)", &mut ruby("require 'action_cable'"))
         && has(test, "puma (package puma)", Command::new("puma").arg("--version"))
 }
 

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use crate::common::until;
 use crate::rig::{Relay, offset};
-use crate::script::{Server, free_port, has};
+use crate::script::{self, Server, free_port, has};
 
 fn can_run(test: &str) -> bool {
-    has(test, "chromium (package chromium)", Command::new("chromium").arg("--version"))
+    script::can_run(test, &["ws"])
+        && has(test, "chromium (package chromium)", Command::new("chromium").arg("--version"))
 }
 
 /// A browser without a window, its profile in `dir`.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::door::Door;
 use crate::rig::{Relay, offset};
-use crate::script::{Script, folder, has};
+use crate::script::{self, Script, folder, has};
 
 /// The version that `tests/run` installs into `venv`.
 const VERSION: &str = "2024.3.3";
@@ -16,7 +16,7 @@ fn can_run(test: &str) -> bool {
     let check = format!("import homeassistant.const as c; assert c.__version__ == '{VERSION}'");
     let python = folder().join("venv/bin/python");
     let package = format!("homeassistant {VERSION} (pip, tests/real/venv; tests/run makes it)");
-    has(test, &package, Command::new(python).arg("-c").arg(check))
+    script::can_run(test, &["ws"]) && has(test, &package, Command::new(python).arg("-c").arg(check))
 }
 
 /// A Home Assistant with its state in `dir`: the script, its port, and the tokens that it gave.

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::door::Door;
 use crate::rig::{Relay, offset};
-use crate::script::{Script, folder, free_port, has};
+use crate::script::{self, Script, folder, free_port, has};
 
 fn can_run(test: &str) -> bool {
     let mut check = Command::new("node");
     check.current_dir(folder().join("soketi")).args(["-e", "require('@soketi/soketi/package.json')"]);
-    has(test, "soketi (npm ci in tests/real/soketi)", &mut check)
+    script::can_run(test, &["ws"]) && has(test, "soketi (npm ci in tests/real/soketi)", &mut check)
 }
 
 fn soketi() -> (Script, u16) {
