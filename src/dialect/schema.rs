@@ -333,6 +333,9 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let templates = send::compile(file.section("send", faults), &names, &framing, faults);
     let mut pointers = PointerSet::new();
     let rules = rules::compile(&on, &mut names, &mut pointers, faults);
+    if framing.greets() && !rules.iter().any(|rule| rule.class == Class::Ready) {
+        faults.add(0, "frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }");
+    }
     replies_exist(&rules, &on, &templates, faults);
     file.finish(faults);
     let follows = templates.follows();

@@ -109,6 +109,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
         &[
+            "1:1: frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }",
             "3:18: a separator must stand before {symbol}",
             "4:57: unknown variant `parts`, expected one of `message`, `split`",
             "5:10: unknown variant `make`, expected one of `make_before_break`, `break_before_make`",
@@ -120,6 +121,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "frame = { kind = \"socket.io\", namespace = \"m\", array = \"split\" }\n[send]\nauth = '[1]'\nsubscribe = '{\"a\":{channel}}'\npublish = { text = \"[{data}]\" }\nping = '[\"ping\"]'\n",
         &[
+            "1:1: frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }",
             "3:43: a namespace begins with `/` and has no comma, like \"/market\"",
             "3:56: every event of Socket.IO is an array: `array = \"split\"` would take it apart",
             "5:8: send.auth is what CONNECT carries: a JSON object",
@@ -131,7 +133,10 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("[frame]\ninflate = \"zip\"\n", &["4:11: unknown variant `zip`, expected one of `gzip`, `zlib-stream`"]),
     (
         "[frame]\nkind = \"socket.io\"\ninflate = \"gzip\"\n",
-        &["5:11: binary frames of Socket.IO are attachments: `inflate` has no meaning"],
+        &[
+            "1:1: frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }",
+            "5:11: binary frames of Socket.IO are attachments: `inflate` has no meaning",
+        ],
     ),
     (
         "[limits]\nrate = \"fast\"\nper_frame = 0\nidle = \"10\"\nping_jitter = 1\ncounts = \"some\"\n[gap]\nstep = -1\nchecksum = \"x\"\n",

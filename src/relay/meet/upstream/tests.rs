@@ -8,6 +8,7 @@ mod numbers;
 mod resuming;
 mod service;
 mod silence;
+mod socketio;
 
 use serde_json::{Value, json};
 
