@@ -153,7 +153,7 @@ fn a_port_that_is_taken_is_a_failure_to_start() {
 fn a_configuration_that_is_wrong_ends_the_start_with_all_errors() {
     let (upstream, _held) = nobody();
     let place = Place::new(&upstream);
-    place.configure("http://wrong.example/", "window = \"many\"\n");
+    place.configure("ftp://wrong.example/", "window = \"many\"\n");
     let (code, said) = place.spawn(place.command()).end();
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("upstream.url") && said.contains("outbox.window"), "{said}");

@@ -40,7 +40,7 @@ fn wrong_usage_exits_with_64() {
 #[test]
 fn check_tells_everything_at_once_and_exits_with_78() {
     let dir = tempfile::tempdir().unwrap();
-    let text = "[upstream]\nurl = \"http://x\"\n[feed]\nlisten = [\"0.0.0.0:7440\"]\n[log]\nlevel = \"loud\"\n";
+    let text = "[upstream]\nurl = \"ftp://x\"\n[feed]\nlisten = [\"0.0.0.0:7440\"]\n[log]\nlevel = \"loud\"\n";
     std::fs::write(dir.path().join("bad.toml"), text).unwrap();
     for command in ["check", "run"] {
         let output = run(dir.path(), &[command, "-c", "bad.toml"]);
