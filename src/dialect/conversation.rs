@@ -12,6 +12,7 @@
 //!   `event`: rules about channels.
 
 mod answer;
+mod asking;
 mod connect;
 mod event;
 mod receive;
@@ -55,12 +56,15 @@ pub struct Carried {
     variables: Variables,
     channels: Channels,
     rng: Rng,
+    /// From where the next connection goes on.
+    place: asking::Place,
 }
 
 impl Carried {
     /// For a process's first conversation. `seed` is for `{uuid}` only.
     pub fn new(seed: u64) -> Self {
-        Carried { variables: Variables::default(), channels: Channels::default(), rng: Rng::new(seed) }
+        let place = asking::Place::default();
+        Carried { variables: Variables::default(), channels: Channels::default(), rng: Rng::new(seed), place }
     }
 }
 
@@ -120,6 +124,8 @@ pub struct Conversation {
     clock: Mono,
     /// What the framing knows of this connection.
     session: Option<Box<Session>>,
+    place: asking::Place,
+    asking: asking::Asking,
     spans: Spans,
     /// Of an `each` element.
     element_spans: Spans,
@@ -129,7 +135,7 @@ impl Conversation {
     /// For one attempt. `params` are the connection's (`upstream.params`), `token` was read for this attempt. What `carried`
     /// knows about channels goes by [`ChannelId`]: the relay keeps these numbers over its attempts.
     pub fn new(dialect: Arc<Dialect>, carried: Carried, params: Map<String, Value>, token: Option<Secret>) -> Self {
-        let Carried { mut variables, channels, rng } = carried;
+        let Carried { mut variables, channels, rng, place } = carried;
         variables.fit(&dialect.names);
         Conversation {
             dialect,
@@ -146,6 +152,8 @@ impl Conversation {
             replies: 0,
             clock: Mono::default(),
             session: None,
+            place,
+            asking: asking::Asking::default(),
             spans: Spans::new(),
             element_spans: Spans::new(),
         }
@@ -157,6 +165,7 @@ impl Conversation {
         if self.stage != Stage::New {
             return;
         }
+        self.begin_polling(now.mono);
         if self.dialect.framing.greets() || self.dialect.hears(Class::Hello) {
             self.stage = Stage::Greeting;
         } else {
@@ -189,7 +198,7 @@ impl Conversation {
             }
         }
         match failure {
-            Some(error) if greeted || !matches!(error, SendError::Unset(_)) => {
+            Some(error) if greeted || !matches!(error, SendError::Unset(_) | SendError::NoWayUp(_)) => {
                 let message = format!("cannot authenticate: {error}");
                 heard(Heard::Denied { message: Some(message.into()), then: None });
             }
@@ -198,7 +207,7 @@ impl Conversation {
             // Without anything to say, the framing may have to be greeted.
             None if answers => {
                 if dialect.templates.auth.is_none() && dialect.framing.greets() {
-                    let outgoing = self.numbered(String::new(), Purpose::Auth, true, Says::Connect);
+                    let outgoing = self.numbered(asking::Rendered::default(), Purpose::Auth, true, Says::Connect);
                     self.note(&outgoing, Op::Auth, Vec::new());
                     heard(Heard::Send(outgoing));
                 }
@@ -274,7 +283,7 @@ impl Conversation {
     pub fn carried(&self, seed: u64) -> Carried {
         let mut variables = self.variables.clone();
         variables.forget_session();
-        Carried { variables, channels: self.channels.clone(), rng: Rng::new(seed) }
+        Carried { variables, channels: self.channels.clone(), rng: Rng::new(seed), place: self.place.clone() }
     }
 
     /// Whether the next connection may go on with this one's session: the dialect knows how upstream would say so, and
@@ -288,8 +297,11 @@ impl Conversation {
     pub fn into_carried(mut self, forget: bool) -> Carried {
         if forget {
             self.variables.forget_session();
+            if !self.skipped() {
+                self.place = asking::Place::default();
+            }
         }
-        Carried { variables: self.variables, channels: self.channels, rng: self.rng }
+        Carried { variables: self.variables, channels: self.channels, rng: self.rng, place: self.place }
     }
 
     /// What templates and rules are filled from.
@@ -305,6 +317,8 @@ impl Conversation {
             message: None,
             wish: Wish::default(),
             batch: &[],
+            join: "",
+            cursor: None,
         }
     }
 

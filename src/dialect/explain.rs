@@ -73,6 +73,8 @@ impl Dialect {
             message: None,
             wish: super::Wish::default(),
             batch: &[],
+            join: "",
+            cursor: None,
         };
         let Some(index) = self.rules.iter().position(|rule| rule.matches(&message, &context)) else { return explained };
         let rule = &self.rules[index];

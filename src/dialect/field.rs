@@ -7,13 +7,20 @@
 use std::borrow::Cow;
 
 /// Every field's name, without its `#`, and what gives it.
-pub(crate) const NAMES: [(&str, &str); 3] = [
+pub(crate) const NAMES: [(&str, &str); 8] = [
     // `event`, `ack`, `connect`, `connect_error`, `disconnect`.
     ("packet", "frame.kind = \"socket.io\""),
     // The number by which an event wants to be answered, or that an ack answers.
     ("ack", "frame.kind = \"socket.io\""),
     // Where a lost connection goes on, if connection state recovery is on.
     ("offset", "frame.kind = \"socket.io\""),
+    // An event's id and type.
+    ("id", "an event stream"),
+    ("event", "an event stream"),
+    // HTTP's status, and the fields that name a version of what is polled.
+    ("status", "a poll"),
+    ("etag", "a poll"),
+    ("last_modified", "a poll"),
 ];
 
 /// One field of one message.

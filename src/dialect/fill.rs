@@ -53,6 +53,10 @@ pub(crate) struct Context<'a> {
     pub(crate) wish: Wish<'a>,
     /// What `{x*}` lists.
     pub(crate) batch: &'a [ChannelView<'a>],
+    /// What stands between them in an address.
+    pub(crate) join: &'a str,
+    /// Where the next connection or poll goes on.
+    pub(crate) cursor: Option<&'a str>,
 }
 
 impl<'a> Context<'a> {
@@ -90,6 +94,7 @@ impl<'a> Context<'a> {
             Variable::Session(slot) => json(self.variables.session(*slot)?),
             Variable::OfChannel(slot) => json(self.variables.of_channel(self.channel?.id?, *slot)?),
             Variable::Incoming(slot) => json(self.variables.incoming(*slot)?),
+            Variable::Cursor => text(self.cursor?),
         })
     }
 
@@ -117,7 +122,7 @@ pub(crate) fn string_content(json: &str) -> Option<&str> {
     json.strip_prefix('"')?.strip_suffix('"')
 }
 
-fn within<'a>(inside: &Inside, object: &'a str) -> Option<Filled<'a>> {
+pub(crate) fn within<'a>(inside: &Inside, object: &'a str) -> Option<Filled<'a>> {
     if inside.whole {
         return Some(Filled::Document(Cow::Borrowed(object)));
     }

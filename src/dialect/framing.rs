@@ -103,7 +103,7 @@ impl Framing {
                 Inflate::ZlibStream => session.get_or_insert_default().inflates(bytes),
             };
             return match text {
-                Ok(Some(text)) => self.texts(&text, each),
+                Ok(Some(text)) => self.texts(&[], &text, each),
                 Ok(None) => each(Part::Quiet),
                 // What was in it is lost, and a stream cannot go on.
                 Err(_) => {
@@ -117,14 +117,18 @@ impl Framing {
             (FrameKind::SocketIo, frame) => {
                 session.get_or_insert_default().text(&self.namespace, frame.body(), each);
             }
-            (_, frame) => self.texts(frame.body(), each),
+            (FrameKind::Json, WireFrame::Event(event)) => {
+                let data = event.data.as_deref().unwrap_or_default();
+                with_fields(frame, |fields| self.texts(fields, &lines::text_or_json(data), each));
+            }
+            (_, frame) => with_fields(frame, |fields| self.texts(fields, frame.body(), each)),
         }
     }
 
     /// The JSON texts in a frame's content.
-    fn texts(&self, bytes: &[u8], each: &mut dyn FnMut(Part<'_>)) {
+    fn texts(&self, fields: &[Field<'_>], bytes: &[u8], each: &mut dyn FnMut(Part<'_>)) {
         let mut message = |text: Option<&[u8]>| match text {
-            Some(text) => each(Part::Message { fields: &[], text }),
+            Some(text) => each(Part::Message { fields, text }),
             None => each(Part::Malformed),
         };
         match self.kind {
@@ -178,4 +182,19 @@ impl Framing {
             }
         }
     }
+}
+
+/// What a frame says about all of its messages.
+fn with_fields<T>(frame: &WireFrame, then: impl FnOnce(&[Field<'_>]) -> T) -> T {
+    let (texts, status) = match frame {
+        WireFrame::Event(event) => ([("id", &event.id), ("event", &event.event)], None),
+        WireFrame::Answer(answer) => {
+            ([("etag", &answer.etag), ("last_modified", &answer.last_modified)], Some(answer.status))
+        }
+        _ => return then(&[]),
+    };
+    let texts = texts.into_iter().filter_map(|(name, value)| Some(Field::text(name, value.as_deref()?)));
+    let status = status.map(|status| Field::number("status", u64::from(status)));
+    let fields: Vec<Field<'_>> = texts.chain(status).collect();
+    then(&fields)
 }

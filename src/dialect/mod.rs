@@ -56,6 +56,7 @@ pub use framing::Skipped;
 pub use http::{HttpAnswer, HttpRequest, same_origin};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate, Rotate};
 pub use rule::Class;
+pub use schema::connect::UrlChannels;
 pub use schema::{Dialect, LoadError};
 pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transport, WireFrame};
 
@@ -125,6 +126,8 @@ pub enum Purpose {
     Ping,
     /// A message of upstream answered: pong, receipt. Never answered itself.
     Reply,
+    /// The next messages are asked for.
+    Poll,
 }
 
 /// A request's number on one attempt: the dialect's `{id}`. Rises, never reused within an attempt.
@@ -155,6 +158,8 @@ pub enum SendError {
     Name(String),
     /// A publish that needs `{sub}` of a channel that is not subscribed on this attempt yet.
     NotJoined,
+    /// The transport carries nothing up, and the template has no `post`: another transport may.
+    NoWayUp(Transport),
     /// The values do not make valid JSON (for example params that are no object).
     Invalid(String),
 }
@@ -169,6 +174,9 @@ impl std::fmt::Display for SendError {
             SendError::Unset(name) => write!(f, "{{{name}}} has no value"),
             SendError::Name(name) => write!(f, "channel {name:?} does not fit the dialect's composed channel names"),
             SendError::NotJoined => f.write_str("the channel is not subscribed on this connection yet"),
+            SendError::NoWayUp(transport) => {
+                write!(f, "nothing can be sent over {}, and the dialect names no `post` for it", transport.text())
+            }
             SendError::Invalid(reason) => f.write_str(reason),
         }
     }
@@ -310,6 +318,17 @@ pub enum Heard<'a> {
         /// When to try again.
         retry_after: Option<Duration>,
     },
+    /// A poll was answered with a status that brings nothing and means something; 0: it was not answered in time.
+    PollFailed {
+        /// HTTP status.
+        status: u16,
+        /// When to try again.
+        retry_after: Option<Duration>,
+        /// The start of what was said, escaped.
+        detail: String,
+    },
+    /// A poll came back at once with nothing, again: the next one waits.
+    Hasty,
     /// A heartbeat was answered.
     Pong {
         /// Which; `None`: the protocol's pongs have no id.

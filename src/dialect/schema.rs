@@ -8,6 +8,7 @@
 //! - `document`: places and faults. `tables`, `send`, `rules`: the parts of the file. `builtins`: those compiled in.
 
 mod builtins;
+pub(crate) mod connect;
 mod document;
 mod repair;
 mod rules;
@@ -16,9 +17,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use self::connect::{Carriage, Connect, UrlChannels};
 use self::document::{Faults, Place, Section};
 use super::composition::Composition;
 use super::framing::Framing;
@@ -43,6 +46,10 @@ pub struct Dialect {
     secret: Vec<String>,
     pub(crate) framing: Framing,
     pub(crate) connect: Connect,
+    /// The ways to connect, the better one first.
+    transports: Vec<Transport>,
+    /// What is different in other transports than WebSocket.
+    pub(crate) carriages: BTreeMap<Transport, Carriage>,
     pub(crate) names: Names,
     pub(crate) templates: Templates,
     pub(crate) rules: Vec<Rule>,
@@ -51,16 +58,6 @@ pub struct Dialect {
     pub(crate) pointers: PointerSet,
     /// What the engine need not do unless some template names it.
     pub(crate) follows: Follows,
-}
-
-/// `[connect]`.
-#[derive(Debug, Default)]
-pub(crate) struct Connect {
-    pub(crate) url: Option<Template>,
-    pub(crate) path: Option<Template>,
-    pub(crate) query: Vec<(Box<str>, Template)>,
-    pub(crate) headers: Vec<(Box<str>, Template)>,
-    pub(crate) subprotocols: Vec<String>,
 }
 
 /// `[send]`.
@@ -98,6 +95,8 @@ pub(crate) struct RepairForm {
 #[derive(Debug)]
 pub(crate) struct SendTemplate {
     pub(crate) template: Template,
+    /// The path to which it leaves by POST, instead of over the connection.
+    pub(crate) post: Option<Template>,
     /// The subscription id that the request gives itself.
     pub(crate) bind: Option<Template>,
     /// Whether upstream answers.
@@ -214,7 +213,23 @@ impl Dialect {
 
     /// The ways to connect that it describes, the better one first; never empty.
     pub fn transports(&self) -> &[Transport] {
-        &[Transport::WebSocket]
+        &self.transports
+    }
+
+    /// Which channels the address of this transport names.
+    pub fn url_channels(&self, transport: Transport) -> UrlChannels {
+        let own = self.carriages.get(&transport).map_or(UrlChannels::None, |carriage| carriage.address.channels());
+        own.max(self.connect.address.channels())
+    }
+
+    /// Which channels addresses name, whatever the transport.
+    fn any_url_channels(&self) -> UrlChannels {
+        self.transports.iter().map(|transport| self.url_channels(*transport)).max().unwrap_or_default()
+    }
+
+    /// Whether a later connection of this transport goes on where the last one ended, without holes.
+    pub fn resumes(&self, transport: Transport) -> bool {
+        self.carriages.get(&transport).is_some_and(|carriage| carriage.resumes)
     }
 
     /// Whether messages can be published at all.
@@ -222,9 +237,9 @@ impl Dialect {
         self.templates.publish.is_some()
     }
 
-    /// Whether channels are subscribed one by one; else every channel is live once ready.
+    /// Whether channels are subscribed one by one, by messages or by the address; else every channel is live once ready.
     pub fn subscribes(&self) -> bool {
-        self.templates.subscribe.is_some()
+        self.templates.subscribe.is_some() || self.any_url_channels() != UrlChannels::None
     }
 
     /// Whether channels can be unsubscribed.
@@ -235,6 +250,17 @@ impl Dialect {
     /// Whether a publish needs its channel to be subscribed (the template names `{sub}`).
     pub fn publish_joins(&self) -> bool {
         self.templates.publish.as_ref().is_some_and(SendTemplate::uses_sub)
+    }
+
+    /// Whether messages leave by POST.
+    pub fn posts_messages(&self) -> bool {
+        self.templates.publish.as_ref().is_some_and(|send| send.post.is_some())
+    }
+
+    /// Whether subscribes or unsubscribes leave by POST.
+    pub fn posts_subscribes(&self) -> bool {
+        let all = [&self.templates.subscribe, &self.templates.resubscribe, &self.templates.unsubscribe];
+        all.into_iter().flatten().any(|send| send.post.is_some())
     }
 
     /// Whether [`super::Conversation::ping`] gives a frame.
@@ -298,7 +324,7 @@ impl Dialect {
 
 /// Reads the whole file. What comes back after faults is incomplete and not used.
 fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
-    let later = ["fetch", "sign", "transport"].as_slice();
+    let later = ["fetch", "sign"].as_slice();
     let mut file = Section::new("dialect", root, faults).later(later);
     match file.take("dialect") {
         Some(version) if version.integer() == Some(1) => {}
@@ -323,7 +349,13 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let mut names = Names::new(composition);
     let on = rule_places(&mut file, faults);
     rules::define_names(&on, &mut names, faults);
-    let connect = tables::connect(file.section("connect", faults), &names, faults);
+    let connect = connect::connect(file.section("connect", faults), &names, faults);
+    let carriages = connect::transports(file.section("transport", faults), &names, faults);
+    let websocket = connect.websocket.then_some(Transport::WebSocket);
+    let transports: Vec<Transport> = websocket.into_iter().chain(carriages.keys().copied()).collect();
+    if transports.is_empty() {
+        faults.add(0, "no transport: without a WebSocket there has to be a [transport.sse], long-poll or poll");
+    }
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
     let gap_place = file.take("gap");
@@ -349,6 +381,8 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
         secret,
         framing,
         connect,
+        transports,
+        carriages,
         names,
         templates,
         rules,

@@ -69,6 +69,8 @@ enum Piece {
     /// In JSON: escaped as the template has it.
     Literal(Box<str>),
     Hole(Hole),
+    /// In plain text: every channel's, joined.
+    List(Hole),
 }
 
 #[derive(Debug, Clone)]
@@ -108,6 +110,11 @@ impl Template {
             if matches!(&**pieces, [Piece::Hole(Hole { variable: Variable::Id, .. })]))
     }
 
+    /// Whether it makes JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        matches!(self.body, Body::Json(_))
+    }
+
     /// Whether what it makes begins with this bracket.
     pub(crate) fn opens(&self, bracket: u8) -> bool {
         match &self.body {
@@ -123,7 +130,7 @@ impl Template {
         match &self.body {
             Body::Text(pieces) => match pieces.first() {
                 Some(Piece::Literal(text)) => text,
-                Some(Piece::Hole(_)) | None => "",
+                Some(Piece::Hole(_) | Piece::List(_)) | None => "",
             },
             Body::Json(_) => "",
         }

@@ -43,9 +43,9 @@ pub(crate) fn then(text: &str) -> Option<Then> {
     })
 }
 
-/// `"4001"` or `"4000-4099"`.
+/// `"4001"` or `"4000-4099"`: close codes, and HTTP statuses, which are smaller.
 pub(crate) fn codes(text: &str) -> Option<RangeInclusive<u16>> {
-    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (1000..=4999).contains(code));
+    let code = |text: &str| text.parse::<u16>().ok().filter(|code| matches!(code, 200..=599 | 1000..=4999));
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (code(first)?, code(last)?),
         None => (code(text)?, code(text)?),

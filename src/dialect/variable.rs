@@ -54,6 +54,8 @@ pub(crate) enum Variable {
     OfChannel(usize),
     /// Stored by `set`, `in.x`.
     Incoming(usize),
+    /// Where the next connection or poll goes on.
+    Cursor,
 }
 
 /// A place inside an object's text.
@@ -66,6 +68,11 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
+    /// Of a JSON Pointer's text.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Pointer::parse(text).map(|pointer| Inside::new(&pointer)).map_err(|error| error.to_string())
+    }
+
     fn new(pointer: &Pointer) -> Self {
         let mut pointers = PointerSet::new();
         let id = pointers.add(pointer);
@@ -173,11 +180,11 @@ impl Names {
         }
         let slot = |list: &[Box<str>], name: &str| list.iter().position(|known| **known == *name);
         let (variable, scopes): (_, &[Scope]) = if let Some(name) = word.strip_prefix("channel.") {
-            (slot(&self.of_channel, name).map(Variable::OfChannel), &[Channel, Publish, Wish])
+            (slot(&self.of_channel, name).map(Variable::OfChannel), &[Channel, Publish, Wish, Connect])
         } else if let Some(name) = word.strip_prefix("in.") {
             (slot(&self.incoming, name).map(Variable::Incoming), &[Reply, Rule])
         } else if let Some(part) = self.part(word) {
-            (Some(Variable::Part(part)), &[Channel, Publish, Rule, Wish])
+            (Some(Variable::Part(part)), &[Channel, Publish, Rule, Wish, Connect])
         } else if let Some((variable, scopes)) = base(word) {
             (Some(variable), scopes)
         } else {
@@ -201,7 +208,8 @@ fn base(name: &str) -> Option<(Variable, &'static [Scope])> {
         "now_s" => (Variable::NowSeconds, SENT),
         "now_ms" => (Variable::NowMillis, SENT),
         "token" => (Variable::Token, ANY),
-        "channel" => (Variable::Channel, &[Channel, Publish, Wish]),
+        "channel" => (Variable::Channel, &[Channel, Publish, Wish, Connect]),
+        "cursor" => (Variable::Cursor, &[Connect]),
         "sub" => (Variable::Sub, &[Channel, Publish, Wish]),
         "key" => (Variable::Key, &[Publish, Wish]),
         "missing_from" => (Variable::MissingFrom, &[Wish]),

@@ -44,6 +44,8 @@ pub(super) const METRICS: &[Declared] = &[
         Histogram(|v| Shape::from(&v.stats.link.write))),
     metric("tidegate_link_write_stall_seconds", "How long the write to upstream that is under way has waited for the network.",
         Gauge(|v| v.stats.link.write_stall.as_secs_f64())),
+    metric("tidegate_link_hasty_polls_total", "Polls that came back at once with nothing, so that the next one had to wait.",
+        Counter(|v| v.stats.link.hasty_polls)),
     metric("tidegate_link_frames_in_total", "Frames received from upstream.",
         Counter(|v| v.stats.link.frames_in)),
     metric("tidegate_link_in_bytes_total", "Payload bytes of the frames received from upstream.",

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::pairs::{AttemptId, Disconnect};
 use super::time::Mono;
 use crate::config::UpstreamConfig;
-use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, WireFrame};
+use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, Transport, WireFrame};
 use acked::{Acked, Known};
 use heartbeat::{Beat, Heartbeat};
 use leaving::Leaving;
@@ -135,6 +135,14 @@ pub struct Attempt {
     handshake_timeout: Duration,
     /// The dialect at work; absent while dialing, and while it tells what a frame meant.
     pub conversation: Option<Box<Conversation>>,
+    /// How it is carried.
+    pub transport: Transport,
+    /// The channels that its address names.
+    pub addressed: Vec<ChannelId>,
+    /// It begins where an earlier one ended, without a hole.
+    pub goes_on: bool,
+    /// A request that left by POST is not answered yet; no other one leaves until then.
+    pub posting: bool,
     /// Signs of life.
     pub heartbeat: Heartbeat,
     /// What upstream acked.
@@ -171,6 +179,10 @@ impl Attempt {
             deadline: Some(now + config.connect_timeout),
             handshake_timeout: config.handshake_timeout,
             conversation: None,
+            transport: Transport::default(),
+            addressed: Vec::new(),
+            goes_on: false,
+            posting: false,
             heartbeat: Heartbeat::new(now, config.ping_interval, config.ping_misses),
             acked: Acked::default(),
             leaving: Leaving::default(),
@@ -323,7 +335,7 @@ impl Attempt {
 
     /// The next pong, receipt or ping of the dialect.
     pub fn next_beat(&mut self) -> Option<Outgoing> {
-        self.beats.pop_front()
+        if holds(&self.beats, self.posting) { None } else { self.beats.pop_front() }
     }
 
     /// The WebSocket ping that waits to leave; it counts as sent.
@@ -336,9 +348,9 @@ impl Attempt {
         Some(frame)
     }
 
-    /// A WebSocket ping is to leave now.
+    /// A WebSocket ping is to leave now. Other transports have none.
     pub fn ask_ping(&mut self) {
-        self.ping_waits = true;
+        self.ping_waits = self.transport == Transport::WebSocket;
     }
 
     /// Whether a pong, receipt or ping waits to leave.
@@ -348,7 +360,7 @@ impl Attempt {
 
     /// The next step of authentication.
     pub fn next_auth(&mut self) -> Option<Outgoing> {
-        self.auths.pop_front()
+        if holds(&self.auths, self.posting) { None } else { self.auths.pop_front() }
     }
 
     /// A `Transmit` with these was asked for.
@@ -385,7 +397,7 @@ impl Attempt {
         }
         while let Some(beat) = self.heartbeat.beat(now) {
             match beat {
-                Beat::Ping => self.ping_waits = true,
+                Beat::Ping => self.ask_ping(),
                 Beat::DialectPing if self.is_ready() => return Some(Due::DialectPing),
                 Beat::DialectPing => {}
                 Beat::Dead => return Some(Due::Over(Ending::Heartbeat)),
@@ -401,6 +413,13 @@ impl Attempt {
         let heartbeat = open.then(|| self.heartbeat.due());
         let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
         let renew = self.renew_at.filter(|_| open);
-        [self.deadline, heartbeat, acked, leaving, renew].into_iter().flatten().min()
+        let poll = self.conversation.as_ref().and_then(|conversation| conversation.poll_due());
+        let poll = poll.filter(|_| open && self.may_send());
+        [self.deadline, heartbeat, acked, leaving, renew, poll].into_iter().flatten().min()
     }
+}
+
+/// Whether the next of these leaves by POST and has to wait for another one's answer.
+fn holds(queue: &VecDeque<Outgoing>, posting: bool) -> bool {
+    posting && queue.front().is_some_and(|next| matches!(next.frame, WireFrame::Ask(_)))
 }

@@ -369,6 +369,11 @@ impl Interest {
         self.admission.sent(channel.priority, id, standing != Standing::Wanted);
     }
 
+    /// The channels that may be subscribed, in the order of their numbers.
+    pub fn admitted(&self) -> impl Iterator<Item = ChannelId> + '_ {
+        self.admission.all().filter(|id| self.channels.contains_key(id))
+    }
+
     /// The attempt that serves became ready: gives every channel that may be subscribed, with whether it was live before.
     pub fn attempt_ready(&mut self) -> Vec<(ChannelId, bool)> {
         self.ready = true;

@@ -298,7 +298,16 @@ pub fn plan(ending: &Ending, on_close: Option<Then>) -> Plan {
             (None, 1002 | 1003 | 1007 | 1010) => Plan::Slow,
             (None, _) => Plan::Retry(Duration::ZERO),
         },
+        Ending::Carrier(Disconnect::Ended) => match on_close {
+            Some(then) => told(then, None),
+            None => Plan::Retry(Duration::ZERO),
+        },
+        Ending::Carrier(Disconnect::BadStatus { retry_after, .. }) if on_close.is_some() => {
+            on_close.map_or(Plan::Slow, |then| told(then, *retry_after))
+        }
         Ending::Carrier(Disconnect::BadStatus { status, retry_after, .. }) => match status {
+            // An event stream says so that it wants no reader (WHATWG HTML section 9.2.3).
+            204 => Plan::Slow,
             401 | 403 => Plan::Credentials,
             300..=399 => Plan::Slow,
             _ => Plan::Retry(retry_after.unwrap_or_default()),

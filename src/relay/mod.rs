@@ -55,6 +55,7 @@ use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
 use mapping::Mapping;
+use meet::addressing::Addressing;
 use meet::cutting::Pass;
 use meet::draining::Draining;
 use meet::events::STATUS_CHANNEL;
@@ -96,6 +97,8 @@ pub struct Relay {
     handover: Handover,
     overlap: Overlap,
     interest: Interest,
+    /// Channels that stand in the address.
+    addressing: Addressing,
     feed: Feed,
     mapping: Mapping,
     sequence: Sequence,
@@ -159,6 +162,7 @@ impl Relay {
             fetches: Fetches::default(),
             handover: Handover::default(),
             overlap: Overlap::default(),
+            addressing: Addressing::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
             mapping: meet::mapping::compile(&config, &dialect),

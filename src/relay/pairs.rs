@@ -402,6 +402,8 @@ pub enum Disconnect {
     },
     /// The connection was reset or cut without a close frame.
     Reset(String),
+    /// A poll was not answered in time.
+    AnswerTimeout,
     /// Upstream ended the answer that an event stream is.
     Ended,
     /// Bytes that are not RFC 6455's.
@@ -431,6 +433,7 @@ impl Disconnect {
             Disconnect::BadUpgrade(_) => "bad_upgrade",
             Disconnect::Closed { .. } => "closed",
             Disconnect::Reset(_) => "reset",
+            Disconnect::AnswerTimeout => "answer_timeout",
             Disconnect::Ended => "ended",
             Disconnect::Protocol(_) => "protocol",
             Disconnect::NotUtf8 => "not_utf8",

@@ -271,6 +271,8 @@ pub struct LinkStats {
     pub write: Histogram,
     /// How long the `Transmit` that is out has waited so far.
     pub write_stall: Duration,
+    /// Polls that came back at once with nothing and made the next one wait.
+    pub hasty_polls: u64,
     /// Frames received.
     pub frames_in: u64,
     /// Their payload bytes.

@@ -10,6 +10,7 @@
 mod common;
 
 mod client;
+mod hub;
 mod rig;
 mod sse;
 mod upstream;
@@ -27,3 +28,4 @@ mod power;
 mod recovery;
 mod resume;
 mod sharing;
+mod transports;

@@ -21,11 +21,16 @@ pub struct Place {
 impl Place {
     /// A quick relay in front of this upstream.
     pub fn new(upstream: &Upstream) -> Self {
+        Place::at(&upstream.url())
+    }
+
+    /// A quick relay in front of this address.
+    pub fn at(url: &str) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let state = format!("{:?}", dir.path().join("state"));
         let mut place = Place { dir, keys: BTreeMap::new() };
         for (key, value) in [
-            ("upstream.url", format!("{:?}", upstream.url()).as_str()),
+            ("upstream.url", format!("{url:?}").as_str()),
             ("upstream.backoff", r#"{ min = "10ms", max = "100ms" }"#),
             ("feed.listen", r#"["127.0.0.1:0"]"#),
             ("admin.listen", r#"["127.0.0.1:0"]"#),

@@ -1,33 +1,71 @@
-//! The address: what the configuration says, completed by the dialect.
+//! The address: what the configuration says, completed by the dialect, for the transport, the channels and the place at hand.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Conversation;
-use crate::dialect::{ConnectRequest, SendError, Transport};
+use super::asking::Origin;
+use crate::dialect::fill::{ChannelView, Context};
+use crate::dialect::schema::connect::{Address, Member};
+use crate::dialect::{ChannelSpec, ConnectRequest, SendError, Transport};
 use crate::protocol::request::Secret;
 use crate::relay::time::Time;
 
 /// What stays as it is in a path's segment and a query (RFC 3986 section 2.3: unreserved).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// An address and its header fields.
+pub(super) struct Addressed {
+    pub(super) url: String,
+    pub(super) headers: Vec<(String, String)>,
+}
+
 impl Conversation {
     /// Where and how to connect. The configured URL's own path and query members, and configured headers, win over the
     /// dialect's; an address that upstream gave (`resume_url`) replaces the configured one unless it gives up TLS.
+    /// `channels`: what an address that names channels carries. They are kept, for the polls that follow.
     pub fn connect_request(
-        &self,
+        &mut self,
         transport: Transport,
         url: &str,
         headers: &[(String, Secret)],
+        channels: &[ChannelSpec<'_>],
     ) -> Result<ConnectRequest, SendError> {
-        let connect = &self.dialect.connect;
-        let context = self.context(Time::default(), None);
+        channels.iter().for_each(|spec| self.channels.add(spec));
+        let origin = Origin::new(transport, url, headers, channels);
+        self.place.suit(&origin, &self.dialect);
+        self.asking.connect(origin);
+        let Addressed { url, mut headers } = self.address()?;
+        self.asking.headers.clone_from(&headers);
+        self.last_event_id(&mut headers);
+        let subprotocols = match transport {
+            Transport::WebSocket => self.dialect.connect.subprotocols.clone(),
+            _ => Vec::new(),
+        };
+        Ok(ConnectRequest { transport, url, headers, subprotocols })
+    }
+
+    /// The address of the connection, or of the next poll.
+    pub(super) fn address(&self) -> Result<Addressed, SendError> {
+        let Origin { transport, url, headers, channels } = self.asking.origin();
+        let views: Result<Vec<ChannelView<'_>>, SendError> =
+            channels.iter().map(|known| self.view(Some(known.id), &known.name, known.params.as_deref())).collect();
+        let views = views?;
+        let context = Context {
+            batch: &views,
+            join: &self.dialect.connect.join,
+            cursor: self.place.text(),
+            ..self.context(Time::default(), views.first())
+        };
+        let common = &self.dialect.connect.address;
+        let own = self.dialect.carriages.get(transport).map(|carriage| &carriage.address);
         let mut given = String::new();
-        if let Some(template) = &connect.url {
+        if let Some(template) = &self.dialect.connect.url {
             given = template.render(&context)?;
         }
-        let replaces = given.starts_with("wss://") || (given.starts_with("ws://") && url.starts_with("ws://"));
+        let secure = |url: &str| url.starts_with("wss://") || url.starts_with("https://");
+        let replaces = secure(&given) || (given.contains("://") && !secure(url));
         let (mut url, query) = split(if replaces { &given } else { url })?;
-        if let Some(template) = &connect.path
+        if let Some(template) = own.and_then(|own| own.path.as_ref()).or(common.path.as_ref())
             && has_no_path(&url)
         {
             let path = template.render_with(&context, encode)?;
@@ -35,11 +73,11 @@ impl Conversation {
             url.push_str(&path);
         }
         let mut members: Vec<String> = query.into_iter().collect();
-        for (name, template) in &connect.query {
-            let value = template.render(&context)?;
-            let known = members.iter().flat_map(|query| query.split('&')).any(|member| name_of(member) == &**name);
-            if !value.is_empty() && !known {
-                members.push(format!("{}={}", encode(name), encode(&value)));
+        for member in own.map(|own| &own.query).into_iter().chain([&common.query]).flatten() {
+            let known =
+                members.iter().flat_map(|query| query.split('&')).any(|known| name_of(known) == encode(&member.name));
+            if !known {
+                members.extend(query_members(member, &context)?);
             }
         }
         if !members.is_empty() {
@@ -51,21 +89,72 @@ impl Conversation {
                 "the upstream address holds characters that must be percent-encoded".into(),
             ));
         }
-        let mut all: Vec<(String, String)> = Vec::new();
-        for (name, value) in headers {
-            all.push((name.clone(), value.expose().to_owned()));
-        }
-        for (name, template) in &connect.headers {
-            let value = template.render(&context)?;
-            if !value.is_empty() && !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
-                all.push((name.to_string(), value));
-            }
-        }
-        if let Some((name, _)) = all.iter().find(|(_, value)| value.chars().any(char::is_control)) {
-            return Err(SendError::Invalid(format!("the value of header {name} holds control characters")));
-        }
-        Ok(ConnectRequest { transport, url, headers: all, subprotocols: connect.subprotocols.clone() })
+        let headers = headers_of(headers, own, common, &context)?;
+        Ok(Addressed { url: with_scheme(*transport, url), headers })
     }
+}
+
+/// `name=value`, once or once for each channel; nothing where the value is empty.
+fn query_members(member: &Member, context: &Context<'_>) -> Result<Vec<String>, SendError> {
+    let values = match member.each {
+        true => {
+            let each = context.batch.iter().map(|channel| {
+                let own = Context { channel: Some(channel), ..*context };
+                member.value.render(&own)
+            });
+            each.collect::<Result<Vec<String>, SendError>>()?
+        }
+        false => vec![member.value.render(context)?],
+    };
+    let values = values.into_iter().filter(|value| !value.is_empty());
+    Ok(values.map(|value| format!("{}={}", encode(&member.name), encode(&value))).collect())
+}
+
+/// The configuration's header fields, then the transport's, then those of `[connect]`: the first of a name counts.
+fn headers_of(
+    configured: &[(String, Secret)],
+    own: Option<&Address>,
+    common: &Address,
+    context: &Context<'_>,
+) -> Result<Vec<(String, String)>, SendError> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (name, value) in configured {
+        all.push((name.clone(), value.expose().to_owned()));
+    }
+    for (name, template) in own.map(|own| &own.headers).into_iter().chain([&common.headers]).flatten() {
+        let value = template.render(context)?;
+        if !value.is_empty() && !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            all.push((name.to_string(), value));
+        }
+    }
+    match all.iter().find(|(_, value)| value.chars().any(char::is_control)) {
+        Some((name, _)) => Err(SendError::Invalid(format!("the value of header {name} holds control characters"))),
+        None => Ok(all),
+    }
+}
+
+/// The address in the transport's own scheme, with TLS or without as it was.
+fn with_scheme(transport: Transport, url: String) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let scheme = match (transport, scheme) {
+        (Transport::WebSocket, "https" | "wss") => "wss",
+        (Transport::WebSocket, "http" | "ws") => "ws",
+        (_, "https" | "wss") => "https",
+        (_, "http" | "ws") => "http",
+        (_, other) => other,
+    };
+    format!("{scheme}://{rest}")
+}
+
+/// Where a path of the same origin leads; `Err`: it is no path.
+pub(super) fn beside(transport: Transport, url: &str, path: &str) -> Result<String, SendError> {
+    if !path.starts_with('/') || path.starts_with("//") || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(SendError::Invalid(format!("`post` must make a path, which begins with /, and made {path:?}")));
+    }
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let transport = if transport == Transport::WebSocket { Transport::Sse } else { transport };
+    Ok(with_scheme(transport, format!("{scheme}://{authority}{path}")))
 }
 
 /// The address up to its query, and the query.

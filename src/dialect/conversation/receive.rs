@@ -16,7 +16,7 @@ use crate::dialect::schema::Dialect;
 use crate::dialect::template::write_string;
 use crate::dialect::units;
 use crate::dialect::value::Value;
-use crate::dialect::{ChannelId, GapScope, Heard, Outgoing, Purpose, RequestId, WireFrame};
+use crate::dialect::{AskFor, ChannelId, GapScope, Heard, Outgoing, Purpose, RequestId, WireFrame};
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
 
@@ -45,10 +45,25 @@ impl Conversation {
         self.clock = now.mono;
         self.replies = 0;
         match frame {
-            WireFrame::Pong(_) => return heard(Heard::Pong { request: None }),
-            frame if !frame.speaks() => return heard(Heard::Ignored),
-            _ => {}
+            WireFrame::Pong(_) => heard(Heard::Pong { request: None }),
+            WireFrame::Answer(answer) => match answer.of {
+                AskFor::Poll => self.polled(now, frame, answer, heard),
+                AskFor::Request(id) => self.post_answered(id, answer, heard),
+            },
+            WireFrame::Event(event) => {
+                match event.data {
+                    Some(_) => self.read(now, frame, heard),
+                    None => heard(Heard::Ignored),
+                }
+                self.streamed(event);
+            }
+            frame if !frame.speaks() => heard(Heard::Ignored),
+            frame => self.read(now, frame, heard),
         }
+    }
+
+    /// What a frame's messages mean.
+    pub(super) fn read(&mut self, now: Time, frame: &WireFrame, heard: &mut dyn FnMut(Heard<'_>)) {
         let dialect = Arc::clone(&self.dialect);
         let mut session = self.session.take();
         dialect.framing.read(&mut session, frame, &mut |part| match part {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::asking::Rendered;
 use super::{Conversation, Says, Stage};
 use crate::dialect::bindings::{Bound, Sub};
 use crate::dialect::fill::{ChannelView, Context};
@@ -62,7 +63,7 @@ impl Conversation {
                 view.sub = Some(Sub { text, number: *number });
             }
             let context = Context { id: self.last_id + 1, uuid, batch: &batch, ..self.context(now, batch.first()) };
-            (send.template.render(&context)?, sub, chosen)
+            (self.rendered(send, &context)?, sub, chosen)
         };
         chosen.iter().for_each(|spec| self.channels.add(spec));
         let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered, Says::Event);
@@ -91,7 +92,7 @@ impl Conversation {
         let (text, chosen) = {
             let (batch, chosen) = self.batch(now, send, candidates)?;
             let context = Context { id: self.last_id + 1, uuid, batch: &batch, ..self.context(now, batch.first()) };
-            (send.template.render(&context)?, chosen)
+            (self.rendered(send, &context)?, chosen)
         };
         for spec in &chosen {
             self.bindings.leave(now.mono, spec.id);
@@ -132,7 +133,7 @@ impl Conversation {
             }
             let context =
                 Context { id: self.last_id + 1, uuid, message: Some(message), ..self.context(now, Some(&view)) };
-            send.template.render(&context)?
+            self.rendered(send, &context)?
         };
         let outgoing = self.numbered(text, Purpose::Publish(message.id), send.answered, Says::Event);
         if outgoing.answered {
@@ -185,21 +186,27 @@ impl Conversation {
         let uuid = self.rng.next_u128();
         let text = {
             let context = Context { id: self.last_id + 1, uuid, ..self.context(now, None) };
-            send.template.render(&context)?
+            self.rendered(send, &context)?
         };
         Ok(self.numbered(text, purpose, send.answered, says))
     }
 
     /// Takes the next number for a rendered text.
-    pub(super) fn numbered(&mut self, text: String, purpose: Purpose, answered: bool, says: Says) -> Outgoing {
+    pub(super) fn numbered(&mut self, rendered: Rendered, purpose: Purpose, answered: bool, says: Says) -> Outgoing {
         self.last_id += 1;
         let sent = match says {
             Says::Connect => Sent::Connect,
             Says::Event => Sent::Event(answered.then_some(self.last_id)),
             Says::Receipt(number) => Sent::Ack(number),
         };
-        let frame = WireFrame::Text(Bytes::from(self.dialect.framing.wrap(&mut self.session, sent, text)));
-        Outgoing { request: RequestId(self.last_id), purpose, frame, answered }
+        let Rendered { text, post, json } = rendered;
+        let text = self.dialect.framing.wrap(&mut self.session, sent, text);
+        let id = RequestId(self.last_id);
+        let frame = match post {
+            Some(url) => self.post(url, json, id, text),
+            None => WireFrame::Text(Bytes::from(text)),
+        };
+        Outgoing { request: id, purpose, frame, answered }
     }
 
     /// Notes a request that upstream answers.

@@ -1,5 +1,6 @@
 //! Conversations held word by word: what is said, what is heard, in short lines.
 
+mod asking;
 mod engine;
 mod hostile;
 mod services;
@@ -137,6 +138,7 @@ fn purpose(purpose: &Purpose) -> String {
         Purpose::State(id) => format!("state[{}]", id.0),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
+        Purpose::Poll => "poll".to_owned(),
     }
 }
 
@@ -200,6 +202,11 @@ fn show(heard: &Heard<'_>) -> String {
         }
         Heard::Pong { request } => words.push(request.map_or("pong".to_owned(), |id| format!("pong #{}", id.0))),
         Heard::Send(outgoing) => words.push(format!("send {}", sent(outgoing))),
+        Heard::PollFailed { status, retry_after, detail } => {
+            words.push(format!("poll failed {status} {detail:?}"));
+            words.extend(retry_after.map(|after| format!("after={after:?}")));
+        }
+        Heard::Hasty => words.push("hasty".to_owned()),
         Heard::Ignored => words.push("ignored".to_owned()),
         Heard::Numbered(first, last) => words.push(format!("numbered {first}-{last}")),
         Heard::Skipped(what, count) => words.push(format!("skipped {count} {}", what.word())),
@@ -221,25 +228,28 @@ fn params_of_the_connection_are_one_json_object() {
     let with = |token: Option<&str>| {
         Conversation::new(Arc::clone(&dialect), Carried::new(1), params.clone(), token.map(Secret::new))
     };
-    let request = |url: &str| with(Some("s&t")).connect_request(Transport::WebSocket, url, &[]).unwrap();
+    let request = |url: &str| with(Some("s&t")).connect_request(Transport::WebSocket, url, &[], &[]).unwrap();
     assert_eq!(request("wss://h").url, "wss://h/x/a%2Fb?v=1&t=s%26t");
     assert_eq!(request("wss://h/").url, "wss://h/x/a%2Fb?v=1&t=s%26t");
     // The configuration's own path and query win.
     assert_eq!(request("wss://h/y?v=2&a=b").url, "wss://h/y?v=2&a=b&t=s%26t");
-    assert_eq!(with(None).connect_request(Transport::WebSocket, "wss://h", &[]).unwrap().url, "wss://h/x/a%2Fb?v=1");
+    assert_eq!(
+        with(None).connect_request(Transport::WebSocket, "wss://h", &[], &[]).unwrap().url,
+        "wss://h/x/a%2Fb?v=1"
+    );
     assert_eq!(request("wss://h").headers, vec![("x-room".to_owned(), "a/b".to_owned())]);
     let own = with(None)
-        .connect_request(Transport::WebSocket, "wss://h", &[("X-Room".to_owned(), Secret::new("mine"))])
+        .connect_request(Transport::WebSocket, "wss://h", &[("X-Room".to_owned(), Secret::new("mine"))], &[])
         .unwrap();
     assert_eq!(own.headers, vec![("X-Room".to_owned(), "mine".to_owned())]);
     for url in ["wss://h/#x", "wss://h/ä", "wss://h/a b"] {
         assert!(
-            matches!(with(None).connect_request(Transport::WebSocket, url, &[]), Err(SendError::Invalid(_))),
+            matches!(with(None).connect_request(Transport::WebSocket, url, &[], &[]), Err(SendError::Invalid(_))),
             "{url}"
         );
     }
     let control =
-        with(None).connect_request(Transport::WebSocket, "wss://h", &[("a".to_owned(), Secret::new("b\r\nc: d"))]);
+        with(None).connect_request(Transport::WebSocket, "wss://h", &[("a".to_owned(), Secret::new("b\r\nc: d"))], &[]);
     assert!(matches!(control, Err(SendError::Invalid(_))));
     assert!(!format!("{:?}", request("wss://h")).contains("s%26t"));
 }

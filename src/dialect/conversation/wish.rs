@@ -40,7 +40,7 @@ impl Conversation {
         let text = {
             let view = self.view(Some(spec.id), spec.name, spec.params)?;
             let context = Context { id: self.last_id + 1, uuid, wish, ..self.context(now, Some(&view)) };
-            send.template.render(&context)?
+            self.rendered(send, &context)?
         };
         let outgoing = self.numbered(text, Purpose::State(spec.id), send.answered, Says::Event);
         self.note(&outgoing, Op::State, vec![(spec.id, spec.name.into())]);

@@ -108,6 +108,7 @@ pub(super) fn purpose(purpose: &Purpose, names: &dyn Names) -> String {
         Purpose::State(channel) => list("state", std::slice::from_ref(channel)),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
+        Purpose::Poll => "poll".to_owned(),
     }
 }
 
@@ -167,6 +168,10 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
         }
         Heard::Pong { request } => Words::new("pong").bare(request.and_then(id)),
         Heard::Send(outgoing) => Words::new("send").bare(Some(excerpt(super::bytes(&outgoing.frame)))),
+        Heard::PollFailed { status, detail, .. } => {
+            Words::new("poll failed").bare(Some(status)).and("message", Some(format!("{detail:?}")))
+        }
+        Heard::Hasty => Words::new("hasty"),
         Heard::Ignored => Words::new("ignored"),
         Heard::Numbered(_, last) => Words::new("numbered").and("seq", Some(last)),
         Heard::Skipped(what, count) => Words::new("skipped").bare(Some(what.word())).and("count", Some(count)),

@@ -65,13 +65,13 @@ fn template(
     let name = format!("send.{key}");
     if let Some(text) = place.text() {
         let template = compiled(Template::json(text.value, names, scope, &name), text, faults)?;
-        return Some(SendTemplate::new(template, None, None, None));
+        return Some(SendTemplate::new(template, None, None, None, None));
     }
     if !place.is_table() {
         faults.add(place.at, format!("{name} must be a text or a table: {{ json = \"...\" }}"));
         return None;
     }
-    let mut section = Section::new(key, place, faults).later(&["post"]);
+    let mut section = Section::new(key, place, faults);
     let (json, plain) = (section.text("json", faults), section.text("text", faults));
     let template = match (json, plain) {
         (Some(text), None) => compiled(Template::json(text.value, names, scope, &name), text, faults),
@@ -90,6 +90,12 @@ fn template(
             faults.add(place.at, "one subscription id cannot stand for a list of channels");
         }
     }
+    let post = section.text("post", faults).and_then(|text| {
+        if !text.value.starts_with('/') || text.value.starts_with("//") {
+            faults.add(text.at, format!("{name}.post is a path on the service's own host: \"/publish\""));
+        }
+        compiled(Template::text(text.value, names, scope, &format!("{name}.post")), text, faults)
+    });
     let ack = section.boolean("ack", faults);
     let confirm = if scope == Scope::Publish {
         let words = [
@@ -103,7 +109,7 @@ fn template(
         None
     };
     section.finish(faults);
-    Some(SendTemplate::new(template?, bind, ack, confirm))
+    Some(SendTemplate::new(template?, post, bind, ack, confirm))
 }
 
 /// The subscription id that a request gives itself: plain text, or a table with the JSON that the id is the text of.
@@ -141,15 +147,22 @@ fn compiled(result: Result<Template, Vec<(usize, String)>>, text: Text<'_>, faul
 }
 
 impl SendTemplate {
-    /// Whether upstream answers defaults to whether the template says which request it is.
-    fn new(template: Template, bind: Option<Template>, ack: Option<bool>, confirm: Option<Confirm>) -> Self {
+    /// Whether upstream answers defaults to whether the template says which request it is; a POST always is answered.
+    fn new(
+        template: Template,
+        post: Option<Template>,
+        bind: Option<Template>,
+        ack: Option<bool>,
+        confirm: Option<Confirm>,
+    ) -> Self {
         let numbered = template.uses(|variable| matches!(variable, Variable::Id));
-        let answered = match confirm {
-            Some(confirm) => matches!(confirm, Confirm::Ack | Confirm::Echo),
-            None => ack.unwrap_or(numbered),
-        };
+        let answered = post.is_some()
+            || match confirm {
+                Some(confirm) => matches!(confirm, Confirm::Ack | Confirm::Echo),
+                None => ack.unwrap_or(numbered),
+            };
         let confirm = confirm.unwrap_or(if answered { Confirm::Ack } else { Confirm::Written });
-        SendTemplate { template, bind, answered, confirm }
+        SendTemplate { template, post, bind, answered, confirm }
     }
 
     /// Whether it names the channel's subscription id.

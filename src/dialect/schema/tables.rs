@@ -1,12 +1,9 @@
-//! `[frame] [connect] [limits] [gap] [close]`: from the file to plain values.
+//! `[frame] [limits] [gap] [close]`: from the file to plain values.
 
-use super::Connect;
-use super::document::{Faults, Section, Text};
+use super::document::{Faults, Section};
 use crate::dialect::framing::{FrameKind, Framing, Inflate, MAIN};
 use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits, OnGap};
-use crate::dialect::template::Template;
 use crate::dialect::units;
-use crate::dialect::variable::{Names, Scope};
 
 /// What is wrong with a `then`.
 pub(super) const THEN: &str =
@@ -110,7 +107,7 @@ pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<G
 pub(super) fn close(section: Option<Section<'_>>, faults: &mut Faults) -> CloseTable {
     let mut table = CloseTable::default();
     let Some(mut close) = section else { return table };
-    const CODES: &str = "a close code from 1000 to 4999, or a range like \"4000-4099\"";
+    const CODES: &str = "a close code from 1000 to 4999, an HTTP status from 200 to 599, or a range like \"4000-4099\"";
     if let Some(then) = close.take("then") {
         if !then.is_table() {
             faults.add(then.at, "`then` must be a table: \"4000-4099\" = \"fatal\"");
@@ -149,67 +146,6 @@ pub(super) fn close(section: Option<Section<'_>>, faults: &mut Faults) -> CloseT
     }
     close.finish(faults);
     table
-}
-
-pub(super) fn connect(section: Option<Section<'_>>, names: &Names, faults: &mut Faults) -> Connect {
-    let Some(mut section) = section.map(|section| section.later(&["fetch"])) else { return Connect::default() };
-    let mut text = |key: &'static str, faults: &mut Faults| {
-        let text = section.text(key, faults)?;
-        compile(text, names, &format!("connect.{key}"), faults)
-    };
-    let url = text("url", faults);
-    let path = text("path", faults);
-    let query = pairs(&mut section, "query", names, faults);
-    let headers = pairs(&mut section, "headers", names, faults);
-    let subprotocols = section.texts("subprotocols", faults);
-    for subprotocol in &subprotocols {
-        if !is_token(subprotocol.value) {
-            faults.add(subprotocol.at, "a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)");
-        }
-    }
-    section.finish(faults);
-    let subprotocols = subprotocols.iter().map(|text| text.value.to_owned()).collect();
-    Connect { url, path, query, headers, subprotocols }
-}
-
-fn pairs(
-    section: &mut Section<'_>,
-    key: &'static str,
-    names: &Names,
-    faults: &mut Faults,
-) -> Vec<(Box<str>, Template)> {
-    let Some(place) = section.take(key) else { return Vec::new() };
-    if !place.is_table() {
-        faults.add(place.at, format!("`{key}` must be a table: name = \"value\""));
-    }
-    let mut pairs = Vec::new();
-    for (name, at, value) in place.entries() {
-        if key == "headers" && !is_token(name) {
-            faults.add(at, format!("`{name}` is not a header's name"));
-        }
-        match value.text() {
-            Some(text) => {
-                let template = compile(text, names, &format!("connect.{key}.{name}"), faults);
-                pairs.extend(template.map(|template| (name.into(), template)));
-            }
-            None => faults.add(value.at, format!("`{name}` must be a text")),
-        }
-    }
-    pairs
-}
-
-fn compile(text: Text<'_>, names: &Names, place: &str, faults: &mut Faults) -> Option<Template> {
-    if text.value.contains("{channel") {
-        faults.add(text.at, format!("{place}: channels in the address are not supported yet by this version"));
-        return None;
-    }
-    match Template::text(text.value, names, Scope::Connect, place) {
-        Ok(template) => Some(template),
-        Err(list) => {
-            list.into_iter().for_each(|(offset, reason)| faults.add(text.place(offset), reason));
-            None
-        }
-    }
 }
 
 /// A token (RFC 9110 section 5.6.2).

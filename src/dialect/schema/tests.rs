@@ -52,7 +52,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         &[
             "4:11: a JSON Pointer starts with '/': \"type\"",
             "4:23: bad '~' escape in JSON Pointer \"/c~2\" (only ~0 and ~1)",
-            "4:35: unknown frame field `#evnt`, expected one of `#packet`, `#ack`, `#offset`",
+            "4:35: unknown frame field `#evnt`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`",
         ],
     ),
     (
@@ -69,7 +69,6 @@ const FAULTS: &[(&str, &[&str])] = &[
             "4:9: variable {data} has no value in send.auth",
             "5:8: send.ping needs `json` or `text`, one of them",
             "6:11: send.publish needs `json` or `text`, one of them",
-            "6:13: `post` is not supported yet by this version",
         ],
     ),
     (
@@ -77,7 +76,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         &[
             "4:49: one subscription id cannot stand for a list of channels",
             "5:22: {channel*} cannot stand here: a list is a JSON value of its own",
-            "6:9: {token*}: only {channel*} and parts of its name can be listed, in subscribes",
+            "6:9: {token*}: only {channel*} and parts of its name can be listed, in subscribes and addresses",
         ],
     ),
     (
@@ -107,7 +106,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\npath = \"/\"\n",
+        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\ncursor = \"/\"\n[transport.long-poll]\ncursor = \"next\"\ninterval = \"0s\"\n[transport.carrier-pigeon]\n[send]\npublish = { json = '[1]', post = \"http://x/\" }\n",
         &[
             "1:1: frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }",
             "3:18: a separator must stand before {symbol}",
@@ -115,7 +114,11 @@ const FAULTS: &[(&str, &[&str])] = &[
             "5:10: unknown variant `make`, expected one of `make_before_break`, `break_before_make`",
             "6:2: `fetch` is not supported yet by this version",
             "8:2: `sign` is not supported yet by this version",
-            "10:2: `transport` is not supported yet by this version",
+            "11:1: unknown field `cursor`, expected one of `path`, `query`, `headers`, `resumes`",
+            "13:10: a JSON Pointer starts with '/': \"next\"",
+            "14:12: `interval` must be a duration, like \"30s\" or \"500ms\"",
+            "15:12: unknown field `carrier-pigeon`, expected one of `sse`, `long-poll`, `poll`",
+            "17:34: send.publish.post is a path on the service's own host: \"/publish\"",
         ],
     ),
     (
@@ -153,17 +156,17 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "[close]\nthen = { \"99\" = \"fatal\", \"4000\" = \"panic\" }\nforget = [1000, \"x\"]\nours = 1006\n",
         &[
-            "4:10: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
+            "4:10: expected a close code from 1000 to 4999, an HTTP status from 200 to 599, or a range like \"4000-4099\"",
             "4:35: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
-            "5:17: expected a close code from 1000 to 4999, or a range like \"4000-4099\"",
+            "5:17: expected a close code from 1000 to 4999, an HTTP status from 200 to 599, or a range like \"4000-4099\"",
             "6:8: `ours` must be 1000, 1001, or from 3000 to 4999",
         ],
     ),
     (
-        "[connect]\nurl = \"{resume_url?}\"\npath = \"/sub/{channel}\"\nsubprotocols = [\"a b\", 1]\nheaders = { \"x y\" = \"1\", a = 2 }\nquery = 3\n",
+        "[connect]\nurl = \"{resume_url?}\"\npath = \"/sub/{message}\"\nsubprotocols = [\"a b\", 1]\nheaders = { \"x y\" = \"1\", a = 2 }\nquery = 3\n",
         &[
             "4:8: unknown variable {resume_url} in connect.url",
-            "5:8: connect.path: channels in the address are not supported yet by this version",
+            "5:14: variable {message} has no value in connect.path",
             "6:17: a subprotocol is a token of RFC 9110 (letters, digits, -._~!#$%&'*+^`|)",
             "6:24: `subprotocols` must be a list of texts",
             "7:13: `x y` is not a header's name",
@@ -198,7 +201,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"event\"\nchannel = \"{/a}:{b}:{#c}:{\"\ndata = \"/~\"\nts = \"time\"\nset = { token = \"/t\", ok = 1, \"channel.x\" = \"{/y\" }\neach = { key = \"/k\", chan = \"/c\" }\nreply = \"receipt\"\n",
         &[
             "6:17: unknown variable {b} in a rule",
-            "6:21: unknown frame field `#c`, expected one of `#packet`, `#ack`, `#offset`",
+            "6:21: unknown frame field `#c`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`",
             "6:26: `{` without `}`",
             "7:8: bad '~' escape in JSON Pointer \"/~\" (only ~0 and ~1)",
             "8:6: a JSON Pointer starts with '/': \"time\"",
@@ -252,7 +255,7 @@ fn a_file_without_its_head_says_what_is_missing() {
             "bad.toml:1:11: this version reads `dialect = 1` only",
             "bad.toml:2:8: `name` must be a text",
             "bad.toml:3:6: rules are written [[on]], each with its own header",
-            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `limits`, `gap`, `repair`, `close`, `send`",
+            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `transport`, `limits`, `gap`, `repair`, `close`, `send`",
         ]
     );
 }

@@ -120,10 +120,13 @@ impl<'a> Parser<'a> {
                 Variable::Id // Stands in until the faults are reported.
             }
         };
-        if need == Need::Listed && !(self.scope == Scope::Channel && is_listable(&variable)) && self.faults.is_empty() {
+        let lists = matches!(self.scope, Scope::Channel | Scope::Connect);
+        if need == Need::Listed && !(lists && is_listable(&variable)) && self.faults.is_empty() {
             self.fault(
                 at,
-                format!("{{{name}*}}: only {{channel*}} and parts of its name can be listed, in subscribes"),
+                format!(
+                    "{{{name}*}}: only {{channel*}} and parts of its name can be listed, in subscribes and addresses"
+                ),
             );
         }
         self.holes.push((variable.clone(), name.into(), need));
@@ -266,7 +269,13 @@ impl<'a> Parser<'a> {
                 if literal < self.at {
                     pieces.push(Piece::Literal(self.text[literal..self.at].into()));
                 }
-                pieces.push(Piece::Hole(self.single()?));
+                pieces.push(match self.scope {
+                    Scope::Connect => match self.hole()? {
+                        (hole, Need::Listed) => Piece::List(hole),
+                        (hole, _) => Piece::Hole(hole),
+                    },
+                    _ => Piece::Hole(self.single()?),
+                });
                 literal = self.at;
             } else {
                 self.at += 1;

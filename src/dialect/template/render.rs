@@ -36,6 +36,16 @@ impl Template {
                                 out.push_str(&escape(&value.into_text()));
                             }
                         }
+                        Piece::List(hole) => {
+                            for (at, channel) in context.batch.iter().enumerate() {
+                                if at > 0 {
+                                    out.push_str(context.join);
+                                }
+                                if let Some(value) = filled(hole, &Context { channel: Some(channel), ..*context })? {
+                                    out.push_str(&escape(&value.into_text()));
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -93,6 +103,8 @@ fn write_text<'a>(pieces: &'a [Piece], context: &Context<'a>, out: &mut String) 
     for piece in pieces {
         match piece {
             Piece::Literal(escaped) => out.push_str(escaped),
+            // Stands in plain text only.
+            Piece::List(_) => {}
             Piece::Hole(hole) => match filled(hole, context)? {
                 None => {}
                 Some(Filled::Json(json)) => match string_content(&json) {

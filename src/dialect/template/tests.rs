@@ -60,6 +60,8 @@ fn fill(template: &str, params: Option<&str>, data: &str) -> Result<String, Send
         message: Some(&message),
         wish: Default::default(),
         batch: &batch,
+        join: "",
+        cursor: None,
     };
     template.render(&context)
 }
@@ -167,6 +169,8 @@ fn text_templates_are_plain() {
         message: None,
         wish: Default::default(),
         batch: &[],
+        join: "",
+        cursor: None,
     };
     assert_eq!(template.render(&context), Ok("PUB a\"b { x}{".to_owned()));
     assert_eq!(template.render_with(&context, |text| text.replace('"', "_")), Ok("PUB a_b { x}{".to_owned()));
@@ -188,7 +192,7 @@ proptest! {
         let context = Context {
             variables: &variables, connection: "{}", token: None, id: 1, uuid: 0, now: Time::default(),
             channel: None, wish: Default::default(),
-            message: Some(&message), batch: &[],
+            message: Some(&message), batch: &[], join: "", cursor: None,
         };
         let frame: serde_json::Value = serde_json::from_str(&template.render(&context).unwrap()).unwrap();
         let expected = serde_json::json!({"op":"pub","key":key,"both":format!("<{key}|{text}>"),"type":text,"data":data});

@@ -26,6 +26,8 @@ pub enum Why {
     Told,
     /// What the connection was made with runs out.
     Credentials,
+    /// The address names other channels than are wanted.
+    Channels,
 }
 
 impl Why {
@@ -36,6 +38,7 @@ impl Why {
             Why::Asked => "asked",
             Why::Told => "told",
             Why::Credentials => "credentials",
+            Why::Channels => "channels",
         }
     }
 }

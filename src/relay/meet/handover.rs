@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::dialect::{Carried, ChannelId, Event, Role, Rotate, Then};
+use crate::dialect::{Carried, ChannelId, Event, Role, Rotate, Then, Transport};
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Ending, Phase};
 use crate::relay::feed::RingId;
@@ -137,6 +137,8 @@ impl Relay {
         } else if candidate.level.is_none() {
             candidate.level = Some(now.mono);
             if let Some(active) = self.attempts.active_mut() {
+                // Where there are no pings, numbers and ids have to tell what is missing.
+                candidate.flushed |= active.transport != Transport::WebSocket;
                 active.ask_ping();
             }
         }
@@ -259,8 +261,17 @@ impl Relay {
         if !self.handover.is(attempt) {
             return;
         }
+        // The older connection's address does not name it and never will: there is nothing to merge, and nothing is lost.
+        let alone = self
+            .attempts
+            .active()
+            .is_some_and(|active| self.is_addressed(active) && !active.addressed.contains(&channel));
         for ring in self.feed.rings_of(channel).to_vec() {
-            self.cut_over(now, ring);
+            if alone {
+                self.overlap.cut(ring);
+            } else {
+                self.cut_over(now, ring);
+            }
         }
     }
 

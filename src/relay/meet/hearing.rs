@@ -6,14 +6,16 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::dialect::{ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, WireFrame};
+use crate::dialect::{
+    AskFor, ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, UrlChannels, WireFrame,
+};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
 use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
-use crate::relay::pairs::{AttemptId, Notice, Output};
+use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
 
@@ -51,6 +53,7 @@ impl Relay {
             match frame {
                 WireFrame::Ping(_) => pings += 1,
                 WireFrame::Pong(body) => self.ponged(at, attempt, body),
+                WireFrame::Answer(answer) => self.answered(attempt, answer.of),
                 _ => {}
             }
         }
@@ -77,6 +80,13 @@ impl Relay {
             }
         }
         self.settle(now, attempt);
+    }
+
+    /// A request by POST is answered: the next one may leave.
+    fn answered(&mut self, attempt: AttemptId, of: AskFor) {
+        if let (Some(asked), AskFor::Request(_)) = (self.attempts.get_mut(attempt), of) {
+            asked.posting = false;
+        }
     }
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
@@ -173,6 +183,13 @@ impl Relay {
                 }
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),
+            Heard::PollFailed { status: 0, .. } => {
+                self.end_attempt(attempt, Ending::Carrier(Disconnect::AnswerTimeout));
+            }
+            Heard::PollFailed { status, retry_after, detail } => {
+                self.end_attempt(attempt, Ending::Carrier(Disconnect::BadStatus { status, retry_after, detail }));
+            }
+            Heard::Hasty => self.stats.link.hasty_polls += 1,
             Heard::Ignored => {}
             Heard::Numbered(first, last) => self.numbers_passed(at, attempt, (first, last)),
             Heard::Skipped(what, count) => self.stats.dialect.skipped.add(what, count as u64),
@@ -197,13 +214,14 @@ impl Relay {
 
     /// Authentication is done: everything wanted is subscribed, or live at once.
     fn heard_ready(&mut self, now: Time, attempt: AttemptId, resumed: bool) {
+        let goes_on = resumed || self.attempts.get(attempt).is_some_and(|ready| ready.goes_on);
         let Some(took) = self.attempt_mut(attempt).and_then(|ready| ready.ready(now.mono)) else { return };
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);
         let serves = self.attempts.serves(attempt);
         if serves {
             self.link.ready(now.mono, &mut self.rng);
-            self.settle_losses(now, resumed);
+            self.settle_losses(now, goes_on);
         } else {
             // What was admitted until now is told to the one that serves first.
             self.follow_interest();
@@ -211,9 +229,13 @@ impl Relay {
         let wanted = self.interest.attempt_ready();
         let mut live = Vec::new();
         if let Some(ready) = self.attempts.get_mut(attempt).filter(|_| self.dialect.subscribes()) {
+            let addressed = self.dialect.url_channels(ready.transport) != UrlChannels::None;
             for (channel, again) in wanted {
                 let lane = self.interest.priority(channel);
-                if resumed && again {
+                if addressed && !ready.addressed.contains(&channel) {
+                    continue;
+                }
+                if addressed || resumed && again {
                     ready.acked.carry_over(now.mono, channel, lane);
                     live.push(channel);
                 } else {
@@ -221,6 +243,7 @@ impl Relay {
                 }
             }
         }
+        self.address_moved();
         if serves {
             self.link_moved(now);
         }
@@ -295,7 +318,7 @@ impl Relay {
                 }
             }
             Purpose::State(_) => self.state_answered(now, purpose, true),
-            Purpose::Ping | Purpose::Reply => {}
+            Purpose::Ping | Purpose::Reply | Purpose::Poll => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
     }
@@ -330,7 +353,7 @@ impl Relay {
                 return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
             Some(purpose @ Purpose::State(_)) => self.state_answered(now, &purpose, false),
-            Some(Purpose::Ping | Purpose::Reply) => {}
+            Some(Purpose::Ping | Purpose::Reply | Purpose::Poll) => {}
             None => match named {
                 Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
                 None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),

@@ -2,7 +2,7 @@
 //!
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
-//!   `handover`: a second connection takes over from the one that serves.
+//!   `handover`: a second connection takes over from the one that serves. `addressing`: channels in the address.
 //! - `resuming`: what a lost connection means for the feed, and when that is known.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
@@ -16,6 +16,7 @@
 //! - `calls`: HTTP requests. `accounts`: what was spent, and who reads what. `draining`: stop and reload.
 
 pub(super) mod accounts;
+pub(super) mod addressing;
 pub(super) mod calls;
 pub(super) mod cutting;
 pub(super) mod draining;

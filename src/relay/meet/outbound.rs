@@ -88,7 +88,7 @@ impl Relay {
         match error {
             SendError::NotJoined => self.join_channel(now, message),
             // The connection may know it later, the next one may.
-            SendError::Unset(_) => self.postpone(now, message),
+            SendError::Unset(_) | SendError::NoWayUp(_) => self.postpone(now, message),
             SendError::NoTemplate => self.outbox.reject(now, message, ErrorCode::NotSupported.text()),
             SendError::Name(_) | SendError::Invalid(_) => {
                 self.outbox.reject(now, message, ErrorCode::Invalid.text());

@@ -1,10 +1,10 @@
 //! What is to leave for upstream meets the connections: one `Transmit` at a time on each, in the order of the classes over
 //! both, as the one bucket allows. Messages leave on the one that serves only.
 
-use crate::dialect::{ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
+use crate::dialect::{AskFor, ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
-use crate::relay::attempt::{Attempt, Carried};
+use crate::relay::attempt::{Attempt, Carried, Ending};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
 use crate::relay::outbox::Confirm;
@@ -33,6 +33,7 @@ impl Relay {
     pub(in crate::relay) fn pump_upstream(&mut self, now: Time) {
         self.pump_repairs(now);
         self.follow_interest();
+        self.gather_address(now.mono);
         self.stage_barrier(now);
         let load = |attempt| Load { attempt, frames: Vec::new(), carried: Vec::new() };
         let mut loads = self.senders().map(|attempt| attempt.map(load));
@@ -47,10 +48,13 @@ impl Relay {
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
                 Purpose::Subscribe(_) | Purpose::Unsubscribe(_) => !outgoing.answered,
-                Purpose::Auth | Purpose::State(_) | Purpose::Ping | Purpose::Reply => false,
+                Purpose::Auth | Purpose::State(_) | Purpose::Ping | Purpose::Reply | Purpose::Poll => false,
             };
             if told {
                 load.carried.push(Carried { purpose: outgoing.purpose, answered: outgoing.answered });
+            }
+            if let (WireFrame::Ask(ask), Some(sender)) = (&outgoing.frame, self.attempts.get_mut(attempt)) {
+                sender.posting |= ask.of != AskFor::Poll;
             }
             load.frames.push(outgoing.frame);
         }
@@ -87,6 +91,7 @@ impl Relay {
     /// What changed in interest since the last turn becomes subscribes and unsubscribes.
     pub(super) fn follow_interest(&mut self) {
         while let Some(change) = self.interest.next_change() {
+            self.address_moved();
             let subscribes = self.dialect.subscribes();
             for attempt in self.attempts.iter_mut().filter(|attempt| attempt.is_ready() && subscribes) {
                 match &change {
@@ -154,7 +159,10 @@ impl Relay {
     fn next_of(&mut self, now: Time, attempt: AttemptId, class: Class) -> Option<Outgoing> {
         let ready = self.attempts.get(attempt)?.is_ready();
         let serves = ready && self.attempts.serves(attempt);
+        let posting = self.attempts.get(attempt)?.posting;
         match class {
+            Class::Critical | Class::Message if posting && self.dialect.posts_messages() => None,
+            Class::Control if posting && self.dialect.posts_subscribes() => None,
             Class::Beat => self.next_beat(now, attempt),
             Class::Auth => self.attempts.get_mut(attempt)?.next_auth(),
             Class::Critical if serves => self.next_publish(now, attempt, true),
@@ -166,6 +174,9 @@ impl Relay {
 
     /// The next pong, receipt or ping.
     fn next_beat(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        if let Some(poll) = self.next_poll(now, id) {
+            return Some(poll);
+        }
         let attempt = self.attempts.get_mut(id)?;
         let Some(beat) = attempt.next_beat() else { return self.next_ping(now, id) };
         if beat.purpose == Purpose::Ping {
@@ -175,6 +186,18 @@ impl Relay {
             }
         }
         Some(beat)
+    }
+
+    /// The next poll, if it is time.
+    fn next_poll(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
+        match self.attempts.get_mut(id)?.conversation.as_mut()?.poll(now)? {
+            Ok(poll) => Some(poll),
+            Err(error) => {
+                self.end_attempt(id, Ending::Unbuildable(error.to_string()));
+                self.settle(now, id);
+                None
+            }
+        }
     }
 
     /// The WebSocket ping that waits to leave. It has no number of the dialect's.
@@ -214,6 +237,9 @@ impl Relay {
 
     fn next_subscribe(&mut self, now: Time, sender: AttemptId) -> Option<Outgoing> {
         loop {
+            if self.attempts.get(sender).is_some_and(|attempt| self.is_addressed(attempt)) {
+                return None;
+            }
             let attempt = self.attempts.get_mut(sender).filter(|attempt| attempt.acked.pending())?;
             let held = |id: ChannelId| self.interest.spec(id).is_some_and(|spec| attempt.leaving.holds(spec.name));
             let (ids, again) = attempt.acked.candidates(candidates_max(self.dialect.limits().per_frame), held);
@@ -232,7 +258,10 @@ impl Relay {
                 }
                 Err(error) => error,
             };
-            let code = if error == SendError::NoTemplate { ErrorCode::NotSupported } else { ErrorCode::Invalid };
+            let code = match error {
+                SendError::NoTemplate | SendError::NoWayUp(_) => ErrorCode::NotSupported,
+                _ => ErrorCode::Invalid,
+            };
             self.refuse_channel(now, sender, first, code, &error.to_string());
         }
     }
@@ -272,7 +301,7 @@ fn message_spec(message: &StoredMessage) -> MessageSpec<'_> {
 fn channels_of(purpose: &Purpose) -> &[ChannelId] {
     match purpose {
         Purpose::Subscribe(channels) | Purpose::Unsubscribe(channels) => channels,
-        Purpose::Auth | Purpose::Publish(_) | Purpose::State(_) | Purpose::Ping | Purpose::Reply => &[],
+        Purpose::Auth | Purpose::Publish(_) | Purpose::State(_) | Purpose::Ping | Purpose::Reply | Purpose::Poll => &[],
     }
 }
 

@@ -52,12 +52,16 @@ impl Relay {
     /// Everything that the connection needs is there: asks the carrier to connect.
     fn dial(&mut self, now: Time, id: AttemptId, token: Option<Secret>) {
         let carried = self.carried_for(id);
+        let (transport, addressed) = (self.transport(), self.to_address());
+        let config = Arc::clone(&self.config);
+        let upstream = &config.upstream;
+        let mut conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
+        let channels = self.specs(&addressed);
+        let request = conversation.connect_request(transport, &upstream.url, &upstream.headers, &channels);
+        let goes_on = conversation.goes_on();
         let Some(attempt) = self.attempts.get_mut(id) else { return };
-        let upstream = &self.config.upstream;
-        let conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
-        let transport = upstream.transports.first().copied().unwrap_or_default();
-        let request = conversation.connect_request(transport, &upstream.url, &upstream.headers);
         attempt.conversation = Some(Box::new(conversation));
+        (attempt.transport, attempt.addressed, attempt.goes_on) = (transport, addressed, goes_on);
         match request {
             Ok(request) => {
                 attempt.connecting(now.mono, upstream);
@@ -104,10 +108,16 @@ impl Relay {
             self.round_trips.unanswered();
         }
         let code = match &ending {
-            Ending::Carrier(Disconnect::Closed { code, .. }) => Some(*code),
+            Ending::Carrier(Disconnect::Closed { code, .. } | Disconnect::BadStatus { status: code, .. }) => {
+                Some(*code)
+            }
             _ => None,
         };
-        let on_close: Option<Then> = code.and_then(|code| self.dialect.on_close(code));
+        let conversation = attempt.conversation.as_ref();
+        let on_close: Option<Then> = match ending {
+            Ending::Carrier(Disconnect::Ended) => conversation.and_then(|talk| talk.retry()).map(Then::Pause),
+            _ => code.and_then(|code| self.dialect.on_close(code)),
+        };
         if protocol_error(&ending) {
             self.stats.link.protocol_errors += 1;
         }
@@ -121,7 +131,10 @@ impl Relay {
         // A candidate, if there is one, has a session of its own.
         let may_go_on = !forget
             && self.attempts.is_empty()
-            && attempt.conversation.as_ref().is_some_and(|conversation| conversation.may_go_on());
+            && attempt
+                .conversation
+                .as_ref()
+                .is_some_and(|conversation| conversation.may_go_on() || conversation.goes_on());
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
@@ -198,15 +211,19 @@ impl Relay {
     }
 
     pub(in crate::relay) fn upstream_due(&self) -> Option<Mono> {
-        let begin = self.link.due().filter(|_| self.attempts.active().is_none());
+        let begin = self.link.due().filter(|_| self.attempts.active().is_none() && self.may_connect());
         let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
         let attempts = self.attempts.iter().filter_map(Attempt::due);
-        attempts.chain([begin, token, self.interest.due(), self.handover_due()].into_iter().flatten()).min()
+        attempts
+            .chain([begin, token, self.address_due(), self.interest.due(), self.handover_due()].into_iter().flatten())
+            .min()
     }
 
     pub(in crate::relay) fn upstream_timeout(&mut self, now: Time) {
         self.interest.expire(now.mono);
+        self.address_timeout(now);
         if self.attempts.active().is_none()
+            && self.may_connect()
             && let Some(id) = self.link.begin(now.mono)
         {
             self.attempts.begin(Attempt::new(id, &self.config.upstream, now.mono));
@@ -316,7 +333,7 @@ impl Relay {
         let mut object = Object::new()
             .text("state", self.link_word())
             .text("since", &since.rfc3339())
-            .text("transport", self.config.upstream.transports.first().copied().unwrap_or_default().text())
+            .text("transport", self.attempts.active().map_or(self.transport(), |active| active.transport).text())
             .text("endpoint", self.endpoint_shown())
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));

@@ -49,7 +49,7 @@ fn plain_with_and_without_a_token() {
 fn binance_batches_and_names_ranges() {
     let mut talk = Talk::builtin("binance", None);
     let request =
-        talk.conversation.connect_request(Transport::WebSocket, "wss://stream.binance.com:9443", &[]).unwrap();
+        talk.conversation.connect_request(Transport::WebSocket, "wss://stream.binance.com:9443", &[], &[]).unwrap();
     assert_eq!(request.url, "wss://stream.binance.com:9443/stream");
     assert_eq!(talk.open(), ["ready"]);
     assert_eq!(
@@ -196,7 +196,7 @@ fn pusher_answers_by_channel_and_holds_json_in_strings() {
 #[test]
 fn phoenix_ends_only_the_current_join() {
     let mut talk = Talk::builtin("phoenix", Some("s3cret"));
-    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[]).unwrap();
+    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[], &[]).unwrap();
     assert_eq!(request.url, "ws://h:1/socket/websocket?vsn=2.0.0&token=s3cret");
     assert_eq!(talk.open(), ["ready"]);
     assert_eq!(talk.subscribe(&["room:lobby"]), r#"#1 subscribe[1]? ["1","1","room:lobby","phx_join",{}]"#);
@@ -426,7 +426,7 @@ fn centrifugo_refuses_the_connection_by_its_request() {
 #[test]
 fn actioncable_names_a_subscription_by_the_text_of_its_channel_and_params() {
     let mut talk = Talk::builtin("actioncable", Some("s3cret"));
-    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[]).unwrap();
+    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[], &[]).unwrap();
     assert_eq!(request.url, "ws://h:1/cable?token=s3cret");
     talk.open();
     assert_eq!(talk.hear(r#"{"type":"welcome"}"#), ["ready"]);

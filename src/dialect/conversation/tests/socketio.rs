@@ -7,7 +7,7 @@ const OPEN: &str = r#"0{"sid":"a","upgrades":[],"pingInterval":3000,"pingTimeout
 #[test]
 fn socketio_connects_once_the_engine_is_open() {
     let mut talk = Talk::builtin("socketio", Some("s3cret"));
-    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[]).unwrap();
+    let request = talk.conversation.connect_request(Transport::WebSocket, "ws://h:1", &[], &[]).unwrap();
     assert_eq!(request.url, "ws://h:1/socket.io/?EIO=4&transport=websocket");
     assert_eq!(talk.open(), [""; 0], "the service speaks first");
     assert_eq!(talk.conversation.timing().idle, None);

@@ -1,0 +1,356 @@
+//! What a transport other than WebSocket needs to be asked: the next poll, and requests that leave by POST. And the place from
+//! which the next connection or poll goes on.
+//!
+//! Invariants: at most one poll and one request are out; a poll that brings nothing new waits longer each time it comes back
+//! at once, so that no answer makes a hot loop; a place belongs to one transport and set of channels, and to no other.
+//! Deliberately not here: carrying them, and what a refused status means for the connection (the relay's).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Conversation;
+use super::connect::Addressed;
+use crate::dialect::fill::{Context, within};
+use crate::dialect::schema::SendTemplate;
+use crate::dialect::schema::connect::UrlChannels;
+use crate::dialect::{
+    Answer, Ask, AskFor, ChannelId, ChannelSpec, Dialect, Heard, Method, Outgoing, Purpose, RequestId, SendError,
+    StreamEvent, Then, Transport, WireFrame,
+};
+use crate::protocol::request::Secret;
+use crate::relay::time::{Mono, Time};
+
+/// A poll that came back sooner than this and brought nothing came back at once.
+const HASTY: Duration = Duration::from_secs(1);
+/// The first pause after such a poll; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The last one.
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the answer to a POST may take.
+const POST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest cursor; a longer one is as if there were none.
+const CURSOR_MAX: usize = 4096;
+/// Characters of a refusal that are kept.
+const WORDS_MAX: usize = 200;
+
+/// A channel that the address names.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    pub(super) id: ChannelId,
+    pub(super) name: Box<str>,
+    pub(super) params: Option<Box<str>>,
+}
+
+/// Where the connection leads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin {
+    pub(super) transport: Transport,
+    pub(super) url: String,
+    pub(super) headers: Vec<(String, Secret)>,
+    pub(super) channels: Vec<Named>,
+}
+
+impl Origin {
+    pub(super) fn new(
+        transport: Transport,
+        url: &str,
+        headers: &[(String, Secret)],
+        channels: &[ChannelSpec<'_>],
+    ) -> Self {
+        let named =
+            |spec: &ChannelSpec<'_>| Named { id: spec.id, name: spec.name.into(), params: spec.params.map(Into::into) };
+        let channels = channels.iter().map(named).collect();
+        Origin { transport, url: url.to_owned(), headers: headers.to_vec(), channels }
+    }
+}
+
+/// From where the next connection or poll goes on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    transport: Transport,
+    /// Of which channels, where that matters.
+    channels: Vec<Box<str>>,
+    text: Option<Box<str>>,
+    etag: Option<Box<str>>,
+    last_modified: Option<Box<str>>,
+}
+
+impl Place {
+    /// Forgets the place if it belongs to another transport or other channels.
+    pub(super) fn suit(&mut self, origin: &Origin, dialect: &Dialect) {
+        // Ids of an event stream that carries many channels count over all of them.
+        let matters = origin.transport != Transport::Sse || dialect.url_channels(Transport::Sse) == UrlChannels::One;
+        let channels: Vec<Box<str>> =
+            origin.channels.iter().filter(|_| matters).map(|known| known.name.clone()).collect();
+        if self.transport != origin.transport || self.channels != channels {
+            *self = Place { transport: origin.transport, channels, ..Place::default() };
+        }
+    }
+
+    /// What the service calls it.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_known(&self) -> bool {
+        self.text.is_some() || self.etag.is_some() || self.last_modified.is_some()
+    }
+
+    fn set(&mut self, text: Option<&str>) {
+        self.text = text.filter(|text| !text.is_empty() && text.len() <= CURSOR_MAX).map(Into::into);
+    }
+
+    /// Whether an answer names the very version that was asked to be newer than.
+    fn repeats(&self, answer: &Answer) -> bool {
+        let named = answer.etag.is_some() || answer.last_modified.is_some();
+        named && (&self.etag, &self.last_modified) == (&answer.etag, &answer.last_modified)
+    }
+}
+
+/// Polls and posts of one attempt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asking {
+    origin: Origin,
+    /// The connection's header fields, which requests by POST have too.
+    pub(super) headers: Vec<(String, String)>,
+    /// When the next poll may leave; `None`: one is out, or nothing is polled.
+    due: Option<Mono>,
+    /// When the last one left.
+    left: Mono,
+    /// Polls in a row that came back at once with nothing.
+    hasty: u32,
+    /// The last answer's content, to know it again.
+    last: Bytes,
+    /// How long the stream wants to be left alone after its end.
+    retry: Option<Duration>,
+    /// The place stands behind something that was too large to be read.
+    skipped: bool,
+}
+
+impl Asking {
+    pub(super) fn connect(&mut self, origin: Origin) {
+        *self = Asking { origin, ..Asking::default() };
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl Conversation {
+    /// The connection is open: polling begins.
+    pub(super) fn begin_polling(&mut self, now: Mono) {
+        if self.asking.origin.transport.polls() {
+            self.asking.due = Some(now);
+        }
+    }
+
+    /// When [`Conversation::poll`] has something.
+    pub fn poll_due(&self) -> Option<Mono> {
+        self.asking.due
+    }
+
+    /// How the connection is carried.
+    pub fn transport(&self) -> Transport {
+        self.asking.origin.transport
+    }
+
+    /// How long the stream wants to be left alone after its end.
+    pub fn retry(&self) -> Option<Duration> {
+        self.asking.retry
+    }
+
+    /// Whether the place is worth something though the session is not.
+    pub(super) fn skipped(&self) -> bool {
+        self.asking.skipped
+    }
+
+    /// Whether the next connection of this transport goes on where this one ends, without holes.
+    pub fn goes_on(&self) -> bool {
+        self.dialect.resumes(self.transport()) && self.place.is_known()
+    }
+
+    /// Whether a message of ours can leave at all: by the connection itself, or by POST.
+    pub(super) fn has_way_up(&self, send: &SendTemplate) -> bool {
+        send.post.is_some() || self.transport() == Transport::WebSocket || self.dialect.framing.greets()
+    }
+
+    /// The next poll, if it is time.
+    pub fn poll(&mut self, now: Time) -> Option<Result<Outgoing, SendError>> {
+        self.asking.due.filter(|due| *due <= now.mono)?;
+        self.asking.due = None;
+        self.asking.left = now.mono;
+        Some(self.ask_poll())
+    }
+
+    fn ask_poll(&mut self) -> Result<Outgoing, SendError> {
+        let Addressed { url, mut headers } = self.address()?;
+        for (name, value) in [("if-none-match", &self.place.etag), ("if-modified-since", &self.place.last_modified)] {
+            if let Some(value) = value
+                && !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+            {
+                headers.push((name.to_owned(), value.to_string()));
+            }
+        }
+        let timeout = self.dialect.carriages.get(&self.transport()).map_or(HASTY, |carriage| carriage.timeout);
+        let ask = Ask { of: AskFor::Poll, method: Method::Get, url, headers, body: Bytes::new(), timeout };
+        let frame = WireFrame::Ask(Box::new(ask));
+        Ok(Outgoing { request: RequestId(0), purpose: Purpose::Poll, frame, answered: false })
+    }
+
+    /// The header by which an event stream goes on.
+    pub(super) fn last_event_id(&self, headers: &mut Vec<(String, String)>) {
+        let name = "last-event-id";
+        if self.transport() == Transport::Sse
+            && let Some(id) = self.place.text()
+            && !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+            && !id.chars().any(char::is_control)
+        {
+            headers.push((name.to_owned(), id.to_owned()));
+        }
+    }
+
+    /// Notes what an event of a stream says beside its data.
+    pub(super) fn streamed(&mut self, event: &StreamEvent) {
+        self.asking.skipped = event.data.is_none();
+        if event.id.is_some() {
+            self.place.set(event.id.as_deref());
+        }
+        if event.retry.is_some() {
+            self.asking.retry = event.retry;
+        }
+    }
+
+    /// A poll was answered.
+    pub(super) fn polled(&mut self, now: Time, frame: &WireFrame, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+        let dialect = Arc::clone(&self.dialect);
+        let long = self.transport() == Transport::LongPoll;
+        let new = match answer.status {
+            200..=299 => !(answer.body.trim_ascii().is_empty() || self.is_old(answer)),
+            304 => false,
+            // Nothing happened while upstream, or a proxy before it, waited.
+            0 | 408 | 504 if long => false,
+            _ => return self.poll_failed(answer, heard),
+        };
+        if new {
+            self.read(now, frame, heard);
+        } else {
+            heard(Heard::Ignored);
+        }
+        if answer.status != 0 {
+            for (known, told) in
+                [(&mut self.place.etag, &answer.etag), (&mut self.place.last_modified, &answer.last_modified)]
+            {
+                if told.as_ref().is_some_and(|told| told.len() <= CURSOR_MAX) {
+                    known.clone_from(told);
+                }
+            }
+        }
+        let carriage = dialect.carriages.get(&self.transport());
+        if let (true, Some(cursor)) = (new, carriage.and_then(|carriage| carriage.cursor.as_ref()))
+            && let Some(text) = std::str::from_utf8(&answer.body).ok().and_then(|body| within(cursor, body))
+        {
+            self.place.set(Some(&text.into_text()));
+        }
+        let took = now.mono.since(self.asking.left);
+        let pause = if new || took >= HASTY {
+            self.asking.hasty = 0;
+            Duration::ZERO
+        } else {
+            self.asking.hasty = self.asking.hasty.saturating_add(1);
+            FIRST_PAUSE.saturating_mul(1 << (self.asking.hasty - 1).min(16)).min(LAST_PAUSE)
+        };
+        let interval = carriage.map_or(Duration::ZERO, |carriage| carriage.interval);
+        // An interval of its own is pause enough.
+        if long && !pause.is_zero() && pause > interval {
+            heard(Heard::Hasty);
+        }
+        let pause = if long { pause } else { Duration::ZERO };
+        let next = (self.asking.left + interval).max(now.mono + pause.max(answer.retry_after.unwrap_or_default()));
+        self.asking.due = Some(next);
+    }
+
+    /// Whether an answer brings only what the last one brought.
+    fn is_old(&mut self, answer: &Answer) -> bool {
+        if self.place.repeats(answer) || answer.body == self.asking.last {
+            return true;
+        }
+        self.asking.last = answer.body.clone();
+        false
+    }
+
+    fn poll_failed(&mut self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+        let detail = words(&answer.body);
+        heard(Heard::PollFailed { status: answer.status, retry_after: answer.retry_after, detail });
+    }
+
+    /// What a filled template becomes where it leaves by POST.
+    pub(super) fn post(&self, url: String, json: bool, id: RequestId, text: String) -> WireFrame {
+        let mut headers = self.asking.headers.clone();
+        if !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case("content-type")) {
+            let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
+            headers.push(("content-type".to_owned(), kind.to_owned()));
+        }
+        let (of, method) = (AskFor::Request(id), Method::Post);
+        WireFrame::Ask(Box::new(Ask { of, method, url, headers, body: text.into(), timeout: POST_TIMEOUT }))
+    }
+
+    /// A request by POST was answered: the status says how. Where it does not (no answer, an error inside the service), the
+    /// request stays open until its time is over, because nobody knows whether it was carried out.
+    pub(super) fn post_answered(&mut self, id: RequestId, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+        let then = match answer.status {
+            200..=299 => {
+                let Some(purpose) = self.pending.settle(id, None) else { return heard(Heard::Ignored) };
+                let data = Some(&answer.body[..]).filter(|body| !body.trim_ascii().is_empty()).map(Into::into);
+                return match purpose {
+                    Purpose::Ping => heard(Heard::Pong { request: Some(id) }),
+                    purpose => heard(Heard::Acked { request: Some(id), purpose, data }),
+                };
+            }
+            0 | 408 | 500 | 502 | 504 => return heard(Heard::Ignored),
+            429 | 503 => Then::Retry,
+            _ => Then::Reject,
+        };
+        let then = self.dialect.on_close(answer.status).unwrap_or(then);
+        let about = self.pending.settle(id, None).map(|purpose| (id, purpose));
+        let (code, message) = (Some(answer.status.to_string().into()), Some(words(&answer.body).into()));
+        if let Some((_, Purpose::Auth)) = about {
+            return heard(Heard::Denied { message, then: Some(then) });
+        }
+        let retry_after = answer.retry_after;
+        heard(Heard::Refused { about, target: None, code, message, then: Some(then), retry_after });
+    }
+
+    /// What templates of requests see of the address.
+    pub(super) fn rendered(&self, send: &SendTemplate, context: &Context<'_>) -> Result<Rendered, SendError> {
+        if !self.has_way_up(send) {
+            return Err(SendError::NoWayUp(self.transport()));
+        }
+        let text = send.template.render(context)?;
+        let post = match &send.post {
+            Some(path) => {
+                let path = path.render_with(context, super::connect::encode)?;
+                Some(super::connect::beside(self.transport(), &self.asking.origin.url, &path)?)
+            }
+            None => None,
+        };
+        Ok(Rendered { text, post, json: send.template.is_json() })
+    }
+}
+
+/// A filled template.
+#[derive(Debug, Default)]
+pub(super) struct Rendered {
+    pub(super) text: String,
+    /// The address, where it leaves by POST.
+    pub(super) post: Option<String>,
+    pub(super) json: bool,
+}
+
+/// The start of a content, for people.
+fn words(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(WORDS_MAX)]).escape_debug().to_string()
+}
