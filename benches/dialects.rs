@@ -53,6 +53,8 @@ fn prepared(name: &str) -> Vec<(Conversation, WireFrame)> {
     let text = Dialect::builtin_text(name).unwrap_or_else(|| panic!("no dialect {name}"));
     // The transcript of Socket.IO is of this namespace.
     let text = text.replace("namespace = \"/\"", "namespace = \"/market\"");
+    // The recorded connection was configured with this channel.
+    let text = text.replace("{connect.channel}", "ticker");
     let dialect = Dialect::parse(name, &text).unwrap_or_else(|errors| panic!("{errors:?}"));
     let mut conversation = Conversation::new(Arc::new(dialect), Carried::new(0), serde_json::Map::new(), None);
     let now = Time::default();

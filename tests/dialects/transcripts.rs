@@ -26,6 +26,7 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("cdp", "cdp"),
     ("bitfinex-v2", "doc-bitfinex-v2"),
     ("discord", "doc-discord"),
+    ("nchan", "nchan"),
     ("signalr", "doc-signalr"),
     ("socketio", "socketio"),
 ];
@@ -43,6 +44,8 @@ fn rehearsal(dialect: &str) -> Rehearsal {
     let text = Dialect::builtin_text(dialect).unwrap_or_else(|| panic!("no built-in dialect {dialect}"));
     // The recorded service speaks in a namespace of its own.
     let text = text.replace("namespace = \"/\"", "namespace = \"/market\"");
+    // The recorded connection was configured with this channel.
+    let text = text.replace("{connect.channel}", "ticker");
     Rehearsal::new(dialect, &text).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 

@@ -16,6 +16,7 @@ mod ethereum;
 mod graphql;
 mod homeassistant;
 mod metrics;
+mod nchan;
 mod pusher;
 mod rig;
 mod script;

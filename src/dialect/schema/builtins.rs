@@ -13,6 +13,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("graphql-transport-ws", include_str!("../../../config/dialects/graphql-transport-ws.toml")),
     ("homeassistant", include_str!("../../../config/dialects/homeassistant.toml")),
     ("kraken-v2", include_str!("../../../config/dialects/kraken-v2.toml")),
+    ("nchan", include_str!("../../../config/dialects/nchan.toml")),
     ("phoenix", include_str!("../../../config/dialects/phoenix.toml")),
     ("plain", include_str!("../../../config/dialects/plain.toml")),
     ("pusher", include_str!("../../../config/dialects/pusher.toml")),
