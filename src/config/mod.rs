@@ -78,6 +78,15 @@ pub enum TokenSource {
     Env(String),
 }
 
+/// A certificate by which upstream knows us (PEM files).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCert {
+    /// It and those between it and upstream's root, ours first.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+}
+
 /// `[upstream]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamConfig {
@@ -97,6 +106,10 @@ pub struct UpstreamConfig {
     pub fetch_origins: Vec<String>,
     /// More trusted roots (PEM), besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Our own certificate.
+    pub client_cert: Option<ClientCert>,
+    /// `http://` address of a proxy, maybe with a password, or `off`; `None`: what the environment says.
+    pub proxy: Option<Secret>,
     /// Name resolution and TCP together.
     pub connect_timeout: Duration,
     /// TLS, upgrade and the dialect's authentication together.

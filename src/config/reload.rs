@@ -34,6 +34,8 @@ keys! {
     "upstream.token" => upstream.token;
     "upstream.fetch_origins" => upstream.fetch_origins;
     "upstream.ca_file" => upstream.ca_file;
+    "upstream.client_cert_file" => upstream.client_cert;
+    "upstream.proxy" => upstream.proxy;
     "upstream.connect_timeout" => upstream.connect_timeout;
     "upstream.handshake_timeout" => upstream.handshake_timeout;
     "upstream.backoff" => upstream.backoff;

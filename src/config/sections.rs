@@ -9,8 +9,8 @@ use figment::value::Value;
 
 use super::reader::Reader;
 use super::{
-    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogConfig,
-    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant, TokenSource, UpstreamConfig,
+    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, FeedConfig, InterestConfig, Listen,
+    LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant, TokenSource, UpstreamConfig,
 };
 use crate::dialect::Transport;
 use crate::protocol::request::Secret;
@@ -79,6 +79,8 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         token: token_source(r, "upstream"),
         fetch_origins: r.list("upstream.fetch_origins", &d.fetch_origins),
         ca_file: r.optional_path("upstream.ca_file"),
+        client_cert: client_cert(r),
+        proxy: proxy(r),
         connect_timeout: r.duration("upstream.connect_timeout", d.connect_timeout, from_millis(10, 600)),
         handshake_timeout: r.duration("upstream.handshake_timeout", d.handshake_timeout, from_millis(10, 600)),
         backoff: r.backoff("upstream.backoff", d.backoff),
@@ -89,6 +91,43 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         max_age: r.optional_duration("upstream.max_age", from_millis(60_000, 30 * 86_400)),
         max_frame: r.size("upstream.max_frame", d.max_frame, 1_024..=GIB),
     }
+}
+
+/// Both files or none.
+fn client_cert(r: &mut Reader) -> Option<ClientCert> {
+    let (cert, key) = ("upstream.client_cert_file", "upstream.client_key_file");
+    let (cert_file, key_file) = (r.optional_path(cert), r.optional_path(key));
+    for (name, path) in [(cert, &cert_file), (key, &key_file)] {
+        if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
+            r.complain(
+                name,
+                format!("{}: no such file", path.display()),
+                "name a readable PEM file, or leave it empty",
+            );
+        }
+    }
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Some(ClientCert { cert_file, key_file }),
+        (None, None) => None,
+        (Some(_), None) => {
+            r.complain(cert, "has no key", "name its private key by upstream.client_key_file");
+            None
+        }
+        (None, Some(_)) => {
+            r.complain(key, "has no certificate", "name the certificate by upstream.client_cert_file");
+            None
+        }
+    }
+}
+
+/// A proxy's address; its password makes it a secret.
+fn proxy(r: &mut Reader) -> Option<Secret> {
+    let key = "upstream.proxy";
+    let address = r.optional_text(key)?;
+    if address != "off" && !address.starts_with("http://") {
+        r.complain(key, "is no address of a proxy", "write http://host:port, or off");
+    }
+    Some(Secret::new(address))
 }
 
 /// Transports by their words. Whether the dialect has them is seen once it is there.

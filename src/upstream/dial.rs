@@ -1,6 +1,6 @@
 //! From an address to a TCP connection: name resolution, several addresses tried in turn, socket options.
 //!
-//! Deliberately not here: caching of names (the system's resolver has one) and proxies.
+//! Deliberately not here: caching of names (the system's resolver has one), and tunnels (`proxy`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -14,6 +14,7 @@ mod asks;
 mod dial;
 mod fetch;
 mod http;
+mod proxy;
 mod sse;
 mod tls;
 mod upgrade;
@@ -32,10 +33,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{TokenSource, UpstreamConfig};
 use crate::dialect::{Ask, AskFor, ConnectRequest, HttpAnswer, HttpRequest, Transport, WireFrame};
+use crate::protocol::request::Secret;
 use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchError, Input};
 
 use self::asks::Line;
 use self::dial::Place;
+use self::proxy::Proxy;
 use self::sse::Stream;
 use self::tls::Trust;
 use self::websocket::Wire;
@@ -68,6 +71,7 @@ struct Settings {
     write_timeout: Duration,
     max_frame: usize,
     trust: Trust,
+    proxy: Proxy,
 }
 
 /// The carrier. Lives on the feed thread, inside a `LocalSet`; its inputs come out of the receiver of [`Upstream::new`].
@@ -125,7 +129,8 @@ impl Settings {
             handshake_timeout: config.handshake_timeout,
             write_timeout: config.ping_interval.saturating_mul(config.ping_misses.max(1)).max(MIN_WRITE_TIMEOUT),
             max_frame: config.max_frame,
-            trust: Trust::new(config.ca_file.clone()),
+            trust: Trust::new(config.ca_file.clone(), config.client_cert.clone()),
+            proxy: Proxy::new(config.proxy.as_ref().map(Secret::expose)),
         }
     }
 }
@@ -284,7 +289,14 @@ async fn open(request: &ConnectRequest, settings: &Settings) -> Result<(Open, St
 /// deadline, which also holds for what is said first.
 async fn reach(place: &Place, settings: &Settings) -> Result<(Box<dyn Socket>, SocketAddr, Instant), Disconnect> {
     let deadline = Instant::now() + settings.connect_timeout;
-    let (stream, peer) = dial::dial(place, deadline, settings.write_timeout).await?;
+    let (stream, peer) = match settings.proxy.to(place) {
+        None => dial::dial(place, deadline, settings.write_timeout).await?,
+        Some(proxy) => {
+            let (stream, peer) = dial::dial(&proxy::place(&proxy)?, deadline, settings.write_timeout).await?;
+            let tunnel = proxy::tunnel(stream, &proxy, place);
+            (timeout_at(deadline, tunnel).await.unwrap_or(Err(Disconnect::ConnectTimeout))?, peer)
+        }
+    };
     let deadline = Instant::now() + settings.handshake_timeout;
     let stream: Box<dyn Socket> = match place.secure {
         true => {

@@ -16,6 +16,8 @@ fn config(max_attempts: u32) -> UpstreamConfig {
         token: TokenSource::None,
         fetch_origins: Vec::new(),
         ca_file: None,
+        client_cert: None,
+        proxy: None,
         connect_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(10),
         backoff: BackoffConfig { min: Duration::from_millis(500), max: Duration::from_secs(60) },

@@ -3,6 +3,7 @@
 mod frames;
 mod handshake;
 mod http;
+mod proxy;
 mod streams;
 mod tls;
 

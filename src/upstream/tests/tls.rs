@@ -85,3 +85,64 @@ async fn other_faults_of_tls_are_not_the_certificate() {
     })
     .await;
 }
+
+/// Who asks for our certificate gets it, and nobody else's will do.
+#[tokio::test]
+async fn upstream_may_want_to_know_who_we_are() {
+    use rustls::pki_types::PrivateKeyDer;
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = |name: &str| {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap()
+    };
+    let (ca, stranger) = (issuer("ours"), issuer("strange"));
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, ca.pem()).unwrap();
+    let signed = |by: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>, name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, by).unwrap();
+        (leaf, key)
+    };
+    let own = |by: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>, name: &str| {
+        let (leaf, key) = signed(by, name);
+        let (cert_file, key_file) = (dir.path().join(format!("{name}.pem")), dir.path().join(format!("{name}.key")));
+        std::fs::write(&cert_file, leaf.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        Some(crate::config::ClientCert { cert_file, key_file })
+    };
+    let (leaf, key) = signed(&ca, "localhost");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let config_of =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let server = config_of.with_client_cert_verifier(verifier.build().unwrap());
+    let server = Arc::new(server.with_single_cert(vec![leaf.der().clone()], key).unwrap());
+    run(async {
+        for (client_cert, good) in [(own(&ca, "us"), true), (own(&stranger, "them"), false), (None, false)] {
+            let acceptor = tokio_rustls::TlsAcceptor::from(server.clone());
+            let (address, _play) = serve(move |stream| async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                accept(&mut stream).await;
+                stream.write_all(&short(0x88, &1000u16.to_be_bytes())).await.unwrap();
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+            })
+            .await;
+            let url = format!("wss://localhost:{}/", address.port());
+            let known = UpstreamConfig { ca_file: Some(ca_file.clone()), client_cert, ..config(&url) };
+            let reason = Client::connect(&known).end().await.1;
+            assert_eq!(matches!(reason, Disconnect::Closed { code: 1000, .. }), good, "{reason:?}");
+        }
+        let missing = Some(crate::config::ClientCert { cert_file: ca_file.clone(), key_file: ca_file.clone() });
+        let (address, _play) = serve(linger).await;
+        let url = format!("wss://localhost:{}/", address.port());
+        let reason = Client::connect(&UpstreamConfig { client_cert: missing, ..config(&url) }).end().await.1;
+        assert!(matches!(&reason, Disconnect::Tls(why) if why.contains("upstream.client_key_file")), "{reason:?}");
+    })
+    .await;
+}
