@@ -9,6 +9,7 @@ mod command;
 mod webhook;
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -35,44 +36,61 @@ struct Job {
 pub struct Notifier {
     client: Client,
     outside: mpsc::Sender<FromOutside>,
-    jobs: Option<mpsc::Sender<Job>>,
+    running: Option<Running>,
+}
+
+struct Running {
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
 }
 
 impl Notifier {
     /// A carrier that answers through `outside`.
     pub fn new(client: Client, outside: mpsc::Sender<FromOutside>) -> Self {
-        Notifier { client, outside, jobs: None }
+        Notifier { client, outside, running: None }
     }
 
     /// Begins a delivery. `Err`: it could not even begin.
     pub fn tell(&mut self, delivery: DeliveryId, target: AlertTarget, body: Arc<[u8]>) -> Result<(), AlertFailure> {
         let failed = |detail: String| AlertFailure { again: true, detail };
-        let jobs = match &self.jobs {
-            Some(jobs) => jobs,
+        let running = match &self.running {
+            Some(running) => running,
             None => {
-                let jobs = start(self.client.clone(), self.outside.clone()).map_err(|e| failed(e.to_string()))?;
-                self.jobs.insert(jobs)
+                let running = start(self.client.clone(), self.outside.clone()).map_err(|e| failed(e.to_string()))?;
+                self.running.insert(running)
             }
         };
-        jobs.try_send(Job { delivery, target, body })
+        running
+            .jobs
+            .try_send(Job { delivery, target, body })
             .map_err(|_| failed("too many messages are on their way".to_owned()))
     }
 }
 
-fn start(client: Client, outside: mpsc::Sender<FromOutside>) -> std::io::Result<mpsc::Sender<Job>> {
+fn start(client: Client, outside: mpsc::Sender<FromOutside>) -> std::io::Result<Running> {
     let (jobs, mut received) = mpsc::channel::<Job>(WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("alerts".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("alerts".to_owned()).spawn(move || {
         let local = LocalSet::new();
         local.block_on(&runtime, async move {
-            // Ends when the driver is gone; what is on its way then is dropped with the runtime.
+            // Ends when the driver is gone; what is on its way then is dropped, and programs that run are killed.
             while let Some(job) = received.recv().await {
                 tokio::task::spawn_local(deliver(job, client.clone(), outside.clone()));
             }
         });
         runtime.shutdown_background();
     })?;
-    Ok(jobs)
+    Ok(Running { jobs, thread })
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        if let Some(Running { jobs, thread }) = self.running.take() {
+            drop(jobs);
+            // A panic there has ended the process already.
+            let _ = thread.join();
+        }
+    }
 }
 
 async fn deliver(job: Job, client: Client, outside: mpsc::Sender<FromOutside>) {

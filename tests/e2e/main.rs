@@ -29,3 +29,4 @@ mod recovery;
 mod resume;
 mod sharing;
 mod transports;
+mod watching;
