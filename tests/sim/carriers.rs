@@ -13,6 +13,7 @@ use tidegate::relay::pairs::{
 use tidegate::relay::record::Operation;
 use tidegate::relay::time::Mono;
 
+use crate::silence::{COUNT, LOOK};
 use crate::upstream::Request;
 use crate::world::{Coming, Fault, World, start};
 
@@ -42,6 +43,11 @@ impl World {
             Output::Answer { reply: Reply::Json { body, .. }, call: CallId(1) } => {
                 self.status = serde_json::from_slice(&body).unwrap_or_default();
             }
+            Output::Answer { reply: Reply::Json { body, .. }, call: LOOK } => {
+                let shown = serde_json::from_slice(&body).unwrap_or_default();
+                self.judge_silence(&shown);
+            }
+            Output::Answer { reply: Reply::Stats(stats), call: COUNT } => self.judge_counts(&stats),
             Output::Notify(Notice::TookOver { .. }) => self.covered("another connection took over"),
             Output::Notify(Notice::NotTakenOver { .. }) => self.covered("another connection did not take over"),
             Output::Answer { .. } | Output::Notify(_) | Output::Alert { .. } | Output::Stopped => {}
@@ -75,7 +81,7 @@ impl World {
             }
             if let WireFrame::Ping(payload) = frame {
                 let frames = vec![WireFrame::Pong(payload.clone())];
-                let at = self.in_order(attempt);
+                let at = self.in_order(attempt) + self.slowness();
                 self.send(at, Coming::Answer(Input::Received { attempt, at: self.now, frames }));
             }
         }
@@ -112,6 +118,11 @@ impl World {
         }
     }
 
+    pub fn kill_disk(&mut self) {
+        self.disk.told_late = self.disk.in_flight.is_some() || self.clients.iter().any(|client| client.stuck);
+        self.disk.dead = true;
+    }
+
     pub fn deliver(&mut self, session: SessionId, items: &[Item]) {
         let Some(at) = self.clients.iter().position(|client| client.session == Some(session)) else { return };
         for item in items {
@@ -120,7 +131,8 @@ impl World {
             }
             let text = String::from_utf8_lossy(item.text()).into_owned();
             self.note(format!("client {at} <- {text}"));
-            if self.disk.dead && text.contains("\"kind\":\"accepted\"") && self.told_new(&text) {
+            if self.disk.dead && !self.disk.told_late && text.contains("\"kind\":\"accepted\"") && self.told_new(&text)
+            {
                 self.violation = Some(format!("S16: accepted after the store failed: {text}"));
             }
             if text.starts_with("{\"kind\":\"event\"") && text.contains("\"channel\":\"s:") {
@@ -174,7 +186,8 @@ impl World {
     pub fn upstream_event(&mut self) {
         let subscribed =
             self.upstream.connections.values().flat_map(|connection| connection.subscribed.iter().cloned());
-        let channels: Vec<String> = subscribed.collect::<BTreeSet<_>>().into_iter().collect();
+        let speaking = subscribed.filter(|channel| !self.quiet.is_silent(channel));
+        let channels: Vec<String> = speaking.collect::<BTreeSet<_>>().into_iter().collect();
         if channels.is_empty() {
             return;
         }

@@ -76,6 +76,9 @@ impl Client {
                 let view = self.views.entry(channel).or_default();
                 view.excused = true;
             }
+            Some("stale") => {
+                self.entry(&channel, &frame)?;
+            }
             Some("subscribed") => self.subscribed(channel, &frame, told),
             Some("snapshot") => {
                 let number = frame["values"][0]["data"]["n"].as_u64();

@@ -14,6 +14,8 @@ pub struct Disk {
     pub in_flight: Option<Vec<Operation>>,
     /// Every later commit fails.
     pub dead: bool,
+    /// When it died a commit was on its way, or a client was stuck: what was accepted before may be told after.
+    pub told_late: bool,
 }
 
 impl Disk {

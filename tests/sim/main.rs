@@ -9,6 +9,7 @@ mod carriers;
 mod clients;
 mod disk;
 mod invariants;
+mod silence;
 mod upstream;
 mod world;
 
@@ -47,7 +48,7 @@ fn forty_seeds_hold_every_invariant() {
 /// the clients judge every number (S1, S2), and no gap is told that would excuse them.
 #[test]
 fn a_thousand_connections_take_over_and_nothing_is_lost_or_twice() {
-    let mut world = World::new(11, None);
+    let mut world = World::unwatched(11);
     let mut told = 0;
     for _ in 0..2_000_000 {
         let taken = world.relay.stats().link.rotations;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tidegate::config::{BackoffConfig, ChannelPolicy, Config};
+use tidegate::config::{BackoffConfig, ChannelPolicy, Config, StaleAfter};
 use tidegate::dialect::{Dialect, WireFrame};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
@@ -17,6 +17,7 @@ use tidegate::relay::time::{Mono, Time, Wall};
 use crate::clients::{Client, Told};
 use crate::disk::Disk;
 use crate::invariants::{self, MAX_ATTEMPTS, Sent};
+use crate::silence::{COUNT, Quiet, STALE_AFTER};
 use crate::upstream::Upstream;
 
 /// What clients subscribe; the last two are keys of one upstream channel.
@@ -39,7 +40,12 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 21] = [
+    const WANTED: [&'static str; 26] = [
+        "stale mark",
+        "stale resubscribe",
+        "stale reconnect",
+        "gap silence",
+        "the clock jumped",
         "crash",
         "commit failed",
         "connection lost",
@@ -99,9 +105,10 @@ pub struct World {
     pub journal: Vec<String>,
     pub violation: Option<String>,
     pub status: Value,
+    pub quiet: Quiet,
 }
 
-fn config() -> Config {
+fn config(stale_after: StaleAfter) -> Config {
     let mut config = Config::default();
     config.upstream.url = "ws://upstream.example/".into();
     config.upstream.dialect = "plain".into();
@@ -110,7 +117,9 @@ fn config() -> Config {
     config.interest.linger = Duration::from_millis(300);
     config.interest.ack_timeout = Duration::from_secs(2);
     let services = ChannelPolicy { pattern: "s:*".into(), upstream: Some("s".into()), ..ChannelPolicy::default() };
-    config.channels = vec![services, ChannelPolicy::default()];
+    let watched = ChannelPolicy { stale_after, ..ChannelPolicy::default() };
+    config.channels = vec![services, watched];
+    config.upstream.ping_interval = Duration::from_secs(1);
     config.feed.ring.events = 12;
     config.feed.session_lag = 2_500;
     config.feed.session_requests = 10_000;
@@ -124,7 +133,16 @@ fn config() -> Config {
 
 impl World {
     pub fn new(seed: u64, fault: Option<Fault>) -> Self {
-        let config = Arc::new(config());
+        Self::watching(StaleAfter::After(STALE_AFTER), seed, fault)
+    }
+
+    /// A world in which silence means nothing.
+    pub fn unwatched(seed: u64) -> Self {
+        Self::watching(StaleAfter::Off, seed, None)
+    }
+
+    fn watching(stale_after: StaleAfter, seed: u64, fault: Option<Fault>) -> Self {
+        let config = Arc::new(config(stale_after));
         let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
         let mut rng = Rng::new(seed);
         let mut disk = Disk::default();
@@ -149,6 +167,7 @@ impl World {
             journal: Vec::new(),
             violation: None,
             status: Value::Null,
+            quiet: Quiet::default(),
         }
     }
 
@@ -169,10 +188,12 @@ impl World {
             96 if self.rng.below(2) == 0 => self.refuse = true,
             96 => self.rotate(),
             97 if self.rng.below(3) == 0 => self.crash(),
-            98 if self.rng.below(8) == 0 => self.disk.dead = true,
+            98 if self.rng.below(8) == 0 => self.kill_disk(),
+            99 => self.disturb(),
             _ => self.pass_time(),
         }
         self.turn();
+        self.look();
     }
 
     /// From now on nothing fails any more: whatever was accepted must end.
@@ -181,6 +202,7 @@ impl World {
             self.crash();
         }
         self.refuse = false;
+        self.call(COUNT, CallRequest::Stats);
         for _ in 0..3_000 {
             for client in 0..CLIENTS {
                 self.unstick(client);
@@ -262,6 +284,7 @@ impl World {
         match coming {
             Coming::Frame(attempt, text) => {
                 self.note(format!("relay <- {text}"));
+                self.quiet.frame(self.now.mono, &text);
                 let frames = vec![WireFrame::Text(Bytes::from(text))];
                 self.relay.handle_input(self.now, Input::Received { attempt, at: self.now, frames });
             }
@@ -274,7 +297,10 @@ impl World {
                         }
                     }
                     Input::CommitFailed { .. } => self.disk.in_flight = None,
-                    Input::Connected { attempt, .. } => self.upstream.connected(*attempt),
+                    Input::Connected { attempt, .. } => {
+                        self.quiet.changed(self.now.mono);
+                        self.upstream.connected(*attempt);
+                    }
                     _ => {}
                 }
                 self.relay.handle_input(self.now, input);
