@@ -15,6 +15,10 @@ use super::pairs::AttemptId;
 /// Steps back within one connection that count as a late duplicate; further back is a restart.
 const DUPLICATE_WINDOW: u64 = 10_000;
 
+/// Late duplicates one after the other, each the next number, that are no late duplicates any more: upstream went back and
+/// counts from there.
+const LATE_RUN: u32 = 32;
+
 /// What a sequence number says of its event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -40,6 +44,21 @@ pub enum Order {
 struct Last {
     sequence: u64,
     attempt: AttemptId,
+    /// The newest late duplicate after it, and how many came one after the other.
+    late: (u64, u32),
+}
+
+impl Last {
+    fn new(sequence: u64, attempt: AttemptId) -> Self {
+        Last { sequence, attempt, late: (0, 0) }
+    }
+
+    /// A late duplicate with these numbers; whether there were so many that upstream went back.
+    fn went_back(&mut self, step: u64, first: u64, last: u64) -> bool {
+        let follows = last < self.sequence && first == self.late.0.saturating_add(step);
+        self.late = (last, if follows { self.late.1 + 1 } else { 1 });
+        self.late.1 >= LATE_RUN
+    }
 }
 
 /// The newest number per channel, or of the connection.
@@ -70,7 +89,7 @@ impl Sequence {
 
     /// Whether these numbers begin anew after that one, `(attempt, last number)`.
     pub fn restarts(&self, before: (AttemptId, u64), attempt: AttemptId, numbers: (u64, u64)) -> bool {
-        let before = Last { attempt: before.0, sequence: before.1 };
+        let before = Last::new(before.1, before.0);
         compare(self.step(), before, attempt, numbers.0, numbers.1) == Order::Restart
     }
 
@@ -102,12 +121,22 @@ impl Sequence {
             // Numbers of a connection begin anew with each connection.
             GapScope::Connection => self.connection.filter(|last| last.attempt == attempt),
         };
-        let order = before.map_or(Order::Next, |before| compare(policy.step.max(1), before, attempt, first, last));
+        let step = policy.step.max(1);
+        let mut order = before.map_or(Order::Next, |before| compare(step, before, attempt, first, last));
+        if order == Order::Duplicate {
+            let known = match policy.scope {
+                GapScope::Channel => self.channels.get_mut(&ring),
+                GapScope::Connection => self.connection.as_mut(),
+            };
+            if known.is_some_and(|known| known.went_back(step, first, last)) {
+                order = Order::Restart;
+            }
+        }
         if matches!(order, Order::Gap { .. }) && policy.reorder.is_some() && !waited {
             return Order::Early;
         }
         if order != Order::Duplicate {
-            let newest = Last { sequence: last, attempt };
+            let newest = Last::new(last, attempt);
             match policy.scope {
                 GapScope::Channel => drop(self.channels.insert(ring, newest)),
                 GapScope::Connection => self.connection = Some(newest),
@@ -137,7 +166,7 @@ impl Sequence {
             && let Some((_, last)) = numbers
         {
             self.turn_to(attempt);
-            self.connection = Some(Last { sequence: last, attempt });
+            self.connection = Some(Last::new(last, attempt));
         }
     }
 
@@ -151,7 +180,7 @@ impl Sequence {
     /// This is the channel's newest number: a state was taken over that stands for all before it.
     pub fn set(&mut self, ring: RingId, attempt: AttemptId, number: u64) {
         if self.scope() == Some(GapScope::Channel) {
-            self.channels.insert(ring, Last { sequence: number, attempt });
+            self.channels.insert(ring, Last::new(number, attempt));
         }
     }
 
@@ -227,6 +256,16 @@ mod tests {
         );
         assert_eq!(numbers.judge(RING, AttemptId(2), Some((15, 15)), false), Order::Restart, "another connection");
         assert_eq!(numbers.judge(RING, AttemptId(2), Some((16, 16)), false), Order::Next);
+    }
+
+    #[test]
+    fn upstream_that_goes_back_a_little_is_not_a_duplicate_for_ever() {
+        let mut numbers = sequence(GapScope::Channel);
+        numbers.judge(RING, FIRST, Some((500, 500)), false);
+        let back: Vec<Order> = (400..440).map(|n| numbers.judge(RING, FIRST, Some((n, n)), false)).collect();
+        let restart = usize::try_from(LATE_RUN).unwrap() - 1;
+        assert!(back[..restart].iter().all(|order| *order == Order::Duplicate));
+        assert_eq!((back[restart], back[restart + 1]), (Order::Restart, Order::Next));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! outside saw; nothing looks inside the relay. A failing run prints its seed: `SIM_SEED=<n> cargo test --test sim one_seed`.
 
 mod actions;
+mod books;
 mod carriers;
 mod clients;
 mod disk;
