@@ -49,6 +49,7 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         UpstreamConfig {
             url: "wss://example.com/stream".to_owned(),
+            endpoints: Vec::new(),
             transports: vec![Transport::WebSocket],
             dialect: "plain".to_owned(),
             params: serde_json::Map::new(),

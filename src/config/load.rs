@@ -275,8 +275,7 @@ fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError
 }
 
 /// Keys of the design that this version does not have.
-const NOT_SUPPORTED: [&str; 4] =
-    ["upstream.endpoints", "upstream.token_command", "channels[].conflate", "channels[].conflict"];
+const NOT_SUPPORTED: [&str; 3] = ["upstream.token_command", "channels[].conflate", "channels[].conflict"];
 
 fn unknown_keys(r: &Reader) -> Vec<Warning> {
     let mut given = Vec::new();

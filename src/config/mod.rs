@@ -87,11 +87,22 @@ pub struct ClientCert {
     pub key_file: PathBuf,
 }
 
+/// One of `upstream.endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Its address.
+    pub url: String,
+    /// How often it is chosen, against the others.
+    pub weight: u32,
+}
+
 /// `[upstream]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamConfig {
     /// `ws://`, `wss://`, `http://` or `https://` address; each transport uses its own scheme, with or without TLS as given.
     pub url: String,
+    /// Several addresses; empty: `url` alone. Else `url` is the first of them.
+    pub endpoints: Vec<EndpointConfig>,
     /// How to connect, the preferred way first; never empty, and the dialect has all of them.
     pub transports: Vec<Transport>,
     /// Built-in name or path of a dialect.
@@ -128,6 +139,17 @@ pub struct UpstreamConfig {
     pub max_age: Option<Duration>,
     /// Bytes of one message from upstream.
     pub max_frame: usize,
+}
+
+impl UpstreamConfig {
+    /// Where to connect to; at least one.
+    pub fn addresses(&self) -> Vec<EndpointConfig> {
+        if self.endpoints.is_empty() {
+            vec![EndpointConfig { url: self.url.clone(), weight: 1 }]
+        } else {
+            self.endpoints.clone()
+        }
+    }
 }
 
 /// `[interest]`

@@ -27,6 +27,7 @@ keys! {
     /// All of them.
     FIXED:
     "upstream.url" => upstream.url;
+    "upstream.endpoints" => upstream.endpoints;
     "upstream.transports" => upstream.transports;
     "upstream.dialect" => upstream.dialect;
     "upstream.params" => upstream.params;

@@ -9,8 +9,9 @@ use figment::value::Value;
 
 use super::reader::Reader;
 use super::{
-    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, FeedConfig, InterestConfig, Listen,
-    LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant, TokenSource, UpstreamConfig,
+    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, EndpointConfig, FeedConfig,
+    InterestConfig, Listen, LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant,
+    TokenSource, UpstreamConfig,
 };
 use crate::dialect::Transport;
 use crate::protocol::request::Secret;
@@ -32,6 +33,8 @@ const LEVELS: [(&str, tracing::Level); 5] = [
 ];
 
 /// Most of anything that is counted.
+/// Addresses of one service.
+const ENDPOINTS_MAX: usize = 64;
 const MANY: u64 = 100_000_000;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
@@ -67,11 +70,19 @@ pub(super) fn listeners(r: &mut Reader) -> (Vec<Listen>, Vec<SocketAddr>) {
 }
 
 fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
-    if !r.has("upstream.url") {
-        r.complain("upstream.url", "is missing", "write the service's address: url = \"wss://…\"");
+    let endpoints = endpoints(r);
+    match (r.has("upstream.url"), endpoints.first()) {
+        (false, None) => r.complain("upstream.url", "is missing", "write the service's address: url = \"wss://…\""),
+        (true, Some(_)) => {
+            let cure = "leave out one of them: url is the short form of one endpoint";
+            r.complain("upstream.endpoints", "stands beside upstream.url", cure);
+        }
+        _ => {}
     }
+    let first = endpoints.first().map_or(d.url, |endpoint| endpoint.url.clone());
     UpstreamConfig {
-        url: r.text("upstream.url").unwrap_or(d.url),
+        url: r.text("upstream.url").unwrap_or(first),
+        endpoints,
         transports: transports(r, d.transports),
         dialect: r.text("upstream.dialect").unwrap_or(d.dialect),
         params: params(r, "upstream.params").unwrap_or_default(),
@@ -128,6 +139,32 @@ fn proxy(r: &mut Reader) -> Option<Secret> {
         r.complain(key, "is no address of a proxy", "write http://host:port, or off");
     }
     Some(Secret::new(address))
+}
+
+/// Several addresses: texts, or tables of `url` and `weight`.
+fn endpoints(r: &mut Reader) -> Vec<EndpointConfig> {
+    let key = "upstream.endpoints";
+    let Some(value) = r.value(key) else { return Vec::new() };
+    let Value::Array(_, elements) = value else {
+        r.complain(key, "must be a list", "write [\"wss://a\", { url = \"wss://b\", weight = 2 }]");
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (n, element) in elements.iter().take(ENDPOINTS_MAX).enumerate() {
+        match element {
+            Value::String(_, url) => out.push(EndpointConfig { url: url.clone(), weight: 1 }),
+            Value::Dict(..) => {
+                let url = r.text(&format!("{key}[{n}].url")).unwrap_or_default();
+                let weight = r.count(&format!("{key}[{n}].weight"), 1, 1..=1_000);
+                out.push(EndpointConfig { url, weight });
+            }
+            _ => r.complain(key, "holds something that is no address", "write \"wss://…\" or { url = \"wss://…\" }"),
+        }
+    }
+    if elements.len() > ENDPOINTS_MAX {
+        r.complain(key, format!("has more than {ENDPOINTS_MAX} addresses"), "leave some out");
+    }
+    out
 }
 
 /// Transports by their words. Whether the dialect has them is seen once it is there.

@@ -65,13 +65,18 @@ fn ring(config: RingConfig) -> Value {
     json!({ "events": config.events, "bytes": bytes(config.bytes), "age": duration::write(config.age) })
 }
 
+fn without_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) => format!("{before}?{HIDDEN}"),
+        None => url.to_owned(),
+    }
+}
+
 fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
     let mut out = json!({
         // A query often holds a key.
-        "url": match config.url.split_once('?') {
-            Some((before, _)) => format!("{before}?{HIDDEN}"),
-            None => config.url.clone(),
-        },
+        "url": without_query(&config.url),
+        "endpoints": config.endpoints.iter().map(|endpoint| json!({ "url": without_query(&endpoint.url), "weight": endpoint.weight })).collect::<Vec<_>>(),
         "transports": config.transports.iter().map(|transport| transport.text()).collect::<Vec<_>>(),
         "dialect": config.dialect,
         "params": hide(&config.params, secret_params),

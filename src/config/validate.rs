@@ -22,8 +22,15 @@ pub(super) fn check(r: &mut Reader, config: &Config) {
 }
 
 fn upstream_address(r: &mut Reader, config: &Config) {
-    let key = "upstream.url";
-    let url = &config.upstream.url;
+    if config.upstream.endpoints.is_empty() {
+        address(r, "upstream.url", &config.upstream.url);
+    }
+    for endpoint in &config.upstream.endpoints {
+        address(r, "upstream.endpoints", &endpoint.url);
+    }
+}
+
+fn address(r: &mut Reader, key: &str, url: &str) {
     let Some((scheme, rest)) = url.split_once("://") else {
         return r.complain(key, "is not an address", "write ws://host/path or wss://host/path");
     };

@@ -12,6 +12,8 @@ use super::Then;
 pub struct Limits {
     /// Frames per time; `None`: not limited.
     pub rate: Option<Rate>,
+    /// Connections begun in any such time; `None`: not limited.
+    pub connects: Option<Rate>,
     /// Whether WebSocket pings and pongs cost tokens too (`counts = "all"`).
     pub counts_control: bool,
     /// Channels in one subscribe or unsubscribe frame; at least 1.
@@ -32,6 +34,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             rate: None,
+            connects: None,
             counts_control: true,
             per_frame: 100,
             channels: None,

@@ -65,6 +65,16 @@ pub fn notify(notice: &Notice) {
             tracing::info!(alert = name, when, value, "an alert is resolved");
         }
         Notice::AlertUntold { again, detail } => tracing::warn!(again, detail, "an alert could not be told"),
+        Notice::Faults { times, reason, detail } => tracing::error!(
+            times,
+            reason,
+            detail,
+            "connections to upstream end again and again by a fault of this side or the other"
+        ),
+        Notice::Flapping { times, live_for } => {
+            let live_ms = live_for.as_millis();
+            tracing::warn!(times, live_ms, "connections to upstream come live and do not last");
+        }
         Notice::Disk { low: true, free, min_free } => tracing::warn!(
             free,
             min_free,

@@ -166,6 +166,8 @@ pub struct Attempt {
     /// When another token is to be fetched; `None` also while one is being fetched.
     renew_at: Option<Mono>,
     peer: Option<String>,
+    /// Its place in the link's endpoints.
+    pub endpoint: usize,
 }
 
 impl Attempt {
@@ -195,7 +197,13 @@ impl Attempt {
             news: true,
             renew_at: None,
             peer: None,
+            endpoint: 0,
         }
+    }
+
+    /// By this way.
+    pub fn over(self, endpoint: usize, transport: Transport) -> Self {
+        Attempt { endpoint, transport, ..self }
     }
 
     /// Its number.

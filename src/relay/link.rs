@@ -19,6 +19,8 @@
 //! | to be replaced where one session is allowed | at once |
 //! | anything else | backoff |
 
+pub mod endpoints;
+pub mod ladder;
 pub mod pacing;
 pub mod rotation;
 #[cfg(test)]
@@ -28,12 +30,15 @@ use std::time::Duration;
 
 use super::attempt::Ending;
 use super::backoff;
+use super::limiter::Bucket;
 use super::pairs::{AttemptId, Disconnect};
 use super::rng::Rng;
 use super::stats::LinkState;
 use super::time::Mono;
 use crate::config::{BackoffConfig, UpstreamConfig};
-use crate::dialect::{Carried, Limits, Then};
+use crate::dialect::{Carried, Limits, Rate, Then, Transport};
+use endpoints::Endpoints;
+use ladder::Ladder;
 use pacing::Pacing;
 use rotation::Rotation;
 
@@ -99,6 +104,18 @@ pub struct Link {
     pub pacing: Pacing,
     /// When another connection takes over.
     pub rotation: Rotation,
+    /// Where to connect to.
+    pub endpoints: Endpoints,
+    /// Over which transport.
+    pub ladder: Ladder,
+    /// The transport of the connection that served last.
+    pub served_over: Option<Transport>,
+    /// Connects that the provider allows; `None`: it names no limit.
+    pub connects: Option<Bucket>,
+    /// Endings in a row that were a fault of one side.
+    pub faults: u32,
+    /// Connections in a row that were live and did not become stable.
+    pub flaps: u32,
     /// What the dialect keeps between attempts; with the attempt while there is one.
     pub carried: Option<Carried>,
 }
@@ -122,6 +139,12 @@ impl Link {
             last_ending: None,
             pacing: Pacing::new(limits),
             rotation: Rotation::new([config.max_age, limits.age]),
+            endpoints: Endpoints::new(&config.addresses(), config.backoff),
+            ladder: Ladder::new(&config.transports),
+            served_over: None,
+            connects: limits.connects.map(connects),
+            faults: 0,
+            flaps: 0,
             carried: None,
         }
     }
@@ -224,6 +247,7 @@ impl Link {
                 self.refreshed = true;
                 Duration::ZERO
             }
+            Plan::Slow | Plan::Retry(Duration::ZERO) if self.endpoints.some_rested(now) => Duration::ZERO,
             Plan::Slow | Plan::Credentials => backoff::slow(self.backoff, rng),
             Plan::Retry(floor) => backoff::delay(self.backoff, earlier, Some(floor), rng),
             Plan::AtOnce | Plan::Fatal => backoff::delay(self.backoff, earlier, None, rng),
@@ -287,6 +311,12 @@ impl Link {
             self.since = now;
         }
     }
+}
+
+/// A budget of so many connects in any window: half of it at once, the other half evenly over the window.
+fn connects(rate: Rate) -> Bucket {
+    let burst = rate.tokens.div_ceil(2);
+    Bucket::new((rate.tokens - burst).max(1), rate.per, burst)
 }
 
 /// What an ending leads to. `on_close`: what the dialect says about the close code.

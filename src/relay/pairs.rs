@@ -175,6 +175,22 @@ pub enum Notice {
         /// What went wrong.
         detail: String,
     },
+    /// Connections end again and again as a fault of one side: a bug here or there.
+    Faults {
+        /// In a row.
+        times: u32,
+        /// How the last one ended, as one word.
+        reason: &'static str,
+        /// The circumstances.
+        detail: String,
+    },
+    /// Connections come live and do not last.
+    Flapping {
+        /// In a row.
+        times: u32,
+        /// How long the last one was live.
+        live_for: std::time::Duration,
+    },
     /// The file system under the store ran low, or has room again.
     Disk {
         /// Publishes are refused.

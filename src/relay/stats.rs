@@ -246,6 +246,32 @@ words! {
     }
 }
 
+/// A close code of upstream's: those of RFC 6455 by themselves, the others by their range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CloseClass(u16);
+
+impl CloseClass {
+    /// That of a code.
+    pub fn of(code: u16) -> Self {
+        CloseClass(match code {
+            1000..=1015 => code,
+            3000..=3999 => 3000,
+            4000..=4999 => 4000,
+            _ => 0,
+        })
+    }
+
+    /// Its word.
+    pub fn text(self) -> String {
+        match self.0 {
+            0 => "other".to_owned(),
+            3000 => "3xxx".to_owned(),
+            4000 => "4xxx".to_owned(),
+            code => code.to_string(),
+        }
+    }
+}
+
 /// The link and its attempts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkStats {
@@ -255,6 +281,12 @@ pub struct LinkStats {
     pub attempts: u64,
     /// Attempts that became ready.
     pub ready: u64,
+    /// Connections that were live and did not become stable.
+    pub flaps: u64,
+    /// Times that another transport served than before.
+    pub transport_switches: u64,
+    /// Connections that upstream closed, by code.
+    pub closes: Counts<CloseClass>,
     /// Connections that took over from one that still served.
     pub rotations: u64,
     /// Connections that ended because one side broke the protocol, by its close code or by ours.

@@ -57,6 +57,12 @@ pub(super) fn limits(section: Option<Section<'_>>, faults: &mut Faults) -> Limit
             faults.add(text.at, "`rate` must be tokens per time, like \"4/s\" or \"110/60s\"");
         }
     }
+    if let Some(text) = section.text("connects", faults) {
+        limits.connects = units::rate(text.value);
+        if limits.connects.is_none() {
+            faults.add(text.at, "`connects` must be connections per time, like \"300/5m\"");
+        }
+    }
     let burst = section.number("burst", 1, 1_000_000, faults);
     match (&mut limits.rate, burst, section.take("burst")) {
         (Some(rate), Some(burst), _) => rate.burst = burst,

@@ -28,6 +28,8 @@ pub enum Why {
     Credentials,
     /// The address names other channels than are wanted.
     Channels,
+    /// A better transport may get through by now.
+    Climb,
 }
 
 impl Why {
@@ -39,6 +41,7 @@ impl Why {
             Why::Told => "told",
             Why::Credentials => "credentials",
             Why::Channels => "channels",
+            Why::Climb => "climb",
         }
     }
 }

@@ -8,6 +8,7 @@ const STABLE: Duration = Duration::from_secs(10);
 
 fn config(max_attempts: u32) -> UpstreamConfig {
     UpstreamConfig {
+        endpoints: Vec::new(),
         transports: vec![Transport::WebSocket],
         url: "wss://upstream.example/".to_owned(),
         dialect: "plain".to_owned(),

@@ -26,7 +26,7 @@ pub(in crate::relay) struct Addressing {
 impl Relay {
     /// How the next connection is carried.
     pub(super) fn transport(&self) -> Transport {
-        self.config.upstream.transports.first().copied().unwrap_or_default()
+        self.link.ladder.transport()
     }
 
     /// Whether the address of this attempt names its channels.
@@ -35,8 +35,8 @@ impl Relay {
     }
 
     /// The channels that the next address is to name.
-    pub(super) fn to_address(&self) -> Vec<ChannelId> {
-        match self.dialect.url_channels(self.transport()) {
+    pub(super) fn to_address(&self, transport: Transport) -> Vec<ChannelId> {
+        match self.dialect.url_channels(transport) {
             UrlChannels::None => Vec::new(),
             UrlChannels::One => self.interest.admitted().take(1).collect(),
             UrlChannels::All => self.interest.admitted().collect(),
@@ -77,7 +77,7 @@ impl Relay {
         }
         self.addressing.due = None;
         let Some(active) = self.attempts.active().filter(|active| self.is_addressed(active)) else { return };
-        let wanted = self.to_address();
+        let wanted = self.to_address(active.transport);
         if wanted.is_empty() || active.addressed == wanted {
             return;
         }

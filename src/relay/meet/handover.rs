@@ -82,7 +82,9 @@ impl Relay {
     }
 
     pub(super) fn handover_due(&self) -> Option<Mono> {
-        let begin = self.link.rotation.next().map(|(at, _)| at).filter(|_| self.may_rotate());
+        let asked = self.link.rotation.next().map(|(at, _)| at);
+        let begin = [asked, self.climb_due()].into_iter().flatten().min().filter(|_| self.may_rotate());
+        let begin = begin.map(|at| self.next_connect(at).unwrap_or(at));
         [begin, self.handover.due(), self.overlap.due()].into_iter().flatten().min()
     }
 
@@ -94,6 +96,9 @@ impl Relay {
 
     pub(super) fn handover_timeout(&mut self, now: Time) {
         self.overlap.expire(now.mono);
+        if self.climb_due().is_some_and(|at| at <= now.mono) {
+            self.rotate_upstream(now.mono, Why::Climb);
+        }
         if self.may_rotate() && self.link.rotation.next().is_some_and(|(at, _)| at <= now.mono) {
             self.begin_rotation(now);
         }
@@ -101,14 +106,17 @@ impl Relay {
     }
 
     fn begin_rotation(&mut self, now: Time) {
-        let (Some(active), Some(why)) = (self.attempts.active().map(Attempt::id), self.link.rotation.begin()) else {
-            return;
-        };
+        let Some(active) = self.attempts.active().map(Attempt::id) else { return };
         if self.dialect.rotate() == Rotate::BreakBeforeMake {
             return self.abandon(now, active, Ending::Rotated);
         }
+        if !self.take_connect(now) {
+            return;
+        }
+        let Some(why) = self.link.rotation.begin() else { return };
         let id = self.link.another();
-        self.attempts.begin(Attempt::new(id, &self.config.upstream, now.mono));
+        let attempt = self.new_attempt(now, id, why == Why::Climb);
+        self.attempts.begin(attempt);
         self.handover.candidate =
             Some(Candidate { id, why, level: None, flushed: false, closing: false, seen: now.mono });
         self.overlap.begin(id);
@@ -175,6 +183,7 @@ impl Relay {
     /// This attempt, which is ready, serves from now on: what it has reached with the channels is what counts.
     fn serve(&mut self, now: Time, id: AttemptId) {
         self.link.ready(now.mono, &mut self.rng);
+        self.way_serves(now, id);
         let wanted = self.interest.attempt_ready();
         let Some(attempt) = self.attempts.get_mut(id).filter(|_| self.dialect.subscribes()) else { return };
         let mut live = Vec::new();
@@ -224,6 +233,10 @@ impl Relay {
         {
             let message = ASKED_TO_LEAVE.to_owned();
             return self.abandon(now, active, Ending::Told { then: Then::Reconnect, retry_after: None, message });
+        }
+        if why == Why::Climb {
+            // The ladder knows when to try again.
+            return;
         }
         let upstream = &self.config.upstream;
         match link::plan(ending, on_close) {
@@ -284,7 +297,9 @@ impl Relay {
 
     fn cut_over(&mut self, now: Time, ring: RingId) {
         if !self.tells_apart(ring) && self.overlap.cut(ring) {
-            self.ring_lost(now, ring, GapReason::Reconnect);
+            let transport = |attempt: &Attempt| attempt.transport;
+            let switch = self.attempts.active().map(transport) != self.attempts.candidate().map(transport);
+            self.ring_lost(now, ring, if switch { GapReason::TransportSwitch } else { GapReason::Reconnect });
         }
     }
 

@@ -221,6 +221,7 @@ impl Relay {
         let serves = self.attempts.serves(attempt);
         if serves {
             self.link.ready(now.mono, &mut self.rng);
+            self.way_serves(now, attempt);
             self.settle_losses(now, goes_on);
         } else {
             // What was admitted until now is told to the one that serves first.

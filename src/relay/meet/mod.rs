@@ -3,6 +3,7 @@
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
 //!   `handover`: a second connection takes over from the one that serves. `addressing`: channels in the address.
+//!   `routes`: which endpoint and transport.
 //! - `resuming`: what a lost connection means for the feed, and when that is known.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
@@ -34,6 +35,7 @@ pub(super) mod publishing;
 pub(super) mod refreshing;
 pub(super) mod repairing;
 pub(super) mod resuming;
+pub(super) mod routes;
 pub(super) mod sending;
 pub(super) mod sequencing;
 pub(super) mod sessions;

@@ -16,6 +16,7 @@ use crate::relay::interest::Standing;
 use crate::relay::link::rotation::Why;
 use crate::relay::link::{self, Plan};
 use crate::relay::meet::fetches::Asker;
+use crate::relay::meet::routes::shown;
 use crate::relay::pairs::{AttemptId, Disconnect, Fetch, FetchError, Output};
 use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
@@ -52,16 +53,20 @@ impl Relay {
     /// Everything that the connection needs is there: asks the carrier to connect.
     fn dial(&mut self, now: Time, id: AttemptId, token: Option<Secret>) {
         let carried = self.carried_for(id);
-        let (transport, addressed) = (self.transport(), self.to_address());
+        let Some((at, transport)) = self.attempts.get(id).map(|attempt| (attempt.endpoint, attempt.transport)) else {
+            return;
+        };
+        let addressed = self.to_address(transport);
         let config = Arc::clone(&self.config);
         let upstream = &config.upstream;
         let mut conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
         let channels = self.specs(&addressed);
-        let request = conversation.connect_request(transport, &upstream.url, &upstream.headers, &channels);
+        let request =
+            conversation.connect_request(transport, self.link.endpoints.url(at), &upstream.headers, &channels);
         let goes_on = conversation.goes_on();
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         attempt.conversation = Some(Box::new(conversation));
-        (attempt.transport, attempt.addressed, attempt.goes_on) = (transport, addressed, goes_on);
+        (attempt.addressed, attempt.goes_on) = (addressed, goes_on);
         match request {
             Ok(request) => {
                 attempt.connecting(now.mono, upstream);
@@ -113,6 +118,7 @@ impl Relay {
             }
             _ => None,
         };
+        self.way_ended(now, &attempt, &ending);
         let conversation = attempt.conversation.as_ref();
         let on_close: Option<Then> = match ending {
             Ending::Carrier(Disconnect::Ended) => conversation.and_then(|talk| talk.retry()).map(Then::Pause),
@@ -154,7 +160,12 @@ impl Relay {
         self.stats.link.disconnects.bump(ending.reason());
         self.link.ended(now.mono, &ending, on_close, &mut self.rng);
         if was_ready {
+            // What upstream found too large is never taken for anything else again.
+            let large = if code == Some(1009) { self.outbox.largest_in_flight() } else { None };
             self.messages_lost(now);
+            if let Some(message) = large {
+                self.outbox.reject(now, message, ErrorCode::TooLarge.text());
+            }
         }
         self.succeed(now);
         self.link_moved(now);
@@ -212,6 +223,7 @@ impl Relay {
 
     pub(in crate::relay) fn upstream_due(&self) -> Option<Mono> {
         let begin = self.link.due().filter(|_| self.attempts.active().is_none() && self.may_connect());
+        let begin = begin.map(|due| self.next_connect(due).unwrap_or(due));
         let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
         let attempts = self.attempts.iter().filter_map(Attempt::due);
         attempts
@@ -224,9 +236,12 @@ impl Relay {
         self.address_timeout(now);
         if self.attempts.active().is_none()
             && self.may_connect()
+            && self.link.due().is_some_and(|due| due <= now.mono)
+            && self.take_connect(now)
             && let Some(id) = self.link.begin(now.mono)
         {
-            self.attempts.begin(Attempt::new(id, &self.config.upstream, now.mono));
+            let attempt = self.new_attempt(now, id, true);
+            self.attempts.begin(attempt);
             self.fetch(Asker::Token(id), Fetch::Token);
             self.stats.link.attempts += 1;
             self.link_moved(now);
@@ -330,13 +345,17 @@ impl Relay {
     pub(in crate::relay) fn link_json(&self, now: Time) -> Vec<u8> {
         let since =
             crate::relay::time::Wall(now.wall.0.saturating_sub(now.mono.since(self.link.since()).as_nanos() as u64));
+        let transport = self.attempts.active().map_or(self.link.ladder.transport(), |active| active.transport);
         let mut object = Object::new()
             .text("state", self.link_word())
             .text("since", &since.rfc3339())
-            .text("transport", self.attempts.active().map_or(self.transport(), |active| active.transport).text())
+            .text("transport", transport.text())
             .text("endpoint", self.endpoint_shown())
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .number("failures", u64::from(self.link.failures()));
+        if self.config.upstream.endpoints.len() > 1 {
+            object = object.raw("endpoints", &self.endpoints_json(now));
+        }
         if let (Some(p50), Some(p99)) = (self.round_trips.p50(), self.round_trips.p99()) {
             object = object.number("rtt_p50_ms", millis(p50)).number("rtt_p99_ms", millis(p99));
         }
@@ -364,7 +383,7 @@ impl Relay {
 
     /// Upstream's address without what may be secret.
     pub(in crate::relay) fn endpoint_shown(&self) -> &str {
-        endpoint(&self.config.upstream.url)
+        shown(self.link.endpoints.url(self.attempts.active().map_or(0, |active| active.endpoint)))
     }
 
     /// The gauges that are counted only when somebody looks.
@@ -377,12 +396,6 @@ impl Relay {
         self.stats.interest.waiting = counts.waiting as u64;
         self.stats.interest.failed = counts.refused as u64;
     }
-}
-
-/// Scheme, host and path of the upstream's address: what stands before and after may be secret.
-fn endpoint(url: &str) -> &str {
-    let plain = url.split(['?', '#']).next().unwrap_or_default();
-    if plain.contains('@') { plain.rsplit('@').next().unwrap_or_default() } else { plain }
 }
 
 /// Whether an ending says that one side broke the protocol.

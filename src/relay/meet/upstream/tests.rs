@@ -6,6 +6,7 @@ mod liveness;
 mod mapping;
 mod numbers;
 mod resuming;
+mod routes;
 mod service;
 mod silence;
 mod socketio;

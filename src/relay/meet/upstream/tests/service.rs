@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::dialect::{Dialect, HttpAnswer, HttpRequest, WireFrame};
+use crate::dialect::{Dialect, HttpAnswer, HttpRequest, Transport, WireFrame};
 use crate::protocol::frame::Format;
 use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
@@ -96,6 +96,8 @@ pub(super) struct Service {
     pub fetches: u32,
     /// Attempts whose connect is not answered.
     pub connects: VecDeque<AttemptId>,
+    /// Addresses and transports of all connects, with when.
+    pub ways: Vec<(Mono, String, Transport)>,
     /// The last attempt that connected.
     pub attempt: AttemptId,
     /// Frames transmitted, with when.
@@ -135,6 +137,7 @@ impl Service {
             asked: Vec::new(),
             fetches: 0,
             connects: VecDeque::new(),
+            ways: Vec::new(),
             attempt: AttemptId(0),
             sent: Vec::new(),
             aside: Vec::new(),
@@ -167,7 +170,10 @@ impl Service {
                     let result = Ok(FetchAnswer::Token(self.token.clone()));
                     self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result });
                 }
-                Output::Connect { attempt, .. } => self.connects.push_back(attempt),
+                Output::Connect { attempt, request } => {
+                    self.ways.push((self.now.mono, request.url, request.transport));
+                    self.connects.push_back(attempt);
+                }
                 Output::Transmit { attempt, frames } if attempt != self.attempt => {
                     assert!(!self.closed.contains(&attempt), "nothing leaves on a connection that closes");
                     self.aside.extend(frames.into_iter().map(|frame| (attempt, frame)));
