@@ -80,8 +80,8 @@ pub(crate) enum Part<'a> {
     Quiet,
     /// So many that are no business of ours.
     Skipped(Skipped, usize),
-    /// The framing is ready: authenticate.
-    Open,
+    /// The framing is ready, in a session of this id: authenticate.
+    Open(&'a str),
     /// The framing wants this sent.
     Answer(String),
     /// Upstream ends the session.
@@ -114,6 +114,9 @@ impl Framing {
         }
         match (self.kind, frame) {
             (FrameKind::SocketIo, WireFrame::Binary(bytes)) => session.get_or_insert_default().binary(bytes, each),
+            (FrameKind::SocketIo, WireFrame::Answer(answer)) => {
+                session.get_or_insert_default().payload(&self.namespace, &answer.body, each);
+            }
             (FrameKind::SocketIo, frame) => {
                 session.get_or_insert_default().text(&self.namespace, frame.body(), each);
             }

@@ -19,10 +19,15 @@ struct Scene {
 
 impl Scene {
     fn new(options: Value) -> Self {
+        Scene::carried(options, "")
+    }
+
+    /// `upstream`: more lines of the relay's section.
+    fn carried(options: Value, upstream: &str) -> Self {
         let (mut service, port) = Script::service("socketio.mjs", &options.to_string());
         let token = NamedTempFile::new().unwrap();
         std::fs::write(token.path(), mint(&mut service)).unwrap();
-        let relay = relay(port, &token);
+        let relay = relay(port, &token, upstream);
         assert_eq!(service.says("connected"), "relay");
         Scene { service, port, options, _token: token, relay }
     }
@@ -54,9 +59,10 @@ fn mint(service: &mut Script) -> String {
     service.ask("mint", json!({"sub": "relay"})).as_str().unwrap().to_owned()
 }
 
-fn relay(port: u16, token: &NamedTempFile) -> Relay {
-    let upstream = format!("token_file = {:?}\nstable_for = \"10m\"", token.path());
-    Relay::start(&format!("ws://127.0.0.1:{port}"), "socketio", &upstream, "[interest]\nlinger = \"50ms\"")
+fn relay(port: u16, token: &NamedTempFile, upstream: &str) -> Relay {
+    let scheme = if upstream.is_empty() { "ws" } else { "http" };
+    let upstream = format!("token_file = {:?}\nstable_for = \"10m\"\n{upstream}", token.path());
+    Relay::start(&format!("{scheme}://127.0.0.1:{port}"), "socketio", &upstream, "[interest]\nlinger = \"50ms\"")
 }
 
 fn can(test: &str) -> bool {
@@ -111,7 +117,7 @@ fn a_token_of_somebody_else_is_denied() {
     let (mut service, port) = Script::service("socketio.mjs", "{}");
     let token = NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "a.b.c").unwrap();
-    let relay = relay(port, &token);
+    let relay = relay(port, &token, "");
     assert_eq!(service.says("refused"), "the token is not ours");
     let ending = until("the refusal", || {
         let ending = relay.feed("/v1/status")["upstream"]["last_ending"].take();
@@ -183,6 +189,37 @@ fn what_a_lost_connection_misses_is_recovered() {
     scene.restart();
     assert_eq!(app.frame("gap")["reason"], "reconnect");
     assert_eq!(scene.service.line("another", |line| line["recovered"] == false)["connected"], "relay");
+    assert_eq!(scene.service.says("subscribed"), "news");
+    scene.event("news", json!("anew"));
+    assert_eq!(app.frame("event")["data"], "anew");
+}
+
+#[test]
+fn a_service_that_only_polls() {
+    if !can("polling") {
+        return;
+    }
+    let options = json!({"transports": ["polling"], "pingInterval": 250, "pingTimeout": 1000,
+        "connectionStateRecovery": {"maxDisconnectionDuration": 120_000}});
+    let mut scene = Scene::carried(options, "transports = [\"long-poll\"]");
+    let mut app = scene.app("news");
+    for n in 0..3 {
+        scene.event("news", json!(n));
+        assert_eq!(app.frame("event")["data"], n);
+    }
+    scene.service.tell("bytes", json!({"channel": "news", "bytes": [1, 2, 3]}));
+    assert_eq!(app.frame("event")["data"], json!({"bytes": "AQID"}));
+    let delivered = app.publish(json!({"channel": "orders", "data": {"side": "buy"}}));
+    assert_eq!((&delivered["state"], &delivered["reply"]), (&json!("delivered"), &json!({"id": 7})), "{delivered}");
+    for _ in 0..4 {
+        assert_eq!(scene.service.says("heartbeat"), "relay");
+    }
+    app.has_no("gap");
+    // It is killed and knows the session no more: another one, and the gap is told.
+    scene.restart();
+    assert_eq!(app.frame("gap")["reason"], "reconnect");
+    let back = scene.service.line("connected", |line| line["connected"] == "relay");
+    assert_eq!(back["transport"], "polling");
     assert_eq!(scene.service.says("subscribed"), "news");
     scene.event("news", json!("anew"));
     assert_eq!(app.frame("event")["data"], "anew");

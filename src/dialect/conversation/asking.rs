@@ -23,11 +23,11 @@ use crate::protocol::request::Secret;
 use crate::relay::time::{Mono, Time};
 
 /// A poll that came back sooner than this and brought nothing came back at once.
-const HASTY: Duration = Duration::from_secs(1);
+pub(super) const HASTY: Duration = Duration::from_secs(1);
 /// The first pause after such a poll; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The last one.
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the answer to a POST may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest cursor; a longer one is as if there were none.
@@ -117,11 +117,13 @@ pub(super) struct Asking {
     /// The connection's header fields, which requests by POST have too.
     pub(super) headers: Vec<(String, String)>,
     /// When the next poll may leave; `None`: one is out, or nothing is polled.
-    due: Option<Mono>,
+    pub(super) due: Option<Mono>,
     /// When the last one left.
-    left: Mono,
+    pub(super) left: Mono,
     /// Polls in a row that came back at once with nothing.
-    hasty: u32,
+    pub(super) hasty: u32,
+    /// The session of Engine.IO, once it is open.
+    pub(super) sid: Option<Box<str>>,
     /// The last answer's content, to know it again.
     last: Bytes,
     /// How long the stream wants to be left alone after its end.
@@ -196,7 +198,14 @@ impl Conversation {
             }
         }
         let timeout = self.dialect.carriages.get(&self.transport()).map_or(HASTY, |carriage| carriage.timeout);
-        let ask = Ask { of: AskFor::Poll, method: Method::Get, url, headers, body: Bytes::new(), timeout };
+        let ask = Ask {
+            of: AskFor::Poll,
+            method: Method::Get,
+            url: self.with_sid(url),
+            headers,
+            body: Bytes::new(),
+            timeout,
+        };
         let frame = WireFrame::Ask(Box::new(ask));
         Ok(Outgoing { request: RequestId(0), purpose: Purpose::Poll, frame, answered: false })
     }
@@ -282,7 +291,7 @@ impl Conversation {
         false
     }
 
-    fn poll_failed(&mut self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+    pub(super) fn poll_failed(&mut self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
         let detail = words(&answer.body);
         heard(Heard::PollFailed { status: answer.status, retry_after: answer.retry_after, detail });
     }

@@ -4,8 +4,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::{Conversation, Says, Stage};
 use crate::dialect::field::{Field, FieldValue};
 use crate::dialect::framing::{Part, Session};
@@ -47,6 +45,8 @@ impl Conversation {
         match frame {
             WireFrame::Pong(_) => heard(Heard::Pong { request: None }),
             WireFrame::Answer(answer) => match answer.of {
+                AskFor::Poll if self.is_engine_polled() => self.packets_polled(now, frame, answer, heard),
+                AskFor::Request(_) if self.is_engine_polled() => self.packet_posted(answer, heard),
                 AskFor::Poll => self.polled(now, frame, answer, heard),
                 AskFor::Request(id) => self.post_answered(id, answer, heard),
             },
@@ -71,7 +71,10 @@ impl Conversation {
             Part::Malformed => heard(Heard::Malformed),
             Part::Quiet => heard(Heard::Ignored),
             Part::Skipped(what, count) => heard(Heard::Skipped(what, count)),
-            Part::Open => self.greeted(now, heard),
+            Part::Open(sid) => {
+                self.asking.sid = Some(sid.into());
+                self.greeted(now, heard);
+            }
             Part::Answer(text) => self.answer(text, heard),
             Part::Closed => heard(Heard::Reconnect { retry_after: None }),
         });
@@ -194,13 +197,9 @@ impl Conversation {
         }
         self.replies += 1;
         self.last_id += 1;
-        let frame = WireFrame::Text(Bytes::from(text));
-        heard(Heard::Send(Outgoing {
-            request: RequestId(self.last_id),
-            purpose: Purpose::Reply,
-            frame,
-            answered: false,
-        }));
+        let request = RequestId(self.last_id);
+        let frame = self.packet(request, text);
+        heard(Heard::Send(Outgoing { request, purpose: Purpose::Reply, frame, answered: false }));
     }
 
     fn ready(&mut self, turn: Turn<'_>, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::asking::Rendered;
 use super::{Conversation, Says, Stage};
 use crate::dialect::bindings::{Bound, Sub};
@@ -14,7 +12,7 @@ use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
 use crate::dialect::template::Need;
 use crate::dialect::variable::Variable;
-use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
+use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError};
 use crate::protocol::request::Secret;
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
@@ -204,7 +202,7 @@ impl Conversation {
         let id = RequestId(self.last_id);
         let frame = match post {
             Some(url) => self.post(url, json, id, text),
-            None => WireFrame::Text(Bytes::from(text)),
+            None => self.packet(id, text),
         };
         Outgoing { request: id, purpose, frame, answered }
     }

@@ -7,11 +7,13 @@
 
 use std::time::Duration;
 
+use base64::Engine;
 use bytes::Bytes;
 
 use super::attachments::Gathering;
 use super::engine::{self, Open};
 use super::inflate::{Broken, Stream};
+use super::lines::RECORD_END;
 use super::socketio::{Kind, Packet};
 use super::{Part, Skipped};
 use crate::dialect::field::Field;
@@ -72,10 +74,7 @@ impl Session {
     pub(crate) fn text(&mut self, namespace: &str, text: &[u8], each: &mut dyn FnMut(Part<'_>)) {
         match engine::packet(text) {
             Some(engine::Packet::Open(json)) => match Open::read(json) {
-                Some(open) if self.open.is_none() => {
-                    self.open = Some(open);
-                    each(Part::Open);
-                }
+                Some(open) if self.open.is_none() => each(Part::Open(&self.open.insert(open).sid)),
                 _ => each(Part::Malformed),
             },
             Some(engine::Packet::Ping(data)) if data.len() <= LARGEST_PING => {
@@ -86,6 +85,17 @@ impl Session {
             Some(engine::Packet::Pong(_) | engine::Packet::Noop) => each(Part::Quiet),
             Some(engine::Packet::Message(message)) => self.message(namespace, message, each),
             Some(engine::Packet::Ping(_)) | None => each(Part::Malformed),
+        }
+    }
+
+    /// The answer to a poll came in: packets, binary ones as base64.
+    pub(crate) fn payload(&mut self, namespace: &str, payload: &[u8], each: &mut dyn FnMut(Part<'_>)) {
+        for packet in payload.split(|byte| *byte == RECORD_END) {
+            match packet.strip_prefix(b"b").map(|text| base64::engine::general_purpose::STANDARD.decode(text)) {
+                Some(Ok(data)) => self.binary(&Bytes::from(data), each),
+                Some(Err(_)) => each(Part::Malformed),
+                None => self.text(namespace, packet, each),
+            }
         }
     }
 

@@ -23,7 +23,7 @@ fn show(part: Part<'_>) -> String {
         Part::Malformed => "malformed".to_owned(),
         Part::Quiet => "quiet".to_owned(),
         Part::Skipped(what, count) => format!("skipped {count} {}", what.word()),
-        Part::Open => "open".to_owned(),
+        Part::Open(sid) => format!("open {sid}"),
         Part::Answer(text) => format!("answer {text}"),
         Part::Closed => "closed".to_owned(),
     }
@@ -86,7 +86,7 @@ fn a_payload_with_line_breaks_stays_one_message() {
 fn the_engines_own_packets_never_reach_the_rules() {
     let mut wire = Wire::default();
     let open = r#"0{"sid":"a","pingInterval":3000,"pingTimeout":2000}"#;
-    assert_eq!(wire.hear(&text(open)), ["open"]);
+    assert_eq!(wire.hear(&text(open)), ["open a"]);
     assert_eq!(wire.0.as_ref().unwrap().silence(), Some(std::time::Duration::from_secs(5)));
     assert_eq!(wire.hear(&text(open)), ["malformed"], "a connection opens once");
     assert_eq!(wire.hear(&text("2")), ["answer 3"]);

@@ -73,3 +73,54 @@ fn socketio_answers_questions_and_needs_no_credentials() {
     assert_eq!(talk.hear(r#"42/n,["a",1]"#), [r#"event a/event ["a",1]"#]);
     assert_eq!(talk.hear(r#"42["a",1]"#), ["skipped 1 namespace"]);
 }
+
+/// `of` and address of an ask, and what it carries.
+fn asked(outgoing: &Outgoing) -> String {
+    let WireFrame::Ask(ask) = &outgoing.frame else { panic!("{:?}", outgoing.frame) };
+    format!("{:?} {:?} {} {}", ask.of, ask.method, ask.url, String::from_utf8_lossy(&ask.body))
+}
+
+#[test]
+fn socketio_is_polled_where_it_has_to_be() {
+    use crate::dialect::{Answer, AskFor};
+
+    let mut talk = Talk::builtin("socketio", None);
+    talk.conversation.connect_request(Transport::LongPoll, "http://h:1", &[], &[]).unwrap();
+    let answer = |of: AskFor, status: u16, body: &str| {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let answer = Answer { of, status, etag: None, last_modified: None, retry_after: None, body };
+        WireFrame::Answer(Box::new(answer))
+    };
+    let hear = |talk: &mut Talk, frame: &WireFrame| {
+        let mut all = Vec::new();
+        talk.conversation.receive(talk.now, frame, &mut |heard| match heard {
+            Heard::Send(outgoing) => all.push(asked(&outgoing)),
+            heard => all.push(show(&heard)),
+        });
+        all
+    };
+    let poll = |talk: &mut Talk| talk.conversation.poll(talk.now).map(|poll| asked(&poll.unwrap()));
+    let base = "http://h:1/socket.io/?EIO=4&transport=polling";
+    assert_eq!(talk.open(), [""; 0]);
+    assert_eq!(poll(&mut talk), Some(format!("Poll Get {base} ")));
+    assert_eq!(poll(&mut talk), None, "one is out");
+    let opened = hear(&mut talk, &answer(AskFor::Poll, 200, OPEN));
+    assert_eq!(opened, [format!("Request(RequestId(1)) Post {base}&sid=a 40{{}}")]);
+    assert_eq!(hear(&mut talk, &answer(AskFor::Request(RequestId(1)), 200, "ok")), ["ignored"]);
+    assert_eq!(poll(&mut talk), Some(format!("Poll Get {base}&sid=a ")), "the next one leaves at once");
+    let several = "40{\"sid\":\"s\"}\u{1e}451-[\"x\",{\"_placeholder\":true,\"num\":0}]\u{1e}bAQID\u{1e}2";
+    let pong = format!("Request(RequestId(2)) Post {base}&sid=a 3");
+    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, several)), ["ready", "event x \"AQID\"", &pong]);
+
+    // Answers without anything slow the polls down.
+    talk.conversation.poll(talk.now);
+    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, "6")), ["ignored"]);
+    talk.conversation.poll(talk.now);
+    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, "6")).len(), 2);
+    assert_eq!(poll(&mut talk), None);
+    talk.pass(1);
+    assert!(poll(&mut talk).is_some());
+    let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
+    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 400, unknown)), ["reconnect"], "another session");
+    assert_eq!(hear(&mut talk, &answer(AskFor::Request(RequestId(2)), 400, unknown)), ["reconnect"]);
+}
