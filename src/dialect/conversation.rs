@@ -8,7 +8,8 @@
 //! knows a deadline; every table has a limit. An event with neither escapes nor a composed channel allocates nothing.
 //! Deliberately not here: what an event means to sessions, pacing, retries, deadlines (the relay's).
 //!
-//! - `connect`: the address. `engine`: Socket.IO's polls. `send`: verbs that send. `receive`: from frame to rule. `answer`: rules about requests.
+//! - `connect`: the address. `asking`, `engine`: what is polled and posted. `send`: verbs that send. `receive`: from frame to
+//!   rule. `answer`: rules about requests.
 //!   `event`: rules about channels.
 
 mod answer;
