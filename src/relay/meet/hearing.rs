@@ -465,21 +465,6 @@ impl Relay {
         }
     }
 
-    /// Events are missing: subscribes the channel anew, so that upstream begins with its state.
-    pub(super) fn resubscribe(&mut self, attempt: AttemptId, channel: ChannelId) {
-        let known = self.attempts.get_mut(attempt).filter(|known| known.acked.is_live(channel));
-        let (Some(known), Some(spec)) = (known, self.interest.spec(channel)) else { return };
-        known.leave(channel, spec.name.into(), spec.params.map(Into::into));
-        known.acked.enqueue(channel, self.interest.priority(channel), false);
-        self.reached(attempt, channel, Standing::Wanted);
-    }
-
-    /// Events of the whole connection are missing: connects anew.
-    pub(super) fn renew_connection(&mut self, attempt: AttemptId) {
-        let message = "upstream's sequence has a hole".to_owned();
-        self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after: None, message });
-    }
-
     /// The channel is refused: its subscribers are told, and it is asked for again by nobody for a while.
     pub(super) fn refuse_channel(
         &mut self,

@@ -5,10 +5,14 @@
 
 use std::time::Duration;
 
-use crate::dialect::{ChannelId, ChannelSpec, Event, Heard, HttpAnswer, HttpRequest, OnGap, Role, Wish, same_origin};
+use crate::dialect::{
+    ChannelId, ChannelSpec, Event, Heard, HttpAnswer, HttpRequest, OnGap, Role, Then, Wish, same_origin,
+};
 use crate::relay::Relay;
+use crate::relay::attempt::Ending;
 use crate::relay::feed::{Hole, RingId};
 use crate::relay::held::HeldEvent;
+use crate::relay::interest::Standing;
 use crate::relay::pairs::{AttemptId, Fetch};
 use crate::relay::repair::{Failed, How, Opened, Wound};
 use crate::relay::stats::{Cost, DropReason, GapReason, RepairEnd};
@@ -121,6 +125,21 @@ impl Relay {
         }
         self.resubscribe(attempt, channel);
         true
+    }
+
+    /// Events are missing: subscribes the channel anew, so that upstream begins with its state.
+    pub(super) fn resubscribe(&mut self, attempt: AttemptId, channel: ChannelId) {
+        let known = self.attempts.get_mut(attempt).filter(|known| known.acked.is_live(channel));
+        let (Some(known), Some(spec)) = (known, self.interest.spec(channel)) else { return };
+        known.leave(channel, spec.name.into(), spec.params.map(Into::into));
+        known.acked.enqueue(channel, self.interest.priority(channel), false);
+        self.reached(attempt, channel, Standing::Wanted);
+    }
+
+    /// Events of the whole connection are missing: connects anew.
+    pub(super) fn renew_connection(&mut self, attempt: AttemptId) {
+        let message = "upstream's sequence has a hole".to_owned();
+        self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after: None, message });
     }
 
     /// Upstream states the channel: whatever was missing counts no more.
