@@ -109,6 +109,21 @@ pages! {
 }
 
 #[test]
+fn every_quantity_of_an_alert_is_documented() {
+    let page = text("docs/alerting.md");
+    let rows: Vec<&str> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| quantity |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    let names: Vec<&str> = rows.iter().filter_map(|row| row.split('`').nth(1)).collect();
+    let quantities: Vec<&str> =
+        tidegate::config::alerts::Quantity::ALL.iter().map(|quantity| quantity.text()).collect();
+    assert_eq!(names, quantities);
+}
+
+#[test]
 fn every_built_in_dialect_has_its_row_and_a_configuration() {
     let page = text("docs/services.md");
     for name in tidegate::dialect::Dialect::builtins() {
