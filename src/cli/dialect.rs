@@ -58,7 +58,7 @@ const DATA: u8 = 65;
 /// A file cannot be read, a name is unknown (EX_NOINPUT).
 const NO_INPUT: u8 = 66;
 
-fn faults(errors: Vec<LoadError>) -> Failure {
+pub(super) fn faults(errors: Vec<LoadError>) -> Failure {
     let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
     Failure::new(exit::CONFIG, lines.join("\n"))
 }
@@ -79,7 +79,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 /// A dialect's text: of a file, or of a built-in one if there is no such file.
-fn dialect_text(file: &str) -> Result<String, Failure> {
+pub(super) fn dialect_text(file: &str) -> Result<String, Failure> {
     match Dialect::builtin_text(file) {
         Some(text) if !Path::new(file).exists() => Ok(text.to_owned()),
         _ => read(file),

@@ -11,6 +11,7 @@ mod dead_letters;
 mod demo;
 mod dialect;
 mod health;
+mod mock;
 mod publish;
 mod record;
 mod replay;
@@ -127,6 +128,8 @@ enum Command {
     Record(record::RecordArgs),
     /// Play a transcript as a service, on a port
     Replay(replay::ReplayArgs),
+    /// A service on a port, made of a dialect: for tests, and for work without a network
+    Mock(mock::MockArgs),
     /// Print the frames of channels as they come, one a line, across reconnects
     Tail(tail::TailArgs),
     /// Publish a message to upstream through a running relay
@@ -175,6 +178,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Dialect(args) => dialect::run(&args),
         Command::Record(args) => record::run(&args, &sources),
         Command::Replay(args) => replay::run(&args),
+        Command::Mock(args) => mock::run(&args),
         Command::Tail(args) => tail::run(&args, &sources),
         Command::Publish(args) => publish::run(&args, &sources),
         Command::DeadLetters(args) => dead_letters::run(&args, &sources),

@@ -11,6 +11,7 @@
 
 pub mod explain;
 mod line;
+pub mod mimic;
 mod pattern;
 pub mod transcript;
 

@@ -3,10 +3,12 @@
 //!
 //! - `record`: the event loop of a recording. `tape`: its file. `redact`: what must not stand in it.
 //! - `served`: a WebSocket server. `replay`: what a transcript says on it, where a client says what was recorded (`alike`).
+//!   `mock`: what a dialect makes of it.
 //!
 //! Deliberately not here: what frames mean (`dialect`), connections to a real service (`upstream`), decisions (`relay`).
 
 mod alike;
+pub mod mock;
 pub mod record;
 mod redact;
 pub mod replay;

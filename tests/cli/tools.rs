@@ -154,3 +154,31 @@ fn a_transcript_that_is_none_is_told_with_its_line() {
     assert_eq!(output.status.code(), Some(65), "{}", said(&output));
     assert!(said(&output).starts_with("script.jsonl:2: no step"), "{}", said(&output));
 }
+
+#[test]
+fn a_mock_is_a_service_for_a_relay() {
+    let dir = tempfile::tempdir().unwrap();
+    for (dialect, channel) in
+        [("plain", "news"), ("pusher", "news"), ("eth-jsonrpc", "newHeads"), ("phoenix", "room:1")]
+    {
+        let mut command = tidegate(dir.path());
+        command.args(["mock", dialect, "--listen", "127.0.0.1:0", "--rate", "20"]);
+        let mut process = Process::start(command);
+        let line = process.line_with("ws://");
+        let url = &line[line.find("ws://").unwrap()..];
+        let file = format!("{dialect}.jsonl");
+        let set = format!("upstream.dialect={dialect}");
+        let output = run(
+            dir.path(),
+            &["record", &file, "--url", url, "--set", &set, "--channel", channel, "--max-frames", "8", "--for", "30s"],
+        );
+        assert!(said(&output).contains("a limit of the recording is reached"), "{dialect}: {}", said(&output));
+        let tested = run(dir.path(), &["dialect", "test", dialect, &file]);
+        assert!(tested.status.success(), "{dialect}: {}", said(&tested));
+        assert!(said(&tested).contains(&format!("in event {channel}")), "{dialect}: {}", said(&tested));
+        process.signal(Signal::TERM);
+        assert_eq!(process.exit_code(), Some(0));
+    }
+    let output = run(dir.path(), &["mock", "socketio"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
