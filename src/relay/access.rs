@@ -52,7 +52,7 @@ impl Principal {
     pub fn local() -> Self {
         Principal {
             name: Arc::from("local"),
-            read: vec!["*".to_owned()],
+            read: vec!["*".to_owned(), "$unmatched".to_owned()],
             write: vec!["*".to_owned()],
             proof: Proof::Loopback,
         }

@@ -8,33 +8,12 @@ use std::collections::BTreeSet;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::relay::sample::TELLING;
+
 /// What stands in place of a secret.
 pub const HIDDEN: &str = "***";
 /// Shorter secrets are only found as a whole JSON string: replaced everywhere they would destroy the text.
 const SHORT: usize = 4;
-/// Names of JSON members whose text value is hidden, in lower case.
-const TELLING: [&str; 19] = [
-    "token",
-    "access_token",
-    "accesstoken",
-    "refresh_token",
-    "id_token",
-    "auth_token",
-    "auth",
-    "authorization",
-    "password",
-    "passwd",
-    "secret",
-    "client_secret",
-    "api_key",
-    "apikey",
-    "api-key",
-    "signature",
-    "jwt",
-    "cookie",
-    "session_token",
-];
-
 /// What is to be hidden.
 #[derive(Debug, Default)]
 pub struct Redactor {

@@ -120,3 +120,29 @@ fn acknowledgements_that_are_wrong_settle_nothing_else() {
     assert_eq!(upstream.frames("publish").len(), 5);
     relay.stop();
 }
+
+#[test]
+fn what_the_dialect_does_not_know_is_shown_without_secrets_and_can_be_explained() {
+    let upstream = Upstream::plain();
+    let mut place = Place::new(&upstream);
+    place.set("access.mode", r#""tokens""#);
+    let grant = |name: &str, read: &str| format!(r#"{{ name = "{name}", token = "{name}", read = ["{read}"] }}"#);
+    place.set("access.tokens", &format!("[{}, {}]", grant("everything", "*"), grant("operator", "$unmatched")));
+    let relay = place.start_live();
+    let mut app = relay.client_as("everything");
+    app.request(json!({"op": "subscribe", "channels": ["$unmatched"]}));
+    assert_eq!(app.next_of("error")["code"], "forbidden", "only who is named for it");
+    let mut operator = relay.client_as("operator");
+    operator.subscribe("$unmatched");
+    upstream.push(r#"{"type":"brand_new","password":"hunter2","n":1}"#);
+    let event = operator.next_of("event");
+    let sample = event["data"]["sample"].as_str().unwrap().to_owned();
+    assert_eq!(sample, r#"{"n":1,"password":"***","type":"brand_new"}"#);
+    relay.wait_metric("tidegate_dialect_unmatched_total", 1.0);
+    let shapes = relay.status()["not_understood"]["shapes"].clone();
+    assert_eq!((&shapes[0]["sample"], &shapes[0]["sampled"]), (&json!(sample), &json!(1)), "{shapes}");
+    let explain = ["dialect", "explain", "plain", &sample];
+    let explained = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate")).args(explain).output().unwrap();
+    assert!(String::from_utf8_lossy(&explained.stdout).contains("unmatched"), "{explained:?}");
+    relay.stop();
+}

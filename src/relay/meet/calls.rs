@@ -14,6 +14,7 @@ use crate::relay::feed::ring::Ring;
 use crate::relay::link::rotation::Why;
 use crate::relay::naming;
 use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
+use crate::relay::sample::Seen;
 use crate::relay::stats::{Histogram, Stats};
 use crate::relay::time::Time;
 
@@ -168,6 +169,7 @@ impl Relay {
             "clock": {"skew_seconds": self.quality.clock_skew(), "jumps": self.quality.jumps()},
             "alerts": self.alerts_json(),
             "dialect": self.dialect.name(),
+            "not_understood": self.not_understood_json(),
             "feed": {
                 "position": self.feed.position().to_string(),
                 "channels": self.feed.iter().count(),
@@ -183,6 +185,27 @@ impl Relay {
             "repairs": self.repairs_json(),
             "budget": budget,
             "draining": self.draining.is_draining(),
+        })
+    }
+
+    /// What upstream said that the dialect does not know: counts, and the shapes that were seen.
+    fn not_understood_json(&self) -> Value {
+        let counts = &self.stats.dialect;
+        let shape = |seen: &Seen| {
+            json!({
+                "why": seen.why,
+                "sample": seen.sample,
+                "sampled": seen.count,
+                "first": seen.first.rfc3339(),
+                "last": seen.last.rfc3339(),
+            })
+        };
+        json!({
+            "unmatched": counts.unmatched,
+            "unextracted": counts.unextracted,
+            "malformed": counts.malformed,
+            "shapes": self.samples.seen().iter().map(shape).collect::<Vec<_>>(),
+            "sampled_of_other_shapes": self.samples.others(),
         })
     }
 

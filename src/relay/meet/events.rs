@@ -16,6 +16,8 @@ use crate::relay::time::Time;
 
 /// The relay's own channel for changes of the link.
 pub(in crate::relay) const STATUS_CHANNEL: &str = "$status";
+/// The relay's own channel for messages of upstream that nobody understood. Carried from its first subscription on.
+pub(in crate::relay) const UNMATCHED_CHANNEL: &str = "$unmatched";
 
 impl Relay {
     /// Admits one event, received at `at`, into the rings it belongs to.
@@ -214,9 +216,21 @@ impl Relay {
 
     /// An event of the relay's own on `$status`.
     pub(in crate::relay) fn tell_status(&mut self, now: Time, key: Option<&str>, kind: &'static str, data: Vec<u8>) {
-        let Some(ring) = self.feed.find(STATUS_CHANNEL) else { return };
+        self.tell_own(now, STATUS_CHANNEL, key, kind, data);
+    }
+
+    /// An event of the relay's own on one of its channels, if that is carried.
+    pub(in crate::relay) fn tell_own(
+        &mut self,
+        now: Time,
+        channel: &'static str,
+        key: Option<&str>,
+        kind: &'static str,
+        data: Vec<u8>,
+    ) {
+        let Some(ring) = self.feed.find(channel) else { return };
         let event = Event {
-            target: Target::Name(STATUS_CHANNEL),
+            target: Target::Name(channel),
             key: key.map(Cow::Borrowed),
             kind: Some(Cow::Borrowed(kind)),
             id: None,

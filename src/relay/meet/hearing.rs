@@ -19,6 +19,8 @@ use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
 
+use super::events::UNMATCHED_CHANNEL;
+
 /// Longest words of upstream's that are kept and passed on.
 const WORDS_MAX: usize = 500;
 
@@ -62,21 +64,19 @@ impl Relay {
         self.stats.link.last_frame = Some(at.wall);
         self.link.pacing.ponged(now.mono, pings);
         if data {
-            let mut strange = None;
+            let mut strange: Vec<(&'static str, &WireFrame)> = Vec::new();
             self.converse(now, at, attempt, |conversation, heard| {
                 for frame in frames {
                     if frame.speaks() {
                         conversation.receive(at, frame, &mut |what| {
-                            strange = strange.or_else(|| Some((not_understood(&what)?, frame)));
+                            strange.extend(not_understood(&what).map(|why| (why, frame)));
                             heard(what);
                         });
                     }
                 }
             });
-            if let Some((why, frame)) = strange
-                && let Some((sample, left_out)) = self.samples.take(now.mono, frame)
-            {
-                self.outputs.push_back(Output::Notify(Notice::NotUnderstood { why, sample, left_out }));
+            for (why, frame) in strange {
+                self.tell_strange(now, why, frame);
             }
         }
         self.settle(now, attempt);
@@ -87,6 +87,14 @@ impl Relay {
         if let (Some(asked), AskFor::Request(_)) = (self.attempts.get_mut(attempt), of) {
             asked.posting = false;
         }
+    }
+
+    /// A message was not understood: people are told now and then, and whoever reads `$unmatched`.
+    fn tell_strange(&mut self, now: Time, why: &'static str, frame: &WireFrame) {
+        let Some((sample, left_out)) = self.samples.take(now, why, frame) else { return };
+        let data = serde_json::json!({"why": why, "sample": sample, "left_out": left_out}).to_string();
+        self.tell_own(now, UNMATCHED_CHANNEL, None, why, data.into_bytes());
+        self.outputs.push_back(Output::Notify(Notice::NotUnderstood { why, sample, left_out }));
     }
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {

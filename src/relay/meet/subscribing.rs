@@ -17,7 +17,7 @@ use crate::relay::session::{Pattern, Session, Subscription};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Time};
 
-use super::events::STATUS_CHANNEL;
+use super::events::{STATUS_CHANNEL, UNMATCHED_CHANNEL};
 
 /// Why one channel could not be subscribed.
 struct Refusal {
@@ -76,8 +76,9 @@ impl Relay {
         channel: &ChannelRequest,
     ) -> Result<(), Refusal> {
         self.check_channel(id, channel)?;
-        if channel.name.starts_with('$') && &*channel.name != STATUS_CHANNEL {
-            return Err(Refusal::new(ErrorCode::NotSupported, "of the relay's own channels only $status can be read"));
+        if channel.name.starts_with('$') && ![STATUS_CHANNEL, UNMATCHED_CHANNEL].contains(&&*channel.name) {
+            let words = "the relay's own channels are $status and $unmatched";
+            return Err(Refusal::new(ErrorCode::NotSupported, words));
         }
         let named = naming::resolve(&self.config, self.dialect.secret_params(), channel)
             .map_err(|message| Refusal::new(ErrorCode::Invalid, message))?;

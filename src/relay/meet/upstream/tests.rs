@@ -10,6 +10,7 @@ mod routes;
 mod service;
 mod silence;
 mod socketio;
+mod strange;
 
 use serde_json::{Value, json};
 
@@ -507,22 +508,6 @@ fn a_hundred_thousand_channels_come_live_in_full_frames() {
     service.until_connect();
     service.connect();
     assert_eq!(service.ack_all().len(), 100);
-}
-
-#[test]
-fn what_means_nothing_is_counted_and_sampled() {
-    let mut service = plain();
-    service.say(&json!({"strange": 1}));
-    service.say_frame(WireFrame::Text(bytes::Bytes::from_static(b"{")));
-    service.say(&json!({"event": null, "data": 1}));
-    let dialect = &service.relay.stats.dialect;
-    assert_eq!((dialect.unmatched, dialect.malformed, dialect.unextracted), (1, 1, 1));
-    assert_eq!(service.relay.stats.link.frames_in, 3);
-    let sample = |why, sample: &str, left_out| Notice::NotUnderstood { why, sample: sample.into(), left_out };
-    assert_eq!(service.notices, [sample("unmatched", r#"{"strange":1}"#, 0)], "one sample in ten seconds");
-    service.pass_seconds(10);
-    service.say(&json!({"odd": "Some Private Text"}));
-    assert_eq!(service.notices[1], sample("unmatched", r#"{"odd":"<17 characters>"}"#, 2));
 }
 
 #[test]
