@@ -102,6 +102,7 @@ pages! {
     alerting = "docs/alerting.md";
     connect_a_service = "docs/connect-a-service.md";
     kubernetes = "docs/kubernetes.md";
+    new_dialect = "docs/new-dialect.md";
     publish_safely = "docs/publish-safely.md";
     services = "docs/services.md";
     status_service = "docs/status-service.md";

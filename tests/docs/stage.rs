@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::blocks::Block;
 
-/// The ports that documents write: feed, admin, the demo's upstream.
-const WRITTEN: [&str; 3] = ["127.0.0.1:7440", "127.0.0.1:7441", "127.0.0.1:7442"];
+/// The ports that documents write: feed, admin, the demo's upstream, a replay or mock.
+const WRITTEN: [&str; 4] = ["127.0.0.1:7440", "127.0.0.1:7441", "127.0.0.1:7442", "127.0.0.1:7443"];
 /// How long anything may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A frame on a feed's output.
@@ -22,7 +22,7 @@ pub struct Stage {
     dir: tempfile::TempDir,
     processes: Vec<Child>,
     /// In place of [`WRITTEN`].
-    real: [Option<String>; 3],
+    real: [Option<String>; 4],
 }
 
 impl Stage {
@@ -31,7 +31,7 @@ impl Stage {
         // `tidegate` on the path is the binary under test.
         std::fs::create_dir_all(dir.path().join("bin")).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tidegate"), dir.path().join("bin/tidegate")).unwrap();
-        Stage { dir, processes: Vec::new(), real: [None, None, None] }
+        Stage { dir, processes: Vec::new(), real: [None, None, None, None] }
     }
 
     pub fn dir(&self) -> &Path {
@@ -45,6 +45,8 @@ impl Stage {
             self.demo(block, &command);
         } else if command.starts_with("tidegate run") {
             self.relay(block, &command);
+        } else if ["tidegate replay", "tidegate mock"].iter().any(|start| command.starts_with(start)) {
+            self.service(block, &command);
         } else {
             let asks = WRITTEN.iter().any(|port| command.contains(port)) || command.starts_with("tidegate ");
             if asks && self.processes.is_empty() && !command.starts_with("tidegate dialect") {
@@ -126,8 +128,17 @@ impl Stage {
             line.contains("/metrics")
         });
         let admin = admin.unwrap_or_else(|said| panic!("{}: `{command}` did not start\n{said}", block.place()));
-        self.real = [feed, address_after(&admin, "curl http://"), upstream];
-        assert!(self.real.iter().all(Option::is_some), "the demo's guide names its addresses: {:?}", self.real);
+        self.real = [feed, address_after(&admin, "curl http://"), upstream, self.real[3].take()];
+        assert!(self.real[..3].iter().all(Option::is_some), "the demo's guide names its addresses: {:?}", self.real);
+        self.processes.push(child);
+    }
+
+    /// `tidegate replay` or `mock`: it prints where it listens.
+    fn service(&mut self, block: &Block, command: &str) {
+        let mut child = self.shell(&format!("{command} --listen 127.0.0.1:0")).spawn().unwrap();
+        let line = wait_for_line(&mut child, |line| line.contains("ws://"));
+        let line = line.unwrap_or_else(|said| panic!("{}: `{command}` did not start\n{said}", block.place()));
+        self.real[3] = address_after(&line, "ws://");
         self.processes.push(child);
     }
 
@@ -148,7 +159,7 @@ impl Stage {
         }
         let bound: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&ports).unwrap()).unwrap();
         let first = |key: &str| bound[key][0].as_str().map(str::to_owned);
-        self.real = [first("feed"), first("admin"), self.real[2].take()];
+        self.real = [first("feed"), first("admin"), self.real[2].take(), self.real[3].take()];
         self.processes.push(child);
     }
 
@@ -157,8 +168,10 @@ impl Stage {
         let first = block.text.lines().next().unwrap_or_default();
         let name = first.strip_prefix("# ").filter(|name| name.ends_with(".toml") && !name.contains(' '));
         let mut text = block.text.clone();
-        if let Some(upstream) = &self.real[2] {
-            text = text.replace(WRITTEN[2], upstream);
+        for (written, real) in WRITTEN.iter().zip(&self.real).skip(2) {
+            if let Some(real) = real {
+                text = text.replace(written, real);
+            }
         }
         let path = self.dir().join(name.unwrap_or("part.toml"));
         std::fs::write(&path, &text).unwrap();

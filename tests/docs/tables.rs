@@ -43,6 +43,13 @@ fn the_close_codes_are_those_of_the_code() {
 }
 
 #[test]
+fn the_dialects_are_those_that_are_built_in() {
+    let readme: Vec<String> = table("dialect").into_iter().map(|row| row[0].clone()).collect();
+    let code: Vec<&str> = tidegate::dialect::Dialect::builtins().collect();
+    assert_eq!(readme, code);
+}
+
+#[test]
 fn the_frames_are_those_of_the_code() {
     let entries = [EntryKind::Event, EntryKind::Snapshot, EntryKind::Gap, EntryKind::Reset, EntryKind::Stale];
     let mut code: BTreeSet<String> = entries.iter().map(|kind| kind.text().to_owned()).collect();
