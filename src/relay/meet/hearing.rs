@@ -15,11 +15,11 @@ use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
-use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
+use crate::relay::pairs::{AttemptId, Disconnect};
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
 
-use super::events::UNMATCHED_CHANNEL;
+use super::strange::not_understood;
 
 /// Longest words of upstream's that are kept and passed on.
 const WORDS_MAX: usize = 500;
@@ -87,14 +87,6 @@ impl Relay {
         if let (Some(asked), AskFor::Request(_)) = (self.attempts.get_mut(attempt), of) {
             asked.posting = false;
         }
-    }
-
-    /// A message was not understood: people are told now and then, and whoever reads `$unmatched`.
-    fn tell_strange(&mut self, now: Time, why: &'static str, frame: &WireFrame) {
-        let Some((sample, left_out)) = self.samples.take(now, why, frame) else { return };
-        let data = serde_json::json!({"why": why, "sample": sample, "left_out": left_out}).to_string();
-        self.tell_own(now, UNMATCHED_CHANNEL, None, why, data.into_bytes());
-        self.outputs.push_back(Output::Notify(Notice::NotUnderstood { why, sample, left_out }));
     }
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
@@ -548,14 +540,4 @@ fn cut(mut words: String) -> String {
         words.push('…');
     }
     words
-}
-
-/// Why a message was not understood, if it was not.
-fn not_understood(heard: &Heard<'_>) -> Option<&'static str> {
-    match heard {
-        Heard::Unmatched => Some("unmatched"),
-        Heard::Unextracted(_) => Some("unextracted"),
-        Heard::Malformed => Some("malformed"),
-        _ => None,
-    }
 }

@@ -7,6 +7,7 @@
 //! - `resuming`: what a lost connection means for the feed, and when that is known.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
 //!   `mapping`: one upstream channel as many local ones.
+//!   `strange`: what nobody understood.
 //!   `repairing`: what mends them. `refreshing`: clients ask for the present state.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
@@ -40,6 +41,7 @@ pub(super) mod sending;
 pub(super) mod sequencing;
 pub(super) mod sessions;
 pub(super) mod snapshots;
+pub(super) mod strange;
 pub(super) mod subscribing;
 #[cfg(test)]
 mod tests;
