@@ -36,9 +36,55 @@ fn post(service: &Server, data: &Value) -> u64 {
     info["subscribers"].as_u64().unwrap()
 }
 
-fn relay(door: &Door, channel: &str) -> Relay {
-    let params = format!("params = {{ channel = \"{channel}\" }}");
+fn relay(door: &Door, channel: &str, transport: &str) -> Relay {
+    let params = format!("params = {{ channel = \"{channel}\" }}\ntransports = [\"{transport}\"]");
     Relay::start(&format!("ws://{}", door.address()), "nchan", &params, "")
+}
+
+/// What comes while the connection is away comes when it is back, once, and no gap is told.
+fn goes_on(test: &str, transport: &str) {
+    if !can_run(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = nginx(&dir);
+    let door = Door::new();
+    door.lead_to(service.port());
+    let relay = relay(&door, "tides", transport);
+    let mut app = relay.app();
+    app.subscribe(json!("tides"));
+    assert_eq!(relay.upstream("live")["transport"], transport);
+    until("a subscriber", || (post(&service, &json!({"cm": 0})) > 0).then_some(()));
+    post(&service, &json!({"cm": 1}));
+    let mut before = app.frame("event");
+    while before["data"]["cm"] != 1 {
+        before = app.frame("event");
+    }
+    for round in 1..=3_u64 {
+        door.shut();
+        for n in 0..3 {
+            post(&service, &json!({"cm": round * 10 + n}));
+        }
+        door.lead_to(service.port());
+        for n in 0..3 {
+            let event = app.frame("event");
+            assert_eq!(event["data"]["cm"], round * 10 + n, "{event}");
+            assert_eq!(event["prev"], offset(&before), "nothing between {before} and {event}");
+            before = event;
+        }
+    }
+    app.has_no("gap");
+    app.has_no("event");
+}
+
+#[test]
+fn an_event_stream_goes_on_where_it_ended() {
+    goes_on("nchan_sse", "sse");
+}
+
+#[test]
+fn a_long_poll_goes_on_where_it_ended() {
+    goes_on("nchan_long_poll", "long-poll");
 }
 
 #[test]
@@ -51,7 +97,7 @@ fn a_channel_of_a_real_nginx() {
     let door = Door::new();
     door.lead_to(service.port());
 
-    let refused = relay(&door, "closed");
+    let refused = relay(&door, "closed", "websocket");
     let upstream = until("a refusal", || {
         let upstream = refused.feed("/v1/status")["upstream"].take();
         Some(upstream).filter(|upstream| upstream["last_ending"].to_string().contains("403"))
@@ -59,15 +105,17 @@ fn a_channel_of_a_real_nginx() {
     assert_ne!(upstream["state"], "live", "{upstream}");
     drop(refused);
 
-    let relay = relay(&door, "tides");
+    let relay = relay(&door, "tides", "websocket");
     relay.upstream("live");
     let mut app = relay.app();
     app.subscribe(json!("tides"));
     assert_eq!(post(&service, &json!({"cm": 312})), 1);
     let first = app.frame("event");
     assert_eq!((&first["channel"], &first["data"]), (&json!("tides"), &json!({"cm": 312})), "{first}");
-    app.send(json!({"op": "publish", "ref": "no", "channel": "tides", "data": {"cm": 1}}));
-    assert_eq!(app.frame("error")["code"], "not_supported", "a socket that only listens");
+    let outcome = app.publish(json!({"channel": "tides", "data": {"cm": 313}}));
+    assert_eq!((&outcome["state"], &outcome["confirmed_by"]), (&json!("delivered"), &json!("ack")), "{outcome}");
+    let first = app.frame("event");
+    assert_eq!(first["data"], json!({"cm": 313}), "{first}");
 
     drop(service);
     let gap = app.frame("gap");

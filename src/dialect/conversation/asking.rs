@@ -5,6 +5,7 @@
 //! at once, so that no answer makes a hot loop; a place belongs to one transport and set of channels, and to no other.
 //! Deliberately not here: carrying them, and what a refused status means for the connection (the relay's).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use bytes::Bytes;
 use super::Conversation;
 use super::connect::Addressed;
 use crate::dialect::fill::{Context, within};
+use crate::dialect::scan::{PointerSet, Spans};
 use crate::dialect::schema::SendTemplate;
 use crate::dialect::schema::connect::UrlChannels;
+use crate::dialect::template::write_string;
 use crate::dialect::{
     Answer, Ask, AskFor, ChannelId, ChannelSpec, Dialect, Heard, Method, Outgoing, Purpose, RequestId, SendError,
     StreamEvent, Then, Transport, WireFrame,
@@ -313,7 +316,7 @@ impl Conversation {
         let then = match answer.status {
             200..=299 => {
                 let Some(purpose) = self.pending.settle(id, None) else { return heard(Heard::Ignored) };
-                let data = Some(&answer.body[..]).filter(|body| !body.trim_ascii().is_empty()).map(Into::into);
+                let data = reply(&answer.body);
                 return match purpose {
                     Purpose::Ping => heard(Heard::Pong { request: Some(id) }),
                     purpose => heard(Heard::Acked { request: Some(id), purpose, data }),
@@ -360,6 +363,19 @@ pub(super) struct Rendered {
 }
 
 /// The start of a content, for people.
+/// An answer's content for the publisher: JSON as it is, everything else as a JSON string.
+fn reply(body: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if body.trim_ascii().is_empty() {
+        return None;
+    }
+    if PointerSet::new().scan(body, &mut Spans::new()).is_ok() {
+        return Some(Cow::Borrowed(body));
+    }
+    let mut string = String::with_capacity(body.len() + 2);
+    write_string(&String::from_utf8_lossy(body), &mut string);
+    Some(Cow::Owned(string.into_bytes()))
+}
+
 fn words(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(WORDS_MAX)]).escape_debug().to_string()
 }

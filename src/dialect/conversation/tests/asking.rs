@@ -210,6 +210,8 @@ fn what_leaves_by_post_is_answered_by_its_status() {
     };
     assert_eq!(post(201, ""), "acked # publish[7]");
     assert_eq!(post(200, "{\"ok\":1}"), "acked # publish[7] {\"ok\":1}");
+    assert_eq!(post(201, "queued: 1\r\n"), r#"acked # publish[7] "queued: 1\r\n""#, "a reply is JSON always");
+    assert_eq!(post(200, "{\"ok\":"), r#"acked # publish[7] "{\"ok\":""#);
     assert_eq!(post(400, "bad\u{1}"), "refused # publish[7] code=400 \"bad\\\\u{1}\" Reject");
     assert_eq!(post(429, ""), "refused # publish[7] code=429 \"\" Retry");
     assert_eq!(post(402, ""), "refused # publish[7] code=402 \"\" Retry");
