@@ -46,6 +46,9 @@ impl Endpoints {
 
     /// The next one to connect to.
     pub fn choose(&self, now: Mono, rng: &mut Rng) -> usize {
+        if self.all.len() < 2 {
+            return 0;
+        }
         let rested = |endpoint: &Endpoint| endpoint.rests_until <= now;
         let total: u64 =
             self.all.iter().filter(|endpoint| rested(endpoint)).map(|endpoint| u64::from(endpoint.weight)).sum();
@@ -70,10 +73,13 @@ impl Endpoints {
 
     /// A connection to it failed, or was lost.
     pub fn failed(&mut self, place: usize, now: Mono, reason: &'static str, rng: &mut Rng) {
+        let several = self.all.len() > 1;
         if let Some(endpoint) = self.all.get_mut(place) {
-            // At least the shortest pause: another one is to be taken.
-            let rest = backoff::delay(self.backoff, endpoint.failures, Some(self.backoff.min), rng);
-            endpoint.rests_until = now + rest;
+            if several {
+                // At least the shortest pause: another one is to be taken.
+                let rest = backoff::delay(self.backoff, endpoint.failures, Some(self.backoff.min), rng);
+                endpoint.rests_until = now + rest;
+            }
             endpoint.failures = endpoint.failures.saturating_add(1);
             endpoint.last_reason = Some(reason);
         }
