@@ -72,7 +72,7 @@ impl Relay {
     /// Another connection, if the one that serves no longer brings what is wanted. One that nobody wants anything of stays: it
     /// does no harm, and the next wish is likely to be soon.
     pub(super) fn address_timeout(&mut self, now: Time) {
-        if !self.addressing.due.is_some_and(|due| due <= now.mono) {
+        if self.addressing.due.is_none_or(|due| due > now.mono) {
             return;
         }
         self.addressing.due = None;

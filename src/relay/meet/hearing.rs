@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::dialect::{
-    AskFor, ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, UrlChannels, WireFrame,
+    ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, UrlChannels, WireFrame,
 };
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
@@ -15,7 +15,7 @@ use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
-use crate::relay::pairs::{AttemptId, Disconnect};
+use crate::relay::pairs::AttemptId;
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
 
@@ -80,13 +80,6 @@ impl Relay {
             }
         }
         self.settle(now, attempt);
-    }
-
-    /// A request by POST is answered: the next one may leave.
-    fn answered(&mut self, attempt: AttemptId, of: AskFor) {
-        if let (Some(asked), AskFor::Request(_)) = (self.attempts.get_mut(attempt), of) {
-            asked.posting = false;
-        }
     }
 
     fn ponged(&mut self, at: Time, attempt: AttemptId, body: &[u8]) {
@@ -183,11 +176,8 @@ impl Relay {
                 }
             }
             Heard::Send(outgoing) => self.stage_reply(attempt, outgoing),
-            Heard::PollFailed { status: 0, .. } => {
-                self.end_attempt(attempt, Ending::Carrier(Disconnect::AnswerTimeout));
-            }
             Heard::PollFailed { status, retry_after, detail } => {
-                self.end_attempt(attempt, Ending::Carrier(Disconnect::BadStatus { status, retry_after, detail }));
+                self.poll_failed(attempt, status, retry_after, detail);
             }
             Heard::Hasty => self.stats.link.hasty_polls += 1,
             Heard::Ignored => {}

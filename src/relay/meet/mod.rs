@@ -3,6 +3,7 @@
 //! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
 //!   leaves for it, and in which order.
 //!   `handover`: a second connection takes over from the one that serves. `addressing`: channels in the address.
+//!   `asking`: polls and posts.
 //!   `routes`: which endpoint and transport.
 //! - `resuming`: what a lost connection means for the feed, and when that is known.
 //! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
@@ -19,6 +20,7 @@
 
 pub(super) mod accounts;
 pub(super) mod addressing;
+mod asking;
 pub(super) mod calls;
 pub(super) mod cutting;
 pub(super) mod draining;

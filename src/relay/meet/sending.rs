@@ -4,7 +4,7 @@
 use crate::dialect::{AskFor, ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
-use crate::relay::attempt::{Attempt, Carried, Ending};
+use crate::relay::attempt::{Attempt, Carried};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
 use crate::relay::outbox::Confirm;
@@ -186,18 +186,6 @@ impl Relay {
             }
         }
         Some(beat)
-    }
-
-    /// The next poll, if it is time.
-    fn next_poll(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
-        match self.attempts.get_mut(id)?.conversation.as_mut()?.poll(now)? {
-            Ok(poll) => Some(poll),
-            Err(error) => {
-                self.end_attempt(id, Ending::Unbuildable(error.to_string()));
-                self.settle(now, id);
-                None
-            }
-        }
     }
 
     /// The WebSocket ping that waits to leave. It has no number of the dialect's.
