@@ -11,7 +11,6 @@ use crate::dialect::{
 };
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
-use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::attempt::{Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
@@ -92,21 +91,6 @@ impl Relay {
                 }
             }
         }
-    }
-
-    /// A ping was answered: the deadlines of the next ones follow.
-    fn round_trip(&mut self, attempt: AttemptId, trip: Duration) {
-        self.stats.link.rtt.observe(trip);
-        self.round_trips.observe(trip);
-        let patience = self.patience();
-        if let Some(active) = self.attempt_mut(attempt) {
-            active.heartbeat.set_patience(patience);
-        }
-    }
-
-    /// How long answers to pings usually take.
-    pub(super) fn patience(&self) -> Patience {
-        Patience { trip: self.round_trips.p99(), doublings: self.round_trips.doublings() }
     }
 
     /// Lets the conversation of an attempt tell what something means, received at `at`.

@@ -1,13 +1,17 @@
-//! Silence meets the channels: which are watched, what is told of them, and what is done on the connection.
+//! Slowness and silence meet the connection and its channels: how long an answer may take, which channels are watched, what is
+//! told of them, and what is done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::dialect::Then;
 use crate::relay::Relay;
 use crate::relay::attempt::Ending;
+use crate::relay::attempt::heartbeat::Patience;
 use crate::relay::feed::RingId;
 use crate::relay::interest::InterestState;
 use crate::relay::naming;
+use crate::relay::pairs::AttemptId;
 use crate::relay::stats::{GapReason, StaleAction};
 use crate::relay::time::{Mono, Time, Wall};
 use crate::relay::watch::{Means, Policy};
@@ -16,6 +20,21 @@ use crate::relay::watch::{Means, Policy};
 const TURN_STEPS: usize = 1024;
 
 impl Relay {
+    /// A ping was answered: the deadlines of the next ones follow.
+    pub(super) fn round_trip(&mut self, attempt: AttemptId, trip: Duration) {
+        self.stats.link.rtt.observe(trip);
+        self.round_trips.observe(trip);
+        let patience = self.patience();
+        if let Some(active) = self.attempt_mut(attempt) {
+            active.heartbeat.set_patience(patience);
+        }
+    }
+
+    /// How long answers to pings usually take.
+    pub(super) fn patience(&self) -> Patience {
+        Patience { trip: self.round_trips.p99(), doublings: self.round_trips.doublings() }
+    }
+
     /// A channel begins to be carried, or the policies changed: it is watched as they say.
     pub(in crate::relay) fn watch_ring(&mut self, now: Time, ring: RingId, name: &str) {
         let policy = naming::policy_of_carried(&self.config, name).filter(|_| !name.starts_with('$'));
