@@ -339,6 +339,10 @@ fn fill(message: &mut Value, at: &str, value: &Value, fixed: &BTreeMap<&str, Val
             _ => put(message, at, value.clone()),
         };
     }
+    if at.starts_with("{connect.") && at.ends_with('}') {
+        // The client's own configuration says it.
+        return Some(());
+    }
     let mut rest = value.as_str()?.to_owned();
     let mut pieces = at.split('{');
     rest = rest.strip_prefix(pieces.next()?)?.to_owned();

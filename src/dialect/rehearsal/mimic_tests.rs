@@ -21,7 +21,7 @@ impl Talk {
     fn new(name: &str) -> Option<Self> {
         let mimic = Mimic::new(name, Dialect::builtin_text(name).unwrap()).unwrap()?;
         let dialect: Arc<Dialect> = Dialect::builtin(name).unwrap();
-        let params = serde_json::from_str(r#"{"intents":1,"account":"9"}"#).unwrap();
+        let params = serde_json::from_str(r#"{"intents":1,"account":"9","channel":"mock"}"#).unwrap();
         let conversation = Conversation::new(dialect, Carried::new(1), params, Some(Secret::new("token-1")));
         Some(Talk { conversation, mimic, side: Side::default(), told: Vec::new() })
     }
