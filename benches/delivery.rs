@@ -15,7 +15,7 @@ use tidegate::protocol::frame::Format;
 use tidegate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{AttemptId, FetchAnswer, Input, Output, SessionId};
+use tidegate::relay::pairs::{AttemptId, Credentials, FetchAnswer, Input, Output, SessionId};
 use tidegate::relay::record::Restored;
 use tidegate::relay::time::{Mono, Time, Wall};
 
@@ -47,7 +47,9 @@ impl Bench {
                     self.delivered += batch.items().len() as u64;
                     Input::Delivered { session, at: self.now.mono }
                 }
-                Output::Fetch { call, .. } => Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) },
+                Output::Fetch { call, .. } => {
+                    Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) }
+                }
                 Output::Connect { attempt, .. } => {
                     self.attempt = attempt;
                     Input::Connected { attempt, peer: "bench".into() }

@@ -123,7 +123,8 @@ pub fn run(app: App) -> Result<(), Failure> {
     let local = LocalSet::new();
     let store = local.block_on(&runtime, async {
         let inbox = Inbox::new();
-        let (upstream, upstream_inputs) = Upstream::new(&app.config.upstream);
+        let (mut upstream, upstream_inputs) = Upstream::new(&app.config.upstream);
+        upstream.find_secrets(app.config.secrets.clone());
         let writers = Writers::new(&app.config.feed, RequestLimits::new(&app.config), inbox.clone());
         let relay = Relay::new(app.config.clone(), app.dialect.clone(), restored, seed, clock::now());
         let sources = Sources { inbox, upstream: upstream_inputs, store: store_answers, outside };

@@ -11,7 +11,7 @@ use tidegate::protocol::frame::Format;
 use tidegate::protocol::request::parse::{RequestLimits, parse};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{AttemptId, FetchAnswer, Input, Output, SessionId};
+use tidegate::relay::pairs::{AttemptId, Credentials, FetchAnswer, Input, Output, SessionId};
 use tidegate::relay::record::{Operation, Restored};
 use tidegate::relay::time::{Mono, Time, Wall};
 
@@ -61,7 +61,9 @@ impl Play {
                     }
                     Some(Input::Transmitted { attempt })
                 }
-                Output::Fetch { call, .. } => Some(Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) }),
+                Output::Fetch { call, .. } => {
+                    Some(Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) })
+                }
                 Output::Commit(operations) => {
                     for operation in &operations {
                         let word = match operation {

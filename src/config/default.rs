@@ -29,6 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             upstream: UpstreamConfig::default(),
+            secrets: Vec::new(),
             interest: InterestConfig::default(),
             repair: RepairConfig::default(),
             budget: BudgetConfig::default(),

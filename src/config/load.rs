@@ -54,6 +54,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     let dialect = dialect_at(&config.upstream.dialect, &found.dialect_place);
     if let Ok(dialect) = &dialect {
         found.errors.extend(choose_transports(&mut config, dialect, found.transports_place.as_ref()));
+        let place = &found.dialect_place;
+        let missing = super::credentials::missing(&config, dialect).into_iter();
+        found.errors.extend(missing.map(|(message, cure)| ConfigError { place: place.clone(), message, cure }));
+        let unused = super::credentials::unused(&config, dialect);
+        found.warnings.extend(unused.map(|name| ConfigError {
+            place: place.clone(),
+            message: format!("secrets.{name}: nothing in the dialect {} names it", dialect.name()),
+            cure: "leave it out, or mend its name".to_owned(),
+        }));
     }
     let dialect = match dialect {
         Ok(dialect) if found.errors.is_empty() => dialect,
@@ -275,7 +284,7 @@ fn dialect_at(name: &str, place: &Place) -> Result<Arc<Dialect>, Vec<ConfigError
 }
 
 /// Keys of the design that this version does not have.
-const NOT_SUPPORTED: [&str; 3] = ["upstream.token_command", "channels[].conflate", "channels[].conflict"];
+const NOT_SUPPORTED: [&str; 2] = ["channels[].conflate", "channels[].conflict"];
 
 fn unknown_keys(r: &Reader) -> Vec<Warning> {
     let mut given = Vec::new();

@@ -2,6 +2,7 @@
 //! `--set`); here are only the values. Invariant: a [`Config`] is valid; nothing else checks it again.
 
 pub mod alerts;
+mod credentials;
 pub mod default;
 pub mod load;
 pub mod places;
@@ -30,6 +31,8 @@ use crate::relay::stats::StaleAction;
 pub struct Config {
     /// `[upstream]`
     pub upstream: UpstreamConfig,
+    /// `[secrets]`, by name, for dialects.
+    pub secrets: Vec<(String, SecretSource)>,
     /// `[interest]`
     pub interest: InterestConfig,
     /// `[repair]`
@@ -76,6 +79,21 @@ pub enum TokenSource {
     File(PathBuf),
     /// `token_env = "…"`
     Env(String),
+    /// `token_command = ["…"]`: what the program writes.
+    Command(Vec<String>),
+    /// `token_fetch = { … }`: a call in the words of a dialect's `[fetch]`, as TOML. May hold secrets.
+    Fetch(Secret),
+}
+
+/// Where a secret comes from; read anew at each connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// Trailing white space is cut.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// What a program writes.
+    Command(Vec<String>),
 }
 
 /// A certificate by which upstream knows us (PEM files).

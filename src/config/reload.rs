@@ -34,6 +34,7 @@ keys! {
     "upstream.headers" => upstream.headers;
     "upstream.token" => upstream.token;
     "upstream.fetch_origins" => upstream.fetch_origins;
+    "secrets" => secrets;
     "upstream.ca_file" => upstream.ca_file;
     "upstream.client_cert_file" => upstream.client_cert;
     "upstream.proxy" => upstream.proxy;

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::Value;
 
+use super::credentials;
 use super::reader::Reader;
 use super::{
     AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, EndpointConfig, FeedConfig,
@@ -48,6 +48,7 @@ pub(super) fn read(r: &mut Reader) -> Config {
     let d = Config::default();
     Config {
         upstream: upstream(r, d.upstream),
+        secrets: credentials::secrets(r),
         interest: interest(r, d.interest),
         repair: super::repair::repair(r, d.repair),
         budget: super::repair::budget(r, d.budget),
@@ -87,8 +88,8 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         dialect: r.text("upstream.dialect").unwrap_or(d.dialect),
         params: params(r, "upstream.params").unwrap_or_default(),
         headers: headers(r),
-        token: token_source(r, "upstream"),
-        fetch_origins: r.list("upstream.fetch_origins", &d.fetch_origins),
+        token: credentials::upstream_token(r),
+        fetch_origins: credentials::origins(r),
         ca_file: r.optional_path("upstream.ca_file"),
         client_cert: client_cert(r),
         proxy: proxy(r),
@@ -244,22 +245,6 @@ fn headers(r: &mut Reader) -> Vec<(String, Secret)> {
         }
     }
     out
-}
-
-/// `token`, `token_file` or `token_env` of a table; at most one.
-fn token_source(r: &mut Reader, table: &str) -> TokenSource {
-    let names = ["token", "token_file", "token_env"].map(|name| format!("{table}.{name}"));
-    let given: Vec<usize> = (0..names.len()).filter(|i| r.has(&names[*i])).collect();
-    if let [first, second, ..] = given[..] {
-        let other = names[first].rsplit('.').next().unwrap_or_default();
-        r.complain(&names[second], format!("{other} is given, too"), "keep one of token, token_file, token_env");
-    }
-    let Some(text) = given.first().and_then(|i| r.optional_text(&names[*i])) else { return TokenSource::None };
-    match given.first() {
-        Some(0) => TokenSource::Literal(Secret::new(text)),
-        Some(1) => TokenSource::File(PathBuf::from(text)),
-        _ => TokenSource::Env(text),
-    }
 }
 
 fn interest(r: &mut Reader, d: InterestConfig) -> InterestConfig {
@@ -430,9 +415,9 @@ fn grant(r: &mut Reader, table: &str) -> Option<TokenGrant> {
     let name = r.optional_text(&format!("{table}.name"));
     let read = r.list(&format!("{table}.read"), &[]);
     let write = r.list(&format!("{table}.write"), &[]);
-    let source = token_source(r, table);
+    let source = credentials::token(r, table);
     let token = match &source {
-        TokenSource::None => Err("has no token".to_owned()),
+        TokenSource::None | TokenSource::Command(_) | TokenSource::Fetch(_) => Err("has no token".to_owned()),
         TokenSource::Literal(secret) => Ok(secret.clone()),
         TokenSource::File(path) => std::fs::read_to_string(path)
             .map(|text| Secret::new(text.trim_end()))

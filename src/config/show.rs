@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AccessConfig, AccessMode, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogFormat,
-    OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenSource, UpstreamConfig, size,
+    OutboxConfig, ReadyUpstream, RingConfig, SecretSource, StaleAfter, TokenSource, UpstreamConfig, size,
 };
 use crate::protocol::duration;
 use crate::relay::outbox::{Lane, OnUnknown};
@@ -18,6 +18,7 @@ const HIDDEN: &str = "***";
 pub fn json(config: &Config, secret_params: &[String]) -> Value {
     let mut root = json!({
         "upstream": upstream(&config.upstream, secret_params),
+        "secrets": config.secrets.iter().map(|(name, source)| (name.clone(), secret(source))).collect::<Map<_, _>>(),
         "interest": interest(&config.interest),
         "repair": super::repair::repair_json(&config.repair),
         "budget": super::repair::budget_json(&config.budget),
@@ -98,14 +99,45 @@ fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
     });
     let source = match &config.token {
         TokenSource::None => None,
-        TokenSource::Literal(_) => Some(("token", HIDDEN.to_owned())),
-        TokenSource::File(path) => Some(("token_file", path.display().to_string())),
-        TokenSource::Env(name) => Some(("token_env", name.clone())),
+        TokenSource::Literal(_) => Some(("token", json!(HIDDEN))),
+        TokenSource::File(path) => Some(("token_file", json!(path.display().to_string()))),
+        TokenSource::Env(name) => Some(("token_env", json!(name))),
+        TokenSource::Command(words) => Some(("token_command", json!(words))),
+        TokenSource::Fetch(text) => Some(("token_fetch", token_call(text.expose()))),
     };
     if let (Some((key, value)), Some(members)) = (source, out.as_object_mut()) {
-        members.insert(key.to_owned(), json!(value));
+        members.insert(key.to_owned(), value);
     }
     out
+}
+
+/// Where a secret is is none.
+fn secret(source: &SecretSource) -> Value {
+    match source {
+        SecretSource::File(path) => json!({ "file": path.display().to_string() }),
+        SecretSource::Env(name) => json!({ "env": name }),
+        SecretSource::Command(words) => json!({ "command": words }),
+    }
+}
+
+/// A call without what may be secret: the query, the values of headers, the content.
+fn token_call(text: &str) -> Value {
+    let mut call: Value = toml::from_str(text).unwrap_or_default();
+    for question in ["get", "post", "put"] {
+        if let Some(url) = call.get_mut(question)
+            && let Some((before, _)) = url.as_str().and_then(|url| url.split_once('?'))
+        {
+            *url = json!(format!("{before}?{HIDDEN}"));
+        }
+    }
+    for values in ["headers", "form"] {
+        let members = call.get_mut(values).and_then(Value::as_object_mut);
+        members.into_iter().flatten().for_each(|(_, value)| *value = json!(HIDDEN));
+    }
+    if let Some(content) = call.get_mut("json") {
+        *content = json!(format!("\"{HIDDEN}\""));
+    }
+    call
 }
 
 fn hide(params: &Map<String, Value>, secret: &[String]) -> Value {

@@ -8,13 +8,14 @@
 //! knows a deadline; every table has a limit. An event with neither escapes nor a composed channel allocates nothing.
 //! Deliberately not here: what an event means to sessions, pacing, retries, deadlines (the relay's).
 //!
-//! - `connect`: the address. `asking`, `engine`: what is polled and posted. `send`: verbs that send. `receive`: from frame to
-//!   rule. `answer`: rules about requests.
+//! - `connect`: the address. `credentials`: what is fetched for it. `asking`, `engine`: what is polled and posted. `send`:
+//!   verbs that send. `receive`: from frame to rule. `answer`: rules about requests.
 //!   `event`: rules about channels.
 
 mod answer;
 mod asking;
 mod connect;
+mod credentials;
 mod engine;
 mod event;
 mod receive;
@@ -24,6 +25,8 @@ mod tests;
 mod wish;
 
 pub use wish::Wanted;
+
+pub use credentials::Equipment;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +117,7 @@ pub struct Conversation {
     /// The connection's params as a JSON object's text.
     params: String,
     token: Option<Secret>,
+    equipment: Equipment,
     stage: Stage,
     last_id: u64,
     pending: Pending,
@@ -145,6 +149,7 @@ impl Conversation {
             rng,
             params: Value::Object(params).to_string(),
             token,
+            equipment: Equipment::default(),
             stage: Stage::New,
             last_id: 0,
             pending: Pending::default(),
@@ -321,6 +326,8 @@ impl Conversation {
             batch: &[],
             join: "",
             cursor: None,
+            signs: &self.dialect.signs,
+            secrets: &self.equipment.secrets,
         }
     }
 

@@ -75,6 +75,8 @@ impl Dialect {
             batch: &[],
             join: "",
             cursor: None,
+            signs: &[],
+            secrets: &[],
         };
         let Some(index) = self.rules.iter().position(|rule| rule.matches(&message, &context)) else { return explained };
         let rule = &self.rules[index];

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use super::bindings::Sub;
 use super::scan::{Kind, Spans, unescape};
+use super::sign::Sign;
 use super::variable::{Inside, Variable};
 use super::variables::Variables;
 use super::{ChannelId, MessageSpec, Wish};
@@ -57,6 +58,10 @@ pub(crate) struct Context<'a> {
     pub(crate) join: &'a str,
     /// Where the next connection or poll goes on.
     pub(crate) cursor: Option<&'a str>,
+    /// The dialect's signatures.
+    pub(crate) signs: &'a [Sign],
+    /// The configuration's secrets by name.
+    pub(crate) secrets: &'a [(Box<str>, Secret)],
 }
 
 impl<'a> Context<'a> {
@@ -95,6 +100,9 @@ impl<'a> Context<'a> {
             Variable::OfChannel(slot) => json(self.variables.of_channel(self.channel?.id?, *slot)?),
             Variable::Incoming(slot) => json(self.variables.incoming(*slot)?),
             Variable::Cursor => text(self.cursor?),
+            Variable::Secret(name) => text(self.secrets.iter().find(|(known, _)| known == name)?.1.expose()),
+            Variable::Sign(index, _) => Filled::Text(Cow::Owned(self.signs.get(*index)?.value(self)?)),
+            Variable::First(list) => list.iter().find_map(|variable| self.fill(variable))?,
         })
     }
 

@@ -18,6 +18,7 @@
 //! | `template`, `composition` | texts with holes; channel names made of parts |
 //! | `variable`, `variables`, `fill` | names, stored values, and what a name means at one moment |
 //! | `conversation` | the running state: `pending` requests, `bindings` of subscription ids, `held` events, `channels` |
+//! | `fetch`, `sign`, `jwt` | calls whose answers supply variables, signatures, when a token ends |
 //! | `limits`, `units`, `timestamp` | what the provider allows, and small notations |
 //! | `explain`, `rehearsal` | what a frame would mean, for people; recorded conversations held again |
 
@@ -27,11 +28,13 @@ mod composition;
 mod condition;
 pub mod conversation;
 pub mod explain;
+mod fetch;
 mod field;
 mod fill;
 mod framing;
 mod held;
 mod http;
+pub mod jwt;
 pub mod limits;
 mod message;
 mod pending;
@@ -41,6 +44,7 @@ pub mod rehearsal;
 pub mod rule;
 pub mod scan;
 pub mod schema;
+mod sign;
 mod template;
 mod timestamp;
 mod units;
@@ -49,15 +53,16 @@ mod variable;
 mod variables;
 mod wire;
 
-pub use conversation::{Carried, Conversation, Timing, Wanted};
+pub use conversation::{Carried, Conversation, Equipment, Timing, Wanted};
 pub use explain::Explained;
+pub use fetch::{NoSupply, Supply, may_call};
 pub use field::{Field, FieldValue};
 pub use framing::Skipped;
 pub use http::{HttpAnswer, HttpRequest, same_origin};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate, Rotate};
 pub use rule::Class;
 pub use schema::connect::UrlChannels;
-pub use schema::{Dialect, LoadError};
+pub use schema::{Dialect, LoadError, TokenCall};
 pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transport, WireFrame};
 
 use std::borrow::Cow;

@@ -5,10 +5,13 @@
 //! yet are errors that say so.
 //! Deliberately not here: reading files (the caller's), and what rules and templates do (`conversation`).
 //!
-//! - `document`: places and faults. `tables`, `send`, `rules`: the parts of the file. `builtins`: those compiled in.
+//! - `document`: places and faults. `tables`, `send`, `rules`, `credentials`: the parts of the file. `calls`: what is asked
+//!   about `[fetch]`. `builtins`: those compiled in.
 
 mod builtins;
+mod calls;
 pub(crate) mod connect;
+mod credentials;
 mod document;
 mod repair;
 mod rules;
@@ -21,14 +24,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::credentials::TokenCall;
+
 use self::connect::{Carriage, Connect, UrlChannels};
 use self::document::{Faults, Place, Section};
 use super::composition::Composition;
+use super::fetch::Fetch;
 use super::framing::Framing;
 use super::http::same_origin;
 use super::limits::{CloseTable, GapPolicy, GapScope, Limits, Rotate};
 use super::rule::{Class, Rule};
 use super::scan::PointerSet;
+use super::sign::Sign;
 use super::template::Template;
 use super::variable::{LAST_ID, LAST_SEQ, Names, Variable};
 use super::wire::Method;
@@ -50,6 +57,10 @@ pub struct Dialect {
     transports: Vec<Transport>,
     /// What is different in other transports than WebSocket.
     pub(crate) carriages: BTreeMap<Transport, Carriage>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) signs: Vec<Sign>,
+    /// Secrets that are named, and whether nothing goes without.
+    secrets: Vec<(Box<str>, bool)>,
     pub(crate) names: Names,
     pub(crate) templates: Templates,
     pub(crate) rules: Vec<Rule>,
@@ -324,8 +335,7 @@ impl Dialect {
 
 /// Reads the whole file. What comes back after faults is incomplete and not used.
 fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
-    let later = ["fetch", "sign"].as_slice();
-    let mut file = Section::new("dialect", root, faults).later(later);
+    let mut file = Section::new("dialect", root, faults);
     match file.take("dialect") {
         Some(version) if version.integer() == Some(1) => {}
         Some(version) => faults.add(version.at, "this version reads `dialect = 1` only"),
@@ -349,13 +359,10 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let mut names = Names::new(composition);
     let on = rule_places(&mut file, faults);
     rules::define_names(&on, &mut names, faults);
-    let connect = connect::connect(file.section("connect", faults), &names, faults);
+    let (signs, fetches, whole) = credentials::compile(&mut file, &mut names, faults);
+    let connect = connect::connect(file.section("connect", faults), &names, whole.then_some(&fetches[..]), faults);
     let carriages = connect::transports(file.section("transport", faults), &names, faults);
-    let websocket = connect.websocket.then_some(Transport::WebSocket);
-    let transports: Vec<Transport> = websocket.into_iter().chain(carriages.keys().copied()).collect();
-    if transports.is_empty() {
-        faults.add(0, "no transport: without a WebSocket there has to be a [transport.sse], long-poll or poll");
-    }
+    let transports = transports_of(&connect, &carriages, faults);
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
     let gap_place = file.take("gap");
@@ -370,6 +377,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     }
     replies_exist(&rules, &on, &templates, faults);
     file.finish(faults);
+    let secrets = credentials::secrets(&connect, &carriages, &templates, &signs, &fetches);
     let follows = templates.follows();
     let name = name.map_or("", |name| name.value).into();
     Dialect {
@@ -383,6 +391,9 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
         connect,
         transports,
         carriages,
+        fetches,
+        signs,
+        secrets,
         names,
         templates,
         rules,
@@ -390,6 +401,16 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
         pointers,
         follows,
     }
+}
+
+/// The ways to connect, the better one first.
+fn transports_of(connect: &Connect, carriages: &BTreeMap<Transport, Carriage>, faults: &mut Faults) -> Vec<Transport> {
+    let websocket = connect.websocket.then_some(Transport::WebSocket);
+    let transports: Vec<Transport> = websocket.into_iter().chain(carriages.keys().copied()).collect();
+    if transports.is_empty() {
+        faults.add(0, "no transport: without a WebSocket there has to be a [transport.sse], long-poll or poll");
+    }
+    transports
 }
 
 fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>> {
@@ -424,6 +445,13 @@ impl Templates {
             super::rule::Reply::Pong => self.pong.as_ref(),
             super::rule::Reply::Receipt => self.receipt.as_ref(),
         }
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SendTemplate> {
+        let channels = [&self.subscribe, &self.resubscribe, &self.unsubscribe, &self.publish];
+        let others = [&self.auth, &self.resume, &self.renew, &self.ping, &self.pong, &self.receipt];
+        channels.into_iter().chain(others).flatten()
     }
 
     fn follows(&self) -> Follows {

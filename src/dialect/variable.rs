@@ -6,6 +6,7 @@
 use super::composition::Composition;
 use super::pointer::Pointer;
 use super::scan::{PointerId, PointerSet};
+use super::sign::Needs;
 
 /// What a hole or a comparison names.
 #[derive(Debug, Clone)]
@@ -56,6 +57,12 @@ pub(crate) enum Variable {
     Incoming(usize),
     /// Where the next connection or poll goes on.
     Cursor,
+    /// One of the configuration's `[secrets]`.
+    Secret(Box<str>),
+    /// A `[sign.NAME]`, and what it needs.
+    Sign(usize, Needs),
+    /// `a|b`: the first that has a value.
+    First(Box<[Variable]>),
 }
 
 /// A place inside an object's text.
@@ -99,6 +106,12 @@ pub(crate) enum Scope {
     Rule,
     /// `state`, `[repair]`.
     Wish,
+    /// `[fetch.NAME]` before connecting.
+    Fetch,
+    /// `[fetch.NAME]` for a channel.
+    ChannelFetch,
+    /// `[sign.NAME]`, wherever it is used.
+    Sign,
 }
 
 /// Slots of `channel.x` that the engine fills by itself.
@@ -113,6 +126,8 @@ pub(crate) struct Names {
     pub(crate) of_channel: Vec<Box<str>>,
     pub(crate) incoming: Vec<Box<str>>,
     pub(crate) composition: Option<Composition>,
+    /// Signatures and what each needs, in the order of `Dialect::signs`.
+    pub(crate) signs: Vec<(Box<str>, Needs)>,
 }
 
 /// Why a name is no variable here.
@@ -130,7 +145,7 @@ impl Names {
     /// With the names that every dialect has.
     pub(crate) fn new(composition: Option<Composition>) -> Self {
         let of_channel = vec!["last_id".into(), "seq".into()];
-        Names { session: Vec::new(), of_channel, incoming: Vec::new(), composition }
+        Names { session: Vec::new(), of_channel, incoming: Vec::new(), composition, signs: Vec::new() }
     }
 
     /// Notes a name that `set` stores to; `Err`: the engine fills a variable of that name.
@@ -139,7 +154,10 @@ impl Names {
             (&mut self.of_channel, name, Variable::OfChannel)
         } else if let Some(name) = target.strip_prefix("in.") {
             (&mut self.incoming, name, Variable::Incoming)
-        } else if base(target).is_some() || target == "params" || self.part(target).is_some() {
+        } else if base(target).is_some()
+            || ["params", "secret", "sign", "connect"].contains(&target)
+            || self.part(target).is_some()
+        {
             return Err(format!("{{{target}}} is filled by the engine and cannot be set"));
         } else {
             (&mut self.session, target, Variable::Session)
@@ -160,13 +178,18 @@ impl Names {
 
     /// The variable of that name.
     pub(crate) fn resolve(&self, name: &str, scope: Scope) -> Result<Variable, Unresolved> {
-        use Scope::{Auth, Channel, Connect, Ping, Publish, Reply, Rule, Wish};
+        if name.contains('|') {
+            let all: Result<Vec<Variable>, Unresolved> =
+                name.split('|').map(|name| self.resolve(name, scope)).collect();
+            return Ok(Variable::First(all?.into()));
+        }
+        use Scope::{Auth, Channel, ChannelFetch, Connect, Fetch, Ping, Publish, Reply, Rule, Sign, Wish};
         let (word, path) = name.split_at(name.find('/').unwrap_or(name.len()));
         if word == "params" {
             let pointer = Pointer::parse(path).map_err(|error| Unresolved::Pointer(error.to_string()))?;
             return match scope {
-                Channel | Publish | Wish => Ok(Variable::Params(Inside::new(&pointer))),
-                Connect | Auth | Ping => Ok(Variable::Connect(Inside::new(&pointer))),
+                Channel | Publish | Wish | ChannelFetch | Sign => Ok(Variable::Params(Inside::new(&pointer))),
+                Connect | Auth | Ping | Fetch => Ok(Variable::Connect(Inside::new(&pointer))),
                 Reply | Rule => Err(Unresolved::NotHere),
             };
         }
@@ -178,17 +201,38 @@ impl Names {
                 Pointer::parse(&format!("/{name}")).map_err(|error| Unresolved::Pointer(error.to_string()))?;
             return Ok(Variable::Connect(Inside::new(&pointer)));
         }
+        if let Some(name) = word.strip_prefix("secret.") {
+            let known = super::composition::is_name(name).then(|| Variable::Secret(name.into()));
+            return known.ok_or(Unresolved::Unknown).and_then(|secret| match scope {
+                Reply | Rule => Err(Unresolved::NotHere),
+                _ => Ok(secret),
+            });
+        }
+        if let Some(name) = word.strip_prefix("sign.") {
+            let index = self.signs.iter().position(|(known, _)| **known == *name).ok_or(Unresolved::Unknown)?;
+            let needs = self.signs[index].1;
+            let has = match scope {
+                Publish | Sign => true,
+                Channel | ChannelFetch | Wish => !needs.message,
+                Connect | Auth | Ping | Fetch => !needs.channel,
+                Reply | Rule => false,
+            };
+            return if has { Ok(Variable::Sign(index, needs)) } else { Err(Unresolved::NotHere) };
+        }
         let slot = |list: &[Box<str>], name: &str| list.iter().position(|known| **known == *name);
         let (variable, scopes): (_, &[Scope]) = if let Some(name) = word.strip_prefix("channel.") {
-            (slot(&self.of_channel, name).map(Variable::OfChannel), &[Channel, Publish, Wish, Connect])
+            (
+                slot(&self.of_channel, name).map(Variable::OfChannel),
+                &[Channel, Publish, Wish, Connect, ChannelFetch, Sign],
+            )
         } else if let Some(name) = word.strip_prefix("in.") {
             (slot(&self.incoming, name).map(Variable::Incoming), &[Reply, Rule])
         } else if let Some(part) = self.part(word) {
-            (Some(Variable::Part(part)), &[Channel, Publish, Rule, Wish, Connect])
+            (Some(Variable::Part(part)), &[Channel, Publish, Rule, Wish, Connect, ChannelFetch, Sign])
         } else if let Some((variable, scopes)) = base(word) {
             (Some(variable), scopes)
         } else {
-            let all: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Rule, Wish];
+            let all: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Rule, Wish, Fetch, ChannelFetch, Sign];
             (slot(&self.session, word).map(Variable::Session), all)
         };
         let variable = variable.ok_or(Unresolved::Unknown)?;
@@ -198,26 +242,26 @@ impl Names {
 
 /// The variables of every dialect, and where they have a value.
 fn base(name: &str) -> Option<(Variable, &'static [Scope])> {
-    use Scope::{Auth, Channel, Connect, Ping, Publish, Reply, Wish};
+    use Scope::{Auth, Channel, ChannelFetch, Connect, Fetch, Ping, Publish, Reply, Sign, Wish};
     const SENT: &[Scope] = &[Auth, Channel, Publish, Ping, Reply, Wish];
-    const ANY: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Wish];
+    const ANY: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Wish, Fetch, ChannelFetch, Sign];
     Some(match name {
         "id" => (Variable::Id, SENT),
         "uuid" => (Variable::Uuid, SENT),
-        "now" => (Variable::Now, SENT),
-        "now_s" => (Variable::NowSeconds, SENT),
-        "now_ms" => (Variable::NowMillis, SENT),
+        "now" => (Variable::Now, ANY),
+        "now_s" => (Variable::NowSeconds, ANY),
+        "now_ms" => (Variable::NowMillis, ANY),
         "token" => (Variable::Token, ANY),
-        "channel" => (Variable::Channel, &[Channel, Publish, Wish, Connect]),
+        "channel" => (Variable::Channel, &[Channel, Publish, Wish, Connect, ChannelFetch, Sign]),
         "cursor" => (Variable::Cursor, &[Connect]),
         "sub" => (Variable::Sub, &[Channel, Publish, Wish]),
-        "key" => (Variable::Key, &[Publish, Wish]),
+        "key" => (Variable::Key, &[Publish, Wish, Sign]),
         "missing_from" => (Variable::MissingFrom, &[Wish]),
         "missing_to" => (Variable::MissingTo, &[Wish]),
-        "message" => (Variable::Message, &[Publish]),
-        "idempotency_key" => (Variable::IdempotencyKey, &[Publish]),
-        "data" => (Variable::Data, &[Publish]),
-        "type" => (Variable::Type, &[Publish]),
+        "message" => (Variable::Message, &[Publish, Sign]),
+        "idempotency_key" => (Variable::IdempotencyKey, &[Publish, Sign]),
+        "data" => (Variable::Data, &[Publish, Sign]),
+        "type" => (Variable::Type, &[Publish, Sign]),
         _ => return None,
     })
 }

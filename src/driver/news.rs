@@ -75,6 +75,14 @@ pub fn notify(notice: &Notice) {
             let live_ms = live_for.as_millis();
             tracing::warn!(times, live_ms, "connections to upstream come live and do not last");
         }
+        Notice::Credentials { standing, detail } => match standing.text() {
+            Some(state) => tracing::warn!(
+                state,
+                detail,
+                "upstream does not take our credentials, or they have run out; see upstream.token and [secrets]"
+            ),
+            None => tracing::info!("upstream takes our credentials again"),
+        },
         Notice::Disk { low: true, free, min_free } => tracing::warn!(
             free,
             min_free,

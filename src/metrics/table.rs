@@ -79,6 +79,13 @@ pub(super) const METRICS: &[Declared] = &[
             ["delivered", "retried", "failed", "dropped"].iter().for_each(|r| put(r, v.stats.alerts.deliveries.get(r)));
         })),
 
+    metric("tidegate_upstream_auth_failures_total", "Attempts that ended because upstream did not take our credentials.",
+        Counter(|v| v.stats.auth.failures)),
+    metric("tidegate_token_refresh_failures_total", "Tokens and answers of calls that could not be renewed in time.",
+        Counter(|v| v.stats.auth.refresh_failures)),
+    metric("tidegate_token_expires_in_seconds", "Until the token of the connection that serves runs out, negative afterwards; absent if nobody says.",
+        Maybe(|v| v.stats.auth.token_until.map(|until| age(until, v.now) - age(v.now, until)))),
+
     metric("tidegate_dialect_events_total", "Events that the dialect extracted.",
         Counter(|v| v.stats.dialect.events)),
     metric("tidegate_dialect_unmatched_total", "Messages from upstream that no rule of the dialect matched.",

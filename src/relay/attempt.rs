@@ -8,6 +8,7 @@
 pub mod acked;
 pub mod attempts;
 pub mod heartbeat;
+pub mod lease;
 pub mod leaving;
 
 use std::collections::VecDeque;
@@ -19,12 +20,11 @@ use crate::config::UpstreamConfig;
 use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, Transport, WireFrame};
 use acked::{Acked, Known};
 use heartbeat::{Beat, Heartbeat};
+use lease::{Lease, LeaseDue};
 use leaving::Leaving;
 
 /// How long a connection that we close may take until it is forgotten.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// At which part of a token's life the next one is fetched.
-const RENEW_AT: f64 = 0.8;
 /// Frames that wait to leave because upstream asked for them; beyond it, it asks for more than it takes.
 const STAGED_MAX: usize = 1024;
 
@@ -70,8 +70,17 @@ pub enum Ending {
     },
     /// It was to be replaced, and the service allows one session at a time.
     Rotated,
-    /// The token could not be read: why.
+    /// The token could not be read, or has run out: why.
     Token(String),
+    /// Something that the connection needs could not be fetched.
+    Fetch {
+        /// Our credentials were refused there.
+        denied: bool,
+        /// Not before.
+        retry_after: Option<Duration>,
+        /// What, and why not.
+        message: String,
+    },
     /// The dialect cannot make the request for the connection: what is missing.
     Unbuildable(String),
 }
@@ -89,6 +98,7 @@ impl Ending {
             Ending::Told { .. } => "told",
             Ending::Rotated => "rotated",
             Ending::Token(_) => "token",
+            Ending::Fetch { .. } => "fetch",
             Ending::Unbuildable(_) => "unbuildable",
         }
     }
@@ -98,7 +108,9 @@ impl Ending {
         match self {
             Ending::Carrier(disconnect) => disconnect.detail(),
             Ending::Heartbeat | Ending::Idle | Ending::Rotated => String::new(),
-            Ending::Denied { message, .. } | Ending::Told { message, .. } => message.clone(),
+            Ending::Denied { message, .. } | Ending::Told { message, .. } | Ending::Fetch { message, .. } => {
+                message.clone()
+            }
             Ending::Token(text) | Ending::Unbuildable(text) => text.clone(),
         }
     }
@@ -109,8 +121,10 @@ impl Ending {
 pub enum Due {
     /// The dialect's ping is to be rendered and staged.
     DialectPing,
-    /// The token runs out soon: another one is to be fetched.
+    /// The token runs out soon, or did: another one is to be fetched.
     Renew,
+    /// The token has run out.
+    Expired,
     /// The connection is over.
     Over(Ending),
 }
@@ -163,8 +177,10 @@ pub struct Attempt {
     forgotten: Vec<ChannelId>,
     /// Intervals may have been set since they were last looked at.
     news: bool,
-    /// When another token is to be fetched; `None` also while one is being fetched.
-    renew_at: Option<Mono>,
+    /// How long the token holds.
+    pub lease: Lease,
+    /// How many of the calls that it needs are answered, while dialing.
+    pub prepared: usize,
     peer: Option<String>,
     /// Its place in the link's endpoints.
     pub endpoint: usize,
@@ -195,7 +211,8 @@ impl Attempt {
             ending: None,
             forgotten: Vec::new(),
             news: true,
-            renew_at: None,
+            lease: Lease::default(),
+            prepared: 0,
             peer: None,
             endpoint: 0,
         }
@@ -310,9 +327,9 @@ impl Attempt {
         self.news = true;
     }
 
-    /// The token is good for this long from now on, if upstream says so.
-    pub fn token_lasts(&mut self, now: Mono, ttl: Option<Duration>) {
-        self.renew_at = ttl.map(|ttl| now + ttl.mul_f64(RENEW_AT));
+    /// Something that the connection needs is being fetched. The call has its own timeout, shorter than this.
+    pub fn fetching(&mut self, now: Mono, config: &UpstreamConfig) {
+        self.deadline = Some(now + config.connect_timeout + config.handshake_timeout + CLOSE_TIMEOUT);
     }
 
     /// Whether a `Transmit` may be asked for now.
@@ -390,7 +407,10 @@ impl Attempt {
     pub fn timeout(&mut self, now: Mono) -> Option<Due> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             let over = match self.phase {
-                Phase::Dialing => Ending::Token("it was not there in time".to_owned()),
+                Phase::Dialing => {
+                    let message = "token, secrets or a call were not there in time".to_owned();
+                    Ending::Fetch { denied: false, retry_after: None, message }
+                }
                 Phase::Draining => Ending::Carrier(Disconnect::Asked),
                 _ => Ending::Carrier(Disconnect::HandshakeTimeout),
             };
@@ -399,9 +419,10 @@ impl Attempt {
         if !matches!(self.phase, Phase::Authenticating | Phase::Ready) {
             return None;
         }
-        if self.renew_at.is_some_and(|at| at <= now) {
-            self.renew_at = None;
-            return Some(Due::Renew);
+        match self.lease.timeout(now) {
+            Some(LeaseDue::Renew) => return Some(Due::Renew),
+            Some(LeaseDue::Over) => return Some(Due::Expired),
+            None => {}
         }
         while let Some(beat) = self.heartbeat.beat(now) {
             match beat {
@@ -420,10 +441,10 @@ impl Attempt {
         let open = matches!(self.phase, Phase::Authenticating | Phase::Ready);
         let heartbeat = open.then(|| self.heartbeat.due());
         let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
-        let renew = self.renew_at.filter(|_| open);
+        let lease = self.lease.due().filter(|_| open);
         let poll = self.conversation.as_ref().and_then(|conversation| conversation.poll_due());
         let poll = poll.filter(|_| open && self.may_send());
-        [self.deadline, heartbeat, acked, leaving, renew, poll].into_iter().flatten().min()
+        [self.deadline, heartbeat, acked, leaving, lease, poll].into_iter().flatten().min()
     }
 }
 

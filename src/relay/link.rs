@@ -12,7 +12,7 @@
 //! | close 1012, 1013 | backoff, at least 5 s |
 //! | close 1002, 1003, 1007, 1010; bytes that are no WebSocket; redirects | slow backoff: a bug or a wrong address |
 //! | certificate does not check | slow backoff |
-//! | 401, 403, denied, unreadable token | once at once with a fresh token, then slow backoff |
+//! | 401, 403, denied, also in a call; unreadable token | once at once with a fresh token, then slow backoff |
 //! | 429, 503 with `Retry-After`, upstream's own delay | backoff on top of that delay |
 //! | the dialect's word on a close code or a message | as it says: retry, reconnect at once, pause, fresh credentials, fatal |
 //! | the dialect cannot build the request | given up: only a new configuration helps |
@@ -344,7 +344,10 @@ pub fn plan(ending: &Ending, on_close: Option<Then>) -> Plan {
         },
         Ending::Carrier(Disconnect::TlsCertificate(_) | Disconnect::Protocol(_) | Disconnect::NotUtf8) => Plan::Slow,
         Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle => Plan::Retry(Duration::ZERO),
-        Ending::Denied { then: None | Some(Then::Refresh), .. } | Ending::Token(_) => Plan::Credentials,
+        Ending::Denied { then: None | Some(Then::Refresh), .. }
+        | Ending::Token(_)
+        | Ending::Fetch { denied: true, .. } => Plan::Credentials,
+        Ending::Fetch { retry_after, .. } => Plan::Retry(retry_after.unwrap_or_default()),
         Ending::Rotated => Plan::AtOnce,
         Ending::Denied { then: Some(Then::Reject), .. } | Ending::Unbuildable(_) => Plan::Fatal,
         Ending::Denied { then: Some(then), .. } => told(*then, None),

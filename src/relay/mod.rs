@@ -14,6 +14,7 @@ pub mod alerts;
 pub mod attempt;
 pub mod backoff;
 pub mod budget;
+pub mod credentials;
 pub mod feed;
 pub mod held;
 pub mod interest;
@@ -51,6 +52,7 @@ use access::Access;
 use alerts::Alerts;
 use attempt::attempts::Attempts;
 use budget::Budget;
+use credentials::Credentials;
 use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
@@ -94,6 +96,7 @@ pub struct Relay {
     /// every input names its attempt.
     attempts: Attempts,
     fetches: Fetches,
+    credentials: Credentials,
     handover: Handover,
     overlap: Overlap,
     interest: Interest,
@@ -160,6 +163,7 @@ impl Relay {
             link: Link::new(&config.upstream, dialect.limits(), now.mono),
             attempts: Attempts::default(),
             fetches: Fetches::default(),
+            credentials: Credentials::new(&config.upstream, &dialect),
             handover: Handover::default(),
             overlap: Overlap::default(),
             addressing: Addressing::default(),

@@ -191,6 +191,13 @@ pub enum Notice {
         /// How long the last one was live.
         live_for: std::time::Duration,
     },
+    /// What is known against what we show upstream has changed.
+    Credentials {
+        /// How it stands now.
+        standing: super::credentials::Standing,
+        /// Why; empty where it is good.
+        detail: String,
+    },
     /// The file system under the store ran low, or has room again.
     Disk {
         /// Publishes are refused.
@@ -205,8 +212,8 @@ pub enum Notice {
 /// What a fetch gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetch {
-    /// The upstream token, read anew from where the configuration says.
-    Token,
+    /// The upstream token and the dialect's secrets, read anew from where the configuration says.
+    Credentials,
     /// An HTTP exchange.
     Http(Box<HttpRequest>),
 }
@@ -214,10 +221,19 @@ pub enum Fetch {
 /// What a fetch got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchAnswer {
-    /// The token; `None`: the configuration names none.
-    Token(Option<Secret>),
+    /// Token and secrets.
+    Credentials(Credentials),
     /// An HTTP answer, whatever its status.
     Http(HttpAnswer),
+}
+
+/// What the configuration has of credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Credentials {
+    /// The token; `None`: the configuration names none, or one that is fetched.
+    pub token: Option<Secret>,
+    /// `[secrets]`, by name.
+    pub secrets: Vec<(Box<str>, Secret)>,
 }
 
 /// Why a fetch got nothing.

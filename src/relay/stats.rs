@@ -272,6 +272,17 @@ impl CloseClass {
     }
 }
 
+/// What we show upstream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuthStats {
+    /// Attempts that ended because upstream did not take it.
+    pub failures: u64,
+    /// Tokens and answers of calls that could not be renewed in time.
+    pub refresh_failures: u64,
+    /// When the token of the connection that serves runs out, if it is known.
+    pub token_until: Option<Wall>,
+}
+
 /// The link and its attempts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkStats {
@@ -580,6 +591,8 @@ fn place(lane: Lane) -> usize {
 pub struct Stats {
     /// The link and its attempts.
     pub link: LinkStats,
+    /// Credentials.
+    pub auth: AuthStats,
     /// The conversation.
     pub dialect: DialectStats,
     /// Wanted against acked.

@@ -78,7 +78,8 @@ pub fn run(
     learn(&mut tape, &config, dialect.as_deref());
     let stop = stop_signals()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (upstream, inputs) = Upstream::new(&config.upstream);
+    let (mut upstream, inputs) = Upstream::new(&config.upstream);
+    upstream.find_secrets(config.secrets.clone());
     let recording = Recording { tape, upstream, inputs, stop, end: Instant::now() + wanted.length };
     let recorded = LocalSet::new().block_on(&runtime, async {
         match dialect {
@@ -152,8 +153,9 @@ impl Recording {
                 frames.iter().try_for_each(|frame| self.tape.frame(*attempt, Way::In, frame))
             }
             Input::Disconnected { attempt, reason } => self.tape.ended(*attempt, reason),
-            Input::Fetched { result: Ok(FetchAnswer::Token(Some(token))), .. } => {
-                self.tape.redactor.learn(token.expose());
+            Input::Fetched { result: Ok(FetchAnswer::Credentials(read)), .. } => {
+                let secrets = read.secrets.iter().map(|(_, secret)| secret);
+                read.token.iter().chain(secrets).for_each(|secret| self.tape.redactor.learn(secret.expose()));
                 Ok(())
             }
             Input::Fetched { result: Ok(FetchAnswer::Http(answer)), .. } => {

@@ -1,50 +1,152 @@
-//! The upstream token, read anew each time so that a rotated one is found.
+//! The upstream token and the dialect's secrets, read anew each time so that rotated ones are found.
+//!
+//! Invariant: nothing here waits longer than [`COMMAND_TIMEOUT`] or reads more than [`MAX_SECRET`] bytes of one of them; a
+//! program that is asked sees none of our environment but `PATH` and `HOME`, and is ended with all that it began.
+//! Deliberately not here: what a token is good for, and when to read it again (the relay's).
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc;
 
-use crate::config::TokenSource;
+use crate::config::{SecretSource, TokenSource};
 use crate::protocol::request::Secret;
-use crate::relay::pairs::{CallId, FetchAnswer, FetchError, Input};
+use crate::relay::pairs::{CallId, Credentials, FetchAnswer, FetchError, Input};
 
-/// Bytes of a token file.
-const MAX_TOKEN: u64 = 64 * 1024;
+/// Bytes of a token or secret.
+const MAX_SECRET: u64 = 64 * 1024;
+/// How long a program may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a program is looked after.
+const COMMAND_LOOK: Duration = Duration::from_millis(10);
+/// Bytes of a program's complaints that are passed on.
+const MAX_WORDS: usize = 200;
 
-/// Reads the token and answers.
-pub async fn token(call: CallId, source: TokenSource, inputs: mpsc::Sender<Input>) {
-    // A file may lie on a slow or dead mount: never on the feed thread.
-    let read = tokio::task::spawn_blocking(move || read(&source)).await;
+/// Where credentials come from.
+#[derive(Clone)]
+pub struct Sources {
+    /// `upstream.token…`
+    pub token: TokenSource,
+    /// `[secrets]`
+    pub secrets: Vec<(String, SecretSource)>,
+}
+
+/// Reads them and answers.
+pub async fn credentials(call: CallId, sources: Sources, inputs: mpsc::Sender<Input>) {
+    // A file may lie on a slow or dead mount, a program may take its time: never on the feed thread.
+    let read = tokio::task::spawn_blocking(move || read_all(&sources)).await;
     let result = read.unwrap_or_else(|e| Err(e.to_string()));
-    let result = result.map(FetchAnswer::Token).map_err(FetchError::Unreadable);
+    let result = result.map(FetchAnswer::Credentials).map_err(FetchError::Unreadable);
     // A closed channel means that the driver is gone, and nobody waits.
     let _ = inputs.send(Input::Fetched { call, result }).await;
 }
 
+fn read_all(sources: &Sources) -> Result<Credentials, String> {
+    let token = read(&sources.token)?;
+    let secret = |(name, source): &(String, SecretSource)| {
+        let key = format!("secrets.{name}");
+        let value = match source {
+            SecretSource::File(path) => file(&key, path),
+            SecretSource::Env(variable) => env(&key, variable),
+            SecretSource::Command(words) => command(&key, words),
+        };
+        Ok((name.as_str().into(), value?))
+    };
+    let secrets = sources.secrets.iter().map(secret).collect::<Result<_, String>>()?;
+    Ok(Credentials { token, secrets })
+}
+
 fn read(source: &TokenSource) -> Result<Option<Secret>, String> {
     match source {
-        TokenSource::None => Ok(None),
+        TokenSource::None | TokenSource::Fetch(_) => Ok(None),
         TokenSource::Literal(secret) => Ok(Some(secret.clone())),
-        TokenSource::Env(name) => match std::env::var(name) {
-            Ok(value) => Ok(Some(Secret::new(value))),
-            Err(_) => Err(format!("upstream.token_env: the environment variable {name} is not set (or not UTF-8)")),
-        },
-        TokenSource::File(path) => {
-            read_file(path).map(Some).map_err(|e| format!("upstream.token_file {}: {e}", path.display()))
+        TokenSource::Env(name) => env("upstream.token_env", name).map(Some),
+        TokenSource::File(path) => file("upstream.token_file", path).map(Some),
+        TokenSource::Command(words) => command("upstream.token_command", words).map(Some),
+    }
+}
+
+fn env(key: &str, name: &str) -> Result<Secret, String> {
+    let value = std::env::var(name);
+    value.map(Secret::new).map_err(|_| format!("{key}: the environment variable {name} is not set (or not UTF-8)"))
+}
+
+fn file(key: &str, path: &Path) -> Result<Secret, String> {
+    let wrong = |e: &dyn std::fmt::Display| format!("{key} {}: {e}", path.display());
+    let file = std::fs::File::open(path).map_err(|e| wrong(&e))?;
+    secret(file).map_err(|e| wrong(&e))
+}
+
+/// Text without the white space behind it; not empty, not too long.
+fn secret(from: impl Read) -> Result<Secret, String> {
+    let mut text = String::new();
+    let length = from.take(MAX_SECRET + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    match text.trim_end() {
+        _ if length as u64 > MAX_SECRET => Err(format!("larger than {MAX_SECRET} bytes")),
+        "" => Err("it is empty".to_owned()),
+        token => Ok(Secret::new(token)),
+    }
+}
+
+/// What a program writes to its standard output. It must end well and in time.
+fn command(key: &str, words: &[String]) -> Result<Secret, String> {
+    let program = words.first().map_or("", String::as_str);
+    let wrong = |what: String| format!("{key} {program}: {what}");
+    let mut command = Command::new(program);
+    command.args(words.iter().skip(1)).env_clear();
+    command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|e| wrong(e.to_string()))?;
+    let output = child.stdout.take().map(|out| std::thread::spawn(move || written(out)));
+    let words = child.stderr.take().map(|err| std::thread::spawn(move || complaint(err)));
+    let ended = wait(&mut child);
+    // What it left behind holds our pipes open, and is nobody else's.
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let status = match ended {
+        Some(status) => status,
+        None => {
+            let _ = child.wait();
+            return Err(wrong(format!("it took longer than {} s", COMMAND_TIMEOUT.as_secs())));
+        }
+    };
+    let words = words.and_then(|words| words.join().ok()).unwrap_or_default();
+    let output = output.and_then(|output| output.join().ok()).unwrap_or_else(|| Err("it wrote nothing".to_owned()));
+    if !status.success() {
+        return Err(wrong(format!("{status}: {words}")));
+    }
+    output.map_err(|e| wrong(format!("what it wrote: {e}")))
+}
+
+fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+    let end = Instant::now() + COMMAND_TIMEOUT;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < end => std::thread::sleep(COMMAND_LOOK),
+            Ok(None) | Err(_) => return None,
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Secret, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    let mut text = String::new();
-    let length = file.take(MAX_TOKEN + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    match text.trim_end() {
-        "" => Err("the file is empty".to_owned()),
-        _ if length as u64 > MAX_TOKEN => Err(format!("larger than {MAX_TOKEN} bytes")),
-        token => Ok(Secret::new(token)),
-    }
+/// What a program writes; all of it is read, so that it does not end by our not listening.
+fn written(mut from: impl Read) -> Result<Secret, String> {
+    let output = secret(from.by_ref());
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    output
+}
+
+/// The start of what a program complains about; all of it is read, so that it does not block.
+fn complaint(mut from: impl Read) -> String {
+    let mut start = Vec::new();
+    let _ = from.by_ref().take(MAX_WORDS as u64).read_to_end(&mut start);
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    start.trim_ascii_end().escape_ascii().to_string()
 }
 
 #[cfg(test)]
@@ -68,6 +170,42 @@ mod tests {
         assert!(read(&source).unwrap_err().contains("larger"));
         std::fs::write(&path, b"\xff\xfe").unwrap();
         assert!(read(&source).is_err());
+    }
+
+    #[test]
+    fn a_program_is_asked_and_its_faults_are_named() {
+        let ask = |script: &str| command("upstream.token_command", &["/bin/sh".into(), "-c".into(), script.into()]);
+        assert_eq!(ask("echo one; echo complaint >&2").unwrap().expose(), "one");
+        let told = |script: &str| ask(script).unwrap_err();
+        assert!(told("echo 'not\tnow' >&2; exit 3").contains("exit status: 3: not\\tnow"), "{}", told("exit 3"));
+        assert!(told("true").contains("empty"));
+        assert!(told("head -c 70000 /dev/zero").contains("larger"));
+        assert!(told("printf '\\377'").contains("UTF-8"));
+        let nothing = command("secrets.x", &["/no/such/program".into()]).unwrap_err();
+        assert!(nothing.contains("secrets.x /no/such/program"), "{nothing}");
+        // Of our environment it sees next to nothing, and what it leaves behind is ended.
+        let seen = ask("env | cut -d= -f1 | sort | tr '\\n' ' '; sleep 1000 &").unwrap();
+        assert!(!seen.expose().contains("CARGO"), "{}", seen.expose());
+    }
+
+    #[test]
+    fn secrets_are_read_by_name_and_one_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "k1\n").unwrap();
+        let mut sources = Sources {
+            token: TokenSource::None,
+            secrets: vec![
+                ("a".into(), SecretSource::File(path)),
+                ("b".into(), SecretSource::Command(vec!["/bin/echo".into(), "k2".into()])),
+            ],
+        };
+        let read = read_all(&sources).unwrap();
+        let read: Vec<(&str, &str)> = read.secrets.iter().map(|(name, secret)| (&**name, secret.expose())).collect();
+        assert_eq!(read, [("a", "k1"), ("b", "k2")]);
+        sources.secrets.push(("c".into(), SecretSource::Env("TIDEGATE_TEST_SURELY_UNSET".into())));
+        let missing = read_all(&sources).unwrap_err();
+        assert!(missing.contains("secrets.c") && missing.contains("TIDEGATE_TEST_SURELY_UNSET"), "{missing}");
     }
 
     #[test]

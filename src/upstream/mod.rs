@@ -3,7 +3,7 @@
 //! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), then upgrades and moves frames (`upgrade`,
 //! `websocket`), or reads an event stream (`sse`), or polls (`asks`), until the connection ends, for whatever reason, with
 //! exactly one `Disconnected`. Beside any of them `asks` carries what leaves by POST, over `http`, which also
-//! makes the exchanges that nobody's connection needs; `fetch` reads the token. A write is bounded in time, a message in size, and what was received in number: as
+//! makes the exchanges that nobody's connection needs; `fetch` reads token and secrets. A write is bounded in time, a message in size, and what was received in number: as
 //! long as the driver has not taken earlier reads, nothing more is read, and TCP holds upstream back.
 //!
 //! Invariant: of one attempt come `Connected`, any number of `Received` and `Transmitted`, and at the end one
@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{TokenSource, UpstreamConfig};
+use crate::config::{SecretSource, UpstreamConfig};
 use crate::dialect::{Ask, AskFor, ConnectRequest, HttpAnswer, HttpRequest, Transport, WireFrame};
 use crate::protocol::request::Secret;
 use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchError, Input};
@@ -77,7 +77,7 @@ struct Settings {
 /// The carrier. Lives on the feed thread, inside a `LocalSet`; its inputs come out of the receiver of [`Upstream::new`].
 pub struct Upstream {
     settings: Settings,
-    token: TokenSource,
+    sources: fetch::Sources,
     inputs: mpsc::Sender<Input>,
     attempts: BTreeMap<AttemptId, Running>,
 }
@@ -140,7 +140,13 @@ impl Upstream {
     pub fn new(config: &UpstreamConfig) -> (Self, mpsc::Receiver<Input>) {
         let (inputs, receiver) = mpsc::channel(READS_WAITING);
         let settings = Settings::new(config);
-        (Upstream { settings, token: config.token.clone(), inputs, attempts: BTreeMap::new() }, receiver)
+        let sources = fetch::Sources { token: config.token.clone(), secrets: Vec::new() };
+        (Upstream { settings, sources, inputs, attempts: BTreeMap::new() }, receiver)
+    }
+
+    /// Says where the dialect's secrets are.
+    pub fn find_secrets(&mut self, secrets: Vec<(String, SecretSource)>) {
+        self.sources.secrets = secrets;
     }
 
     /// Begins an attempt. Answered by `Connected` or `Disconnected`.
@@ -179,8 +185,8 @@ impl Upstream {
     /// Gets something from outside. Answered by `Fetched`.
     pub fn fetch(&mut self, call: CallId, request: Fetch) {
         match request {
-            Fetch::Token => {
-                tokio::task::spawn_local(fetch::token(call, self.token.clone(), self.inputs.clone()));
+            Fetch::Credentials => {
+                tokio::task::spawn_local(fetch::credentials(call, self.sources.clone(), self.inputs.clone()));
             }
             Fetch::Http(request) => {
                 tokio::task::spawn_local(http::fetch(call, *request, self.settings.clone(), self.inputs.clone()));

@@ -16,7 +16,9 @@ use tidegate::protocol::frame::Format;
 use tidegate::protocol::request::parse::{RequestLimits, parse};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchAnswer, Input, Output, SessionId};
+use tidegate::relay::pairs::{
+    AttemptId, CallId, Credentials, Disconnect, Fetch, FetchAnswer, Input, Output, SessionId,
+};
 use tidegate::relay::record::Restored;
 use tidegate::relay::rng::Rng;
 use tidegate::relay::time::{Mono, Time, Wall};
@@ -252,7 +254,7 @@ impl World {
                     self.asked.push_back((call, name, stale));
                 }
                 Output::Fetch { call, .. } => {
-                    let result = Ok(FetchAnswer::Token(None));
+                    let result = Ok(FetchAnswer::Credentials(Credentials::default()));
                     self.relay.handle_input(self.now, Input::Fetched { call, result });
                 }
                 Output::Connect { attempt, .. } => {

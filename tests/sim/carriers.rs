@@ -8,7 +8,8 @@ use tidegate::dialect::WireFrame;
 use tidegate::protocol::frame::Item;
 use tidegate::relay::access::Principal;
 use tidegate::relay::pairs::{
-    AttemptId, CallId, CallRequest, Disconnect, FetchAnswer, Input, LeftReason, Notice, Output, Reply, SessionId,
+    AttemptId, CallId, CallRequest, Credentials, Disconnect, FetchAnswer, Input, LeftReason, Notice, Output, Reply,
+    SessionId,
 };
 use tidegate::relay::record::Operation;
 use tidegate::relay::time::Mono;
@@ -21,7 +22,10 @@ impl World {
     pub fn carry(&mut self, output: Output) {
         match output {
             Output::Fetch { call, .. } => {
-                self.relay.handle_input(self.now, Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) });
+                self.relay.handle_input(
+                    self.now,
+                    Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) },
+                );
             }
             Output::Connect { attempt, .. } => {
                 let at = self.soon(20);

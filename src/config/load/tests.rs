@@ -214,7 +214,12 @@ fn free_tables_have_no_unknown_keys() {
 #[test]
 fn token_sources_exclude_each_other() {
     let said = errors(&format!("{URL}token = \"a\"\ntoken_env = \"B\"\n"));
-    assert_eq!(said, ["t.toml:4:1: upstream.token_env: token is given, too; keep one of token, token_file, token_env"]);
+    assert_eq!(
+        said,
+        [
+            "t.toml:4:1: upstream.token_env: token is given, too; keep one of token, token_file, token_env, token_command, token_fetch"
+        ]
+    );
     assert_eq!(good(&format!("{URL}token_file = \"/run/x\"\n")).upstream.token, TokenSource::File("/run/x".into()));
 }
 

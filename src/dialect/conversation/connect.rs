@@ -8,7 +8,6 @@ use crate::dialect::fill::{ChannelView, Context};
 use crate::dialect::schema::connect::{Address, Member};
 use crate::dialect::{ChannelSpec, ConnectRequest, SendError, Transport};
 use crate::protocol::request::Secret;
-use crate::relay::time::Time;
 
 /// What stays as it is in a path's segment and a query (RFC 3986 section 2.3: unreserved).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -54,7 +53,7 @@ impl Conversation {
             batch: &views,
             join: &self.dialect.connect.join,
             cursor: self.place.text(),
-            ..self.context(Time::default(), views.first())
+            ..self.context(self.equipment.at, views.first())
         };
         let common = &self.dialect.connect.address;
         let own = self.dialect.carriages.get(transport).map(|carriage| &carriage.address);
@@ -64,6 +63,9 @@ impl Conversation {
         }
         let secure = |url: &str| url.starts_with("wss://") || url.starts_with("https://");
         let replaces = secure(&given) || (given.contains("://") && !secure(url));
+        if replaces {
+            self.may_connect(&given)?;
+        }
         let (mut url, query) = split(if replaces { &given } else { url })?;
         if let Some(template) = own.and_then(|own| own.path.as_ref()).or(common.path.as_ref())
             && has_no_path(&url)

@@ -10,6 +10,7 @@ use crate::dialect::framing::Sent;
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
+use crate::dialect::sign::Needs;
 use crate::dialect::template::Need;
 use crate::dialect::variable::Variable;
 use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError};
@@ -245,14 +246,7 @@ impl Conversation {
     fn alike(&self, now: Time, send: &SendTemplate, one: &ChannelView<'_>, other: &ChannelView<'_>) -> bool {
         let (one, other) = (self.context(now, Some(one)), self.context(now, Some(other)));
         send.template.holes().iter().all(|(variable, _, need)| {
-            let plain = match variable {
-                Variable::Upper(of) => of,
-                other => other,
-            };
-            let of_channel = matches!(
-                plain,
-                Variable::Channel | Variable::Part(_) | Variable::Params(_) | Variable::Sub | Variable::OfChannel(_)
-            );
+            let of_channel = Needs::of(variable).channel;
             !of_channel || *need == Need::Listed || one.fill(variable) == other.fill(variable)
         })
     }

@@ -1,6 +1,7 @@
 //! Conversations held word by word: what is said, what is heard, in short lines.
 
 mod asking;
+mod credentials;
 mod engine;
 mod hostile;
 mod services;

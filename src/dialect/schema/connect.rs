@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::document::{Faults, Place, Section, Text};
 use super::tables::is_token;
 use crate::dialect::Transport;
+use crate::dialect::fetch::Fetch;
 use crate::dialect::template::{Need, Template};
 use crate::dialect::units;
 use crate::dialect::variable::{Inside, Names, Scope, Variable};
@@ -31,11 +32,20 @@ pub(crate) struct Connect {
     pub(crate) join: Box<str>,
     /// The service has a WebSocket.
     pub(crate) websocket: bool,
+    /// Calls before a connection, in their order.
+    pub(crate) fetch: Vec<usize>,
 }
 
 impl Default for Connect {
     fn default() -> Self {
-        Connect { url: None, address: Address::default(), subprotocols: Vec::new(), join: JOIN.into(), websocket: true }
+        Connect {
+            url: None,
+            address: Address::default(),
+            subprotocols: Vec::new(),
+            join: JOIN.into(),
+            websocket: true,
+            fetch: Vec::new(),
+        }
     }
 }
 
@@ -82,7 +92,20 @@ pub enum UrlChannels {
     All,
 }
 
+impl Connect {
+    /// Every template in it.
+    pub(crate) fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.url.iter().chain(self.address.templates())
+    }
+}
+
 impl Address {
+    /// Every template in it.
+    pub(crate) fn templates(&self) -> impl Iterator<Item = &Template> {
+        let query = self.query.iter().map(|member| &member.value);
+        self.path.iter().chain(query).chain(self.headers.iter().map(|(_, value)| value))
+    }
+
     /// Which channels it names.
     pub(crate) fn channels(&self) -> UrlChannels {
         let named = |template: &Template| {
@@ -99,8 +122,17 @@ impl Address {
     }
 }
 
-pub(super) fn connect(section: Option<Section<'_>>, names: &Names, faults: &mut Faults) -> Connect {
-    let Some(mut section) = section.map(|section| section.later(&["fetch"])) else { return Connect::default() };
+pub(super) fn connect(
+    section: Option<Section<'_>>,
+    names: &Names,
+    fetches: Option<&[Fetch]>,
+    faults: &mut Faults,
+) -> Connect {
+    let Some(mut section) = section else {
+        super::credentials::order(None, fetches, faults);
+        return Connect::default();
+    };
+    let fetch = super::credentials::order(section.take("fetch"), fetches, faults);
     let url = section.text("url", faults).and_then(|text| compile(text, names, "connect.url", faults));
     let address = address(&mut section, "connect", names, faults);
     let subprotocols = section.texts("subprotocols", faults);
@@ -113,7 +145,7 @@ pub(super) fn connect(section: Option<Section<'_>>, names: &Names, faults: &mut 
     let websocket = section.boolean("websocket", faults).unwrap_or(true);
     section.finish(faults);
     let subprotocols = subprotocols.iter().map(|text| text.value.to_owned()).collect();
-    Connect { url, address, subprotocols, join, websocket }
+    Connect { url, address, subprotocols, join, websocket, fetch }
 }
 
 pub(super) fn transports(

@@ -36,6 +36,49 @@ fn with_head(lines: &str) -> Vec<String> {
 /// Files, without their head `dialect = 1`, `name = "x"`, and every fault in them: place and reason, exactly.
 const FAULTS: &[(&str, &[&str])] = &[
     (
+        "[connect]\nfetch = [\"a\", \"a\", \"none\"]\n[fetch.a]\nget = \"/x\"\ntake = { one = \"/x\" }\n[fetch.b]\nget = \"{one}\"\ntake = { two = \"/x\" }\n",
+        &[
+            "4:9: fetch.b is never called: write [connect] fetch = [\"b\"], or when = \"subscribe\"",
+            "4:15: `a` is named twice",
+            "4:20: there is no [fetch.none] with when = \"connect\"",
+        ],
+    ),
+    (
+        "[connect]\nfetch = [\"a\", \"a\", \"none\"]\n[fetch.a]\nget = \"x\"\npost = \"/x\"\nttl = \"soon\"\n[fetch.b]\nget = \"x\"\nrefresh = { put = \"/{chanel}\" }\ntake = { \"channel.x\" = \"x\", id = \"/x\" }\n",
+        &[
+            "5:1: a fetch needs `take`: { variable = \"/pointer/into/the/answer\" }",
+            "5:1: fetch.a needs `get`, `post` or `put`, one of them: an address, or a path at upstream's own origin",
+            "8:7: `ttl` must be a duration, like \"30m\"",
+            "10:7: expected a path (/…) or an address (https://…)",
+            "11:11: `refresh` needs `ttl`: how long an answer holds",
+            "11:21: unknown variable {chanel} in fetch.b.refresh",
+            "12:10: `channel.x`: before connecting only plain variables are supplied",
+            "12:24: a JSON Pointer starts with '/': \"x\"",
+            "12:29: {id} is filled by the engine and cannot be set",
+        ],
+    ),
+    (
+        "[fetch.c]\nget = \"/x\"\nwhen = \"subscribe\"\nttl = \"1m\"\ntake = { y = \"/y\" }\njson = '{}'\nform = { a = 1 }\nchannels = [\"a*b\"]\n",
+        &[
+            "3:1: fetch.c has `json` and `form`; keep one",
+            "6:7: a fetch for a channel is made before each of its subscribes and has no `ttl`",
+            "7:10: `y`: for a channel, write channel.y",
+            "9:14: `a` must be a text",
+            "10:13: a pattern is a channel's name, or the start of one and `*`",
+        ],
+    ),
+    (
+        "[sign.a]\nhmac = \"md5\"\ntext = \"x\"\n[sign.b]\nhash = \"sha256\"\nkey = \"x\"\ntext = \"{sign.c}\"\n[send]\nauth = '{sign.b}{secret.x y}'\n",
+        &[
+            "3:1: sign.a needs `key`: \"{secret.NAME}\"",
+            "4:8: unknown variant `md5`, expected one of `sha256`, `sha384`, `sha512`, `sha1`",
+            "6:1: sign.b needs `hmac` and `key`, or `hash` alone",
+            "9:9: unknown variable {sign.c} in sign.b.text",
+            "11:9: unknown variable {sign.b} in send.auth",
+            "11:17: send.auth: not JSON: something follows the JSON value",
+        ],
+    ),
+    (
         "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"evnt\"\n",
         &[
             "5:6: unknown variant `evnt`, expected one of `event`, `snapshot`, `ack`, `error`, `hello`, `ready`, `denied`, `ping`, `pong`, `gone`, `reconnect`, `ignore`",
@@ -106,19 +149,17 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[fetch.token]\nget = \"/x\"\n[sign.s]\nkey = \"x\"\n[transport.sse]\ncursor = \"/\"\n[transport.long-poll]\ncursor = \"next\"\ninterval = \"0s\"\n[transport.carrier-pigeon]\n[send]\npublish = { json = '[1]', post = \"http://x/\" }\n",
+        "channel = \"{feed}{symbol}\"\nframe = { kind = \"socket.io\", namespace = \"/m\", array = \"parts\" }\nrotate = \"make\"\n[transport.sse]\ncursor = \"/\"\n[transport.long-poll]\ncursor = \"next\"\ninterval = \"0s\"\n[transport.carrier-pigeon]\n[send]\npublish = { json = '[1]', post = \"http://x/\" }\n",
         &[
             "1:1: frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }",
             "3:18: a separator must stand before {symbol}",
             "4:57: unknown variant `parts`, expected one of `message`, `split`",
             "5:10: unknown variant `make`, expected one of `make_before_break`, `break_before_make`",
-            "6:2: `fetch` is not supported yet by this version",
-            "8:2: `sign` is not supported yet by this version",
-            "11:1: unknown field `cursor`, expected one of `path`, `query`, `headers`, `resumes`",
-            "13:10: a JSON Pointer starts with '/': \"next\"",
-            "14:12: `interval` must be a duration, like \"30s\" or \"500ms\"",
-            "15:12: unknown field `carrier-pigeon`, expected one of `sse`, `long-poll`, `poll`",
-            "17:34: send.publish.post is a path on the service's own host: \"/publish\"",
+            "7:1: unknown field `cursor`, expected one of `path`, `query`, `headers`, `resumes`",
+            "9:10: a JSON Pointer starts with '/': \"next\"",
+            "10:12: `interval` must be a duration, like \"30s\" or \"500ms\"",
+            "11:12: unknown field `carrier-pigeon`, expected one of `sse`, `long-poll`, `poll`",
+            "13:34: send.publish.post is a path on the service's own host: \"/publish\"",
         ],
     ),
     (
@@ -255,7 +296,7 @@ fn a_file_without_its_head_says_what_is_missing() {
             "bad.toml:1:11: this version reads `dialect = 1` only",
             "bad.toml:2:8: `name` must be a text",
             "bad.toml:3:6: rules are written [[on]], each with its own header",
-            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `connect`, `transport`, `limits`, `gap`, `repair`, `close`, `send`",
+            "bad.toml:4:1: unknown field `further`, expected one of `dialect`, `name`, `channel`, `rotate`, `secret`, `frame`, `on`, `fetch`, `sign`, `connect`, `transport`, `limits`, `gap`, `repair`, `close`, `send`",
         ]
     );
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::{Body, Hole, Member, Node, Piece, Template};
 use crate::dialect::SendError;
 use crate::dialect::fill::{Context, Filled, string_content};
+use crate::dialect::variable::Variable;
 
 impl Template {
     /// The template's text with its holes filled.
@@ -51,6 +52,44 @@ impl Template {
             }
         }
         Ok(out)
+    }
+}
+
+impl Template {
+    /// Plain text as bytes; what `raw` gives for a variable goes in as it is.
+    pub(crate) fn render_bytes<'a>(
+        &'a self,
+        context: &Context<'a>,
+        raw: &dyn Fn(&'a Variable) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, SendError> {
+        let Body::Text(pieces) = &self.body else { return self.render(context).map(String::into_bytes) };
+        let mut out = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                // Lists stand in addresses and subscribes only.
+                Piece::List(_) => {}
+                Piece::Hole(hole) => match raw(&hole.variable) {
+                    Some(bytes) => out.extend_from_slice(&bytes),
+                    None => {
+                        let value = filled(hole, context)?.map(Filled::into_text).unwrap_or_default();
+                        out.extend_from_slice(value.as_bytes());
+                    }
+                },
+            }
+        }
+        Ok(out)
+    }
+
+    /// An address: every value passes through `escape`, but for one at its very beginning, which is an address itself.
+    pub(crate) fn render_address<'a>(
+        &'a self,
+        context: &Context<'a>,
+        escape: impl Fn(&str) -> String,
+    ) -> Result<String, SendError> {
+        let begins = matches!(&self.body, Body::Text(pieces) if matches!(pieces.first(), Some(Piece::Hole(_))));
+        let first = std::cell::Cell::new(begins);
+        self.render_with(context, |value| if first.replace(false) { value.to_owned() } else { escape(value) })
     }
 }
 

@@ -62,6 +62,8 @@ fn fill(template: &str, params: Option<&str>, data: &str) -> Result<String, Send
         batch: &batch,
         join: "",
         cursor: None,
+        signs: &[],
+        secrets: &[],
     };
     template.render(&context)
 }
@@ -171,6 +173,8 @@ fn text_templates_are_plain() {
         batch: &[],
         join: "",
         cursor: None,
+        signs: &[],
+        secrets: &[],
     };
     assert_eq!(template.render(&context), Ok("PUB a\"b { x}{".to_owned()));
     assert_eq!(template.render_with(&context, |text| text.replace('"', "_")), Ok("PUB a_b { x}{".to_owned()));
@@ -192,7 +196,7 @@ proptest! {
         let context = Context {
             variables: &variables, connection: "{}", token: None, id: 1, uuid: 0, now: Time::default(),
             channel: None, wish: Default::default(),
-            message: Some(&message), batch: &[], join: "", cursor: None,
+            message: Some(&message), batch: &[], join: "", cursor: None, signs: &[], secrets: &[],
         };
         let frame: serde_json::Value = serde_json::from_str(&template.render(&context).unwrap()).unwrap();
         let expected = serde_json::json!({"op":"pub","key":key,"both":format!("<{key}|{text}>"),"type":text,"data":data});

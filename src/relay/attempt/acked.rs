@@ -22,6 +22,8 @@ enum Place {
     Delayed(Mono),
     /// Sent; upstream has until this moment to answer.
     Sent(RequestId, Option<Mono>),
+    /// Out of the queue while what it needs is fetched.
+    Aside,
     /// Acked at this moment.
     Live(Mono),
 }
@@ -68,6 +70,8 @@ pub struct Acked {
     next_half: u64,
     delayed: BTreeSet<(Mono, ChannelId)>,
     deadlines: BTreeSet<(Mono, ChannelId)>,
+    /// What these need was fetched for their next subscribe.
+    granted: BTreeSet<ChannelId>,
 }
 
 impl Acked {
@@ -120,6 +124,7 @@ impl Acked {
     pub fn sent(&mut self, channels: &[ChannelId], request: RequestId, deadline: Option<Mono>) {
         for id in channels {
             self.unplace(*id);
+            self.granted.remove(id);
             if let Some(step) = self.steps.get_mut(id) {
                 step.tries += 1;
                 step.place = Place::Sent(request, deadline);
@@ -191,6 +196,36 @@ impl Acked {
         }
     }
 
+    /// The channel leaves the queue until what its subscribe needs was fetched.
+    pub fn set_aside(&mut self, channel: ChannelId) {
+        self.place(channel, Place::Aside);
+    }
+
+    /// Whether it is out of the queue for that.
+    pub fn is_aside(&self, channel: ChannelId) -> bool {
+        self.steps.get(&channel).is_some_and(|step| step.place == Place::Aside)
+    }
+
+    /// What the channel's next subscribe needs is there.
+    pub fn grant(&mut self, channel: ChannelId) {
+        self.granted.insert(channel);
+        if self.is_aside(channel) {
+            self.requeue(channel);
+        }
+    }
+
+    /// Whether it is.
+    pub fn is_granted(&self, channel: ChannelId) -> bool {
+        self.granted.contains(&channel)
+    }
+
+    /// A try failed before the subscribe could be sent. Gives the number of tries.
+    pub fn tried(&mut self, channel: ChannelId) -> u32 {
+        let Some(step) = self.steps.get_mut(&channel) else { return 0 };
+        step.tries += 1;
+        step.tries
+    }
+
     /// Subscribes sent for the channel since it was last live for as long as `stable`.
     pub fn tries(&self, now: Mono, channel: ChannelId, stable: Duration) -> u32 {
         match self.steps.get(&channel) {
@@ -203,6 +238,7 @@ impl Acked {
     /// The channel is not wanted any more.
     pub fn remove(&mut self, channel: ChannelId) -> Known {
         self.unplace(channel);
+        self.granted.remove(&channel);
         match self.steps.remove(&channel) {
             Some(Step { place: Place::Sent(_, Some(deadline)), .. }) => Known::Asked(deadline),
             Some(Step { place: Place::Sent(_, None) | Place::Live(_), .. }) => Known::Yes,
@@ -260,7 +296,7 @@ impl Acked {
             Place::Sent(_, Some(deadline)) => {
                 self.deadlines.remove(&(deadline, channel));
             }
-            Place::Sent(_, None) | Place::Live(_) => {}
+            Place::Sent(_, None) | Place::Aside | Place::Live(_) => {}
         }
     }
 }

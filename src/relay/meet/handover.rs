@@ -121,7 +121,7 @@ impl Relay {
             Some(Candidate { id, why, level: None, flushed: false, closing: false, seen: now.mono });
         self.overlap.begin(id);
         self.stats.link.attempts += 1;
-        self.fetch(Asker::Token(id), Fetch::Token);
+        self.fetch(Asker::Credentials(id), Fetch::Credentials);
     }
 
     /// What a connection begins with: the link's memory or, where another one serves, a copy of that one's without what

@@ -12,7 +12,7 @@
 //!   `repairing`: what mends them. `refreshing`: clients ask for the present state.
 //! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
 //!   delivered to them. `snapshots`: state as frames.
-//! - `fetches`: what is got from outside, and for whom.
+//! - `fetches`: what is got from outside, and for whom. `credentials`: what connections are opened with.
 //! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
 //!   what, and how long. `letters`: dead ones, for operators.
 //! - `watching`: channels that are silent. `judging`: how good upstream is.
@@ -22,6 +22,7 @@ pub(super) mod accounts;
 pub(super) mod addressing;
 mod asking;
 pub(super) mod calls;
+pub(super) mod credentials;
 pub(super) mod cutting;
 pub(super) mod draining;
 pub(super) mod events;

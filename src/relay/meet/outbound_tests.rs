@@ -16,7 +16,7 @@ use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::{Lane, OnUnknown};
 use crate::relay::pairs::{
-    AttemptId, CallId, CallRequest, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId,
+    AttemptId, CallId, CallRequest, Credentials, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId,
 };
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
@@ -103,7 +103,9 @@ impl House {
                 Some(Input::Transmitted { attempt })
             }
             Output::Disconnect { attempt, .. } => Some(Input::Disconnected { attempt, reason: Disconnect::Asked }),
-            Output::Fetch { call, .. } => Some(Input::Fetched { call, result: Ok(FetchAnswer::Token(None)) }),
+            Output::Fetch { call, .. } => {
+                Some(Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) })
+            }
             Output::Commit(_) => {
                 self.committing = true;
                 (!self.slow_store).then_some(Input::Committed)

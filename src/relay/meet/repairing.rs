@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::dialect::{
-    ChannelId, ChannelSpec, Event, Heard, HttpAnswer, HttpRequest, OnGap, Role, Then, Wish, same_origin,
+    ChannelId, ChannelSpec, Event, Heard, HttpAnswer, HttpRequest, OnGap, Role, Then, Wish, may_call,
 };
 use crate::relay::Relay;
 use crate::relay::attempt::Ending;
@@ -193,15 +193,17 @@ impl Relay {
             max_body: self.config.upstream.max_frame,
             timeout: self.config.repair.timeout,
         };
-        self.fetch(Asker::Repair(ring, number), Fetch::Http(Box::new(request)))
+        let full = self.fetches_full();
+        if !full {
+            self.fetch(Asker::Repair(ring, number), Fetch::Http(Box::new(request)));
+        }
+        !full
     }
 
     /// Whether the configuration lets requests go there: to upstream's own origin, or to one that it names.
     fn may_fetch(&self, url: &str) -> bool {
         let upstream = &self.config.upstream;
-        let origins = std::iter::once(&upstream.url).chain(&upstream.fetch_origins);
-        same_origin(url)
-            .is_some_and(|origin| origins.into_iter().any(|known| same_origin(known).as_ref() == Some(&origin)))
+        may_call(url, &upstream.url, &upstream.fetch_origins).is_ok()
     }
 
     /// What was asked for came, or did not.

@@ -158,7 +158,8 @@ impl Relay {
     /// The next frame of a class on this attempt.
     fn next_of(&mut self, now: Time, attempt: AttemptId, class: Class) -> Option<Outgoing> {
         let ready = self.attempts.get(attempt)?.is_ready();
-        let serves = ready && self.attempts.serves(attempt);
+        // Without a token that holds, messages wait.
+        let serves = ready && self.attempts.serves(attempt) && !self.attempts.get(attempt)?.lease.is_over();
         let posting = self.attempts.get(attempt)?.posting;
         match class {
             Class::Critical | Class::Message if posting && self.dialect.posts_messages() => None,
@@ -228,10 +229,21 @@ impl Relay {
             if self.attempts.get(sender).is_some_and(|attempt| self.is_addressed(attempt)) {
                 return None;
             }
+            let calls_full = self.channel_calls_full();
             let attempt = self.attempts.get_mut(sender).filter(|attempt| attempt.acked.pending())?;
-            let held = |id: ChannelId| self.interest.spec(id).is_some_and(|spec| attempt.leaving.holds(spec.name));
+            let calls = |id: ChannelId, name: &str| {
+                self.dialect.channel_fetch(name).filter(|_| !attempt.acked.is_granted(id)).is_some()
+            };
+            let held = |id: ChannelId| {
+                let spec = self.interest.spec(id);
+                spec.is_some_and(|spec| attempt.leaving.holds(spec.name) || (calls_full && calls(id, spec.name)))
+            };
             let (ids, again) = attempt.acked.candidates(candidates_max(self.dialect.limits().per_frame), held);
             let candidates: Vec<_> = ids.iter().filter_map(|id| self.interest.spec(*id)).collect();
+            if let Some(calling) = candidates.iter().find(|spec| calls(spec.id, spec.name)).map(|spec| spec.id) {
+                self.call_for_channel(now, sender, calling);
+                continue;
+            }
             let first = candidates.first()?.id;
             let error = match attempt.conversation.as_mut()?.subscribe(now, &candidates, again) {
                 Ok(outgoing) => {

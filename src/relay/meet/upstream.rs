@@ -6,18 +6,16 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dialect::{ChannelId, Conversation, Then};
+use crate::dialect::{ChannelId, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
-use crate::protocol::request::Secret;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Due, Ending, Phase};
 use crate::relay::interest::Standing;
-use crate::relay::link::rotation::Why;
 use crate::relay::link::{self, Plan};
 use crate::relay::meet::fetches::Asker;
 use crate::relay::meet::routes::shown;
-use crate::relay::pairs::{AttemptId, Disconnect, Fetch, FetchError, Output};
+use crate::relay::pairs::{AttemptId, Disconnect, Fetch, Output};
 use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
 
@@ -27,45 +25,22 @@ impl Relay {
         self.attempts.get_mut(id)
     }
 
-    /// The token that an attempt asked for, before it connects or later for another one.
-    pub(super) fn token_fetched(&mut self, now: Time, id: AttemptId, result: Result<Option<Secret>, FetchError>) {
-        let Some(asked) = self.attempts.get(id) else { return };
-        match (asked.phase(), result) {
-            (Phase::Dialing, Ok(token)) => self.dial(now, id, token),
-            (Phase::Dialing, Err(error)) => self.lose(now, id, Ending::Token(error.to_string())),
-            (Phase::Ready, Ok(Some(token))) => self.renew(now, id, token),
-            // Without another token upstream ends the connection when this one runs out.
-            _ => {}
-        }
-    }
-
-    /// Another token is there before the old one runs out: tells upstream, or connects anew with it.
-    fn renew(&mut self, now: Time, id: AttemptId, token: Secret) {
-        let Some(attempt) = self.attempts.get_mut(id) else { return };
-        match attempt.conversation.as_mut().map(|conversation| conversation.renew(now, token)) {
-            Some(Ok(outgoing)) => attempt.stage(outgoing),
-            // It cannot be renewed on this connection: another one is made with it.
-            Some(Err(_)) if self.attempts.serves(id) => self.rotate_upstream(now.mono, Why::Credentials),
-            Some(Err(_)) | None => {}
-        }
-    }
-
     /// Everything that the connection needs is there: asks the carrier to connect.
-    fn dial(&mut self, now: Time, id: AttemptId, token: Option<Secret>) {
-        let carried = self.carried_for(id);
+    pub(super) fn dial(&mut self, now: Time, id: AttemptId) {
         let Some((at, transport)) = self.attempts.get(id).map(|attempt| (attempt.endpoint, attempt.transport)) else {
             return;
         };
         let addressed = self.to_address(transport);
         let config = Arc::clone(&self.config);
         let upstream = &config.upstream;
-        let mut conversation = Conversation::new(Arc::clone(&self.dialect), carried, upstream.params.clone(), token);
+        let taken = self.attempts.get_mut(id).and_then(|attempt| attempt.conversation.take());
+        let Some(mut conversation) = taken else { return };
         let channels = self.specs(&addressed);
         let request =
             conversation.connect_request(transport, self.link.endpoints.url(at), &upstream.headers, &channels);
         let goes_on = conversation.goes_on();
         let Some(attempt) = self.attempts.get_mut(id) else { return };
-        attempt.conversation = Some(Box::new(conversation));
+        attempt.conversation = Some(conversation);
         (attempt.addressed, attempt.goes_on) = (addressed, goes_on);
         match request {
             Ok(request) => {
@@ -106,7 +81,7 @@ impl Relay {
     }
 
     /// The attempt is gone: what was live on it may have a hole, what was in flight may have left.
-    fn lose(&mut self, now: Time, id: AttemptId, ending: Ending) {
+    pub(super) fn lose(&mut self, now: Time, id: AttemptId, ending: Ending) {
         let serves = self.attempts.serves(id);
         let Some(attempt) = self.attempts.remove(id) else { return };
         if ending == Ending::Heartbeat {
@@ -126,6 +101,9 @@ impl Relay {
         };
         if protocol_error(&ending) {
             self.stats.link.protocol_errors += 1;
+        }
+        if link::plan(&ending, on_close) == Plan::Credentials {
+            self.credentials_refused(now, &ending.detail());
         }
         if !serves {
             return self.second_lost(now, id, &ending, on_close);
@@ -227,7 +205,11 @@ impl Relay {
         let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
         let attempts = self.attempts.iter().filter_map(Attempt::due);
         attempts
-            .chain([begin, token, self.address_due(), self.interest.due(), self.handover_due()].into_iter().flatten())
+            .chain(
+                [begin, token, self.address_due(), self.interest.due(), self.handover_due(), self.credentials_due()]
+                    .into_iter()
+                    .flatten(),
+            )
             .min()
     }
 
@@ -242,10 +224,11 @@ impl Relay {
         {
             let attempt = self.new_attempt(now, id, true);
             self.attempts.begin(attempt);
-            self.fetch(Asker::Token(id), Fetch::Token);
+            self.fetch(Asker::Credentials(id), Fetch::Credentials);
             self.stats.link.attempts += 1;
             self.link_moved(now);
         }
+        self.credentials_timeout(now);
         self.handover_timeout(now);
         for id in self.attempts.ids() {
             self.attempt_timeout(now, id);
@@ -257,9 +240,8 @@ impl Relay {
         while let Some(due) = self.attempts.get_mut(id).and_then(|attempt| attempt.timeout(now.mono)) {
             match due {
                 Due::Over(ending) => return self.abandon(now, id, ending),
-                Due::Renew => {
-                    self.fetch(Asker::Token(id), Fetch::Token);
-                }
+                Due::Renew => self.renew_due(now, id),
+                Due::Expired => self.token_over(now, id),
                 Due::DialectPing => {
                     self.adopt_timing(now, id);
                     let Some(attempt) = self.attempts.get_mut(id) else { return };
@@ -311,14 +293,6 @@ impl Relay {
         }
     }
 
-    /// Upstream accepted a token: it is good for as long as upstream says.
-    pub(super) fn token_accepted(&mut self, now: Time, id: AttemptId) {
-        if let Some(attempt) = self.attempts.get_mut(id) {
-            let ttl = attempt.conversation.as_ref().and_then(|conversation| conversation.timing().token_ttl);
-            attempt.token_lasts(now.mono, ttl);
-        }
-    }
-
     /// The link's state may have changed: counted and told.
     pub(super) fn link_moved(&mut self, now: Time) {
         self.stats.link.state = Some(self.link.state());
@@ -352,6 +326,7 @@ impl Relay {
             .text("transport", transport.text())
             .text("endpoint", self.endpoint_shown())
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
+            .text_if("auth", self.credentials.standing.text())
             .number("failures", u64::from(self.link.failures()));
         if self.config.upstream.endpoints.len() > 1 {
             object = object.raw("endpoints", &self.endpoints_json(now));
@@ -389,6 +364,7 @@ impl Relay {
     /// The gauges that are counted only when somebody looks.
     pub(in crate::relay) fn refresh_upstream_stats(&mut self, now: Time) {
         self.stats.link.write_stall = self.write_stall(now);
+        self.stats.auth.token_until = self.attempts.active().and_then(|active| active.lease.ends(now));
         let counts = self.interest.counts();
         self.stats.link.state = Some(self.link.state());
         self.stats.interest.wanted = counts.wanted as u64;

@@ -221,10 +221,11 @@ async fn a_fetch_answers_its_call() {
     run(async {
         let token = TokenSource::Literal(Secret::new("s3"));
         let (mut upstream, mut inputs) = Upstream::new(&UpstreamConfig { token, ..config("ws://localhost/") });
-        upstream.fetch(CallId(3), Fetch::Token);
+        upstream.fetch(CallId(3), Fetch::Credentials);
         match inputs.recv().await {
-            Some(Input::Fetched { call: CallId(3), result: Ok(FetchAnswer::Token(Some(secret))) }) => {
-                assert_eq!(secret.expose(), "s3")
+            Some(Input::Fetched { call: CallId(3), result: Ok(FetchAnswer::Credentials(read)) }) => {
+                assert_eq!(read.token.as_ref().map(Secret::expose), Some("s3"));
+                assert!(read.secrets.is_empty())
             }
             other => panic!("{other:?}"),
         }

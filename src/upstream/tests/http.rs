@@ -30,7 +30,7 @@ where
         match answer {
             Some(Input::Fetched { call: CALL, result }) => result.map(|answer| match answer {
                 FetchAnswer::Http(answer) => answer,
-                FetchAnswer::Token(_) => panic!("a token"),
+                FetchAnswer::Credentials(_) => panic!("credentials"),
             }),
             other => panic!("{other:?}"),
         }

@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::*;
+use crate::config::TokenSource;
 use crate::dialect::Transport;
 
 const ATTEMPT: AttemptId = AttemptId(7);

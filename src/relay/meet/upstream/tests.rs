@@ -1,6 +1,7 @@
 //! The relay against a service, in virtual time: what leaves, in which order and when, and what each ending leads to.
 
 mod alarms;
+mod credentials;
 mod handover;
 mod liveness;
 mod mapping;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use self::service::{DIALECT, HELLO, Service};
 use super::*;
 use crate::dialect::WireFrame;
+use crate::protocol::request::Secret;
 use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
 use crate::relay::interest::Want;
 use crate::relay::outbox::Lane;
@@ -340,9 +342,9 @@ fn a_token_is_renewed_before_it_runs_out() {
     service.say(&json!({"hello": true}));
     service.say(&json!({"ready": true, "ttl": 20}));
     service.heard();
-    service.pass(Duration::from_millis(15_999));
+    service.pass(Duration::from_millis(14_999));
     assert_eq!(service.heard().len(), 0);
-    service.pass(Duration::from_millis(1));
+    service.pass(Duration::from_millis(1_001));
     let renewal = service.heard();
     assert_eq!((&renewal[0]["op"], &renewal[0]["token"]), (&json!("renew"), &json!("second")));
     service.say(&json!({"renewed": renewal[0]["id"], "ttl": 10}));

@@ -14,7 +14,9 @@ use crate::protocol::request::{Publish, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Lane;
-use crate::relay::pairs::{AttemptId, CallId, Disconnect, Fetch, FetchAnswer, Input, Notice, Output, Reply, SessionId};
+use crate::relay::pairs::{
+    AttemptId, CallId, Credentials, Disconnect, Fetch, FetchAnswer, FetchError, Input, Notice, Output, Reply, SessionId,
+};
 use crate::relay::record::Restored;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -116,6 +118,8 @@ pub(super) struct Service {
     pub alerts: Vec<(crate::relay::pairs::DeliveryId, Value)>,
     /// What fetches are answered with.
     pub token: Option<Secret>,
+    /// Where it connected.
+    pub addresses: Vec<String>,
 }
 
 impl Service {
@@ -148,6 +152,7 @@ impl Service {
             told: Vec::new(),
             alerts: Vec::new(),
             token: None,
+            addresses: Vec::new(),
         };
         service.pass(Duration::ZERO);
         service
@@ -164,13 +169,15 @@ impl Service {
             steps += 1;
             assert!(steps < 100_000, "a turn ends");
             match output {
-                Output::Fetch { call, request: Fetch::Http(request) } => self.asked.push((call, *request)),
-                Output::Fetch { call: CallId(call), .. } => {
+                Output::Fetch { call, request: Fetch::Credentials } => {
                     self.fetches += 1;
-                    let result = Ok(FetchAnswer::Token(self.token.clone()));
-                    self.relay.handle_input(self.now, Input::Fetched { call: CallId(call), result });
+                    let (token, secrets) = (self.token.clone(), vec![("key".into(), Secret::new("s3"))]);
+                    let result = Ok(FetchAnswer::Credentials(Credentials { token, secrets }));
+                    self.relay.handle_input(self.now, Input::Fetched { call, result });
                 }
+                Output::Fetch { call, request: Fetch::Http(request) } => self.asked.push((call, *request)),
                 Output::Connect { attempt, request } => {
+                    self.addresses.push(request.url.clone());
                     self.ways.push((self.now.mono, request.url, request.transport));
                     self.connects.push_back(attempt);
                 }
@@ -224,6 +231,20 @@ impl Service {
 
     pub(super) fn pass_seconds(&mut self, seconds: u64) {
         self.pass(Duration::from_secs(seconds));
+    }
+
+    /// Answers the oldest call; gives its method and address.
+    pub(super) fn answer_call(&mut self, result: Result<HttpAnswer, FetchError>) -> String {
+        assert!(!self.asked.is_empty(), "a call is out");
+        let (call, request) = self.asked.remove(0);
+        self.input(Input::Fetched { call, result: result.map(FetchAnswer::Http) });
+        format!("{} {}", request.method.text(), request.url)
+    }
+
+    /// Answers it with a status and content.
+    pub(super) fn answer_with(&mut self, status: u16, body: &Value) -> String {
+        let body = Bytes::from(body.to_string());
+        self.answer_call(Ok(HttpAnswer { status, headers: Vec::new(), body }))
     }
 
     /// Answers the connect that waits.
