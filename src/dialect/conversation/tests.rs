@@ -123,9 +123,10 @@ fn message<'a>(channel: &'a str, kind: Option<&'a str>, data: &'a str) -> Messag
 
 /// `#1 subscribe[1,2]? {...}`: number, purpose, `?` where an answer is expected, frame.
 fn sent(outgoing: &Outgoing) -> String {
-    let WireFrame::Text(text) = &outgoing.frame else { panic!("{:?}", outgoing.frame) };
+    // A text, or what is posted.
+    assert!(matches!(outgoing.frame, WireFrame::Text(_) | WireFrame::Ask(_)), "{:?}", outgoing.frame);
     let answered = if outgoing.answered { "?" } else { "" };
-    let text = String::from_utf8_lossy(text);
+    let text = String::from_utf8_lossy(outgoing.frame.body());
     format!("#{} {}{answered} {text}", outgoing.request.0, purpose(&outgoing.purpose))
 }
 
