@@ -322,11 +322,7 @@ impl Repairs {
         match self.open.get(&ring).map(|repair| repair.stage) {
             Some(Stage::Ready) => drop(self.ready.remove(&ring)),
             Some(Stage::Waiting(at)) => drop(self.due.remove(&(at, ring))),
-            Some(Stage::Asked(until)) => {
-                if self.due.remove(&(until, ring)) {
-                    self.asked -= 1;
-                }
-            }
+            Some(Stage::Asked(until)) => self.asked -= usize::from(self.due.remove(&(until, ring))),
             None => {}
         }
     }
