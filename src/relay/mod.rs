@@ -1,9 +1,13 @@
 //! The machine, PURE: all state and every decision. `pairs` says what goes in and out; read it first.
 //!
-//! Each part is a struct with a few verbs and knows no other part: `link` and `attempt` (which connection when, and its life),
-//! `interest` (what we want of upstream), `feed` (channels as rings), `session` (cursors over the feed), `sequence` (what
-//! upstream lost), `reorder` (what came early), `repair` (what mends it), `budget` (what that may cost), `unsettled` (holes that may be none),
-//! `outbox` (what must still leave), `limiter`, `access`. Where two parts meet stands in `meet/`, and only there.
+//! Each part is a struct with a few verbs and knows no other part; each says in its first lines what it holds to:
+//! - upstream: `link` and `attempt` (which connection when, and its life), `overlap` (two at once), `credentials`, `interest`
+//!   (what we want of upstream), `limiter`, `backoff`;
+//! - what it said: `sequence`, `reorder`, `unsettled`, `repair`, `refresh`, `budget`, `watch`, `roundtrip`, `quality`, `alerts`;
+//! - clients: `feed` (channels as rings), `session` (cursors over the feed), `access`, `naming`, `mapping`;
+//! - what leaves: `outbox`.
+//!
+//! Where two parts meet stands in `meet/`, and only there.
 //!
 //! Contract (sans-IO): call [`Relay::handle_input`] for everything that happens, then [`Relay::poll_output`] until it gives
 //! `None`, then sleep until [`Relay::poll_timeout`] or the next input. Time and chance are arguments. The relay never waits:

@@ -1,21 +1,22 @@
 //! Where two parts of the relay meet: nothing else calls one part with what another said.
 //!
-//! - `upstream`: link, attempt, interest: connecting, endings. `hearing`: what upstream's messages lead to. `sending`: what
-//!   leaves for it, and in which order.
-//!   `handover`: a second connection takes over from the one that serves. `addressing`: channels in the address.
-//!   `asking`: polls and posts.
-//!   `routes`: which endpoint and transport.
-//! - `resuming`: what a lost connection means for the feed, and when that is known.
-//! - `events`: what upstream said enters the feed. `sequencing`: its numbers: duplicates, what comes early, holes.
-//!   `mapping`: one upstream channel as many local ones.
-//!   `strange`: what nobody understood.
-//!   `repairing`: what mends them. `refreshing`: clients ask for the present state.
-//! - `sessions`: what clients ask. `subscribing`: how subscriptions begin and end. `cutting`: what is
-//!   delivered to them. `snapshots`: state as frames.
-//! - `fetches`: what is got from outside, and for whom. `credentials`: what connections are opened with.
-//! - `outbound`: what leaves, the store. `publishing`: who publishes and what they are told. `waiting`: for
-//!   what, and how long. `letters`: dead ones, for operators.
-//! - `watching`: channels that are silent. `judging`: how good upstream is.
+//! Connections to upstream:
+//! - `upstream`: begun, lost, told what to do. `handover`: a second one takes over. `routes`: over which endpoint and transport.
+//! - `credentials`: what they are opened with. `fetches`: what is got from outside, and for whom.
+//! - `sending`: what leaves on them, and in which order. `asking`: polls and posts. `addressing`: channels in the address.
+//!
+//! What upstream says:
+//! - `hearing`: what its messages lead to. `strange`: those that nobody understood.
+//! - `events`: what enters the feed. `mapping`: one channel of upstream's as many local ones.
+//! - `sequencing`: numbers: duplicates, what comes early, holes. `repairing`: what mends holes. `resuming`: what a lost connection
+//!   means for the feed, and when that is known. `refreshing`: asking for the present state.
+//! - `watching`: channels that are silent. `judging`: how good upstream is, and who is told.
+//!
+//! Clients:
+//! - `sessions`: what they ask. `subscribing`: how subscriptions begin and end. `cutting`: what is delivered. `snapshots`: state
+//!   as frames.
+//! - `publishing`: who publishes and what they are told. `waiting`: for what, and how long. `outbound`: what leaves, the store.
+//!   `letters`: dead ones, for operators.
 //! - `calls`: HTTP requests. `accounts`: what was spent, and who reads what. `draining`: stop and reload.
 
 pub(super) mod accounts;
