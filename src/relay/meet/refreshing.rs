@@ -37,6 +37,17 @@ impl Refusal {
     }
 }
 
+/// The key to ask for. A local channel that is one key of its upstream channel gives rights to that key and to no other.
+fn own_key(own: Option<String>, asked: Option<Box<str>>) -> Result<Option<Box<str>>, Refusal> {
+    match (own, asked) {
+        (Some(own), Some(asked)) if *own != *asked => {
+            Err(Refusal::new(ErrorCode::Invalid, "the channel is one key of its upstream channel: leave key out"))
+        }
+        (Some(own), _) => Ok(Some(own.into())),
+        (None, asked) => Ok(asked),
+    }
+}
+
 impl Relay {
     /// `refresh` by a session or over HTTP.
     pub(in crate::relay) fn refresh(
@@ -67,16 +78,18 @@ impl Relay {
         if !principal.may_read(&channel.name) {
             return Err(Refusal::new(ErrorCode::Forbidden, "not among the channels that this principal may read"));
         }
-        let named = naming::resolve(&self.config, self.dialect.secret_params(), channel);
-        let ring = named.ok().and_then(|named| self.feed.find(&named.local));
-        let not_carried = Refusal::new(ErrorCode::NotFound, "not carried now: subscribe it first");
-        let ring = ring.filter(|_| !channel.name.starts_with('$')).ok_or(not_carried)?;
+        let named = naming::resolve(&self.config, self.dialect.secret_params(), channel).ok();
+        let not_carried = || Refusal::new(ErrorCode::NotFound, "not carried now: subscribe it first");
+        let named = named.filter(|_| !channel.name.starts_with('$')).ok_or_else(not_carried)?;
+        let key = own_key(named.key, key)?;
+        let ring = self.feed.find(&named.local).ok_or_else(not_carried)?;
         let ring = self.whole_of(ring).unwrap_or(ring);
         let how = self.refresh_by(ring)?;
         if self.upstream_word(ring) != "live" {
             return Err(Refusal::new(ErrorCode::Unavailable, "the channel is not live upstream now"));
         }
-        let subject = (ring, key);
+        // What is fetched or subscribed anew brings all keys: one question for all of them.
+        let subject = (ring, key.filter(|_| how.is_none()));
         match self.refreshes.want(now.mono, &subject, self.config.interest.refresh_ttl, || asker.clone()) {
             Found::Fresh(how) => return Ok(Some(how)),
             Found::Joined => return Ok(None),

@@ -329,6 +329,35 @@ fn publishing_to_a_local_channel_names_its_key_and_no_other() {
     assert_eq!(service.heard(), Vec::<Value>::new());
 }
 
+fn refresh(service: &mut Service, client: SessionId, channel: &str, key: Option<&str>) {
+    let Subscribe { mut channels, .. } = subscribe(&[channel]);
+    let request = Request::Refresh { reference: None, channel: channels.remove(0), key: key.map(Into::into) };
+    service.input(Input::Request { session: client, request: Ok(request) });
+}
+
+#[test]
+fn refreshing_a_local_channel_asks_for_its_key_and_no_other() {
+    let state = "[send]\nstate = '{\"op\":\"get\",\"channel\":{channel},\"key\":{key?},\"id\":{id}}'";
+    let mut service = Service::speaking(&DIALECT.replace("GAP", "").replacen("[send]", state, 1), services);
+    service.connect();
+    let client = service.join(0);
+    service.subscribe(client, &["service:a", "status"]);
+    service.ack_all();
+    service.told(client);
+    refresh(&mut service, client, "service:a", Some("b"));
+    assert_eq!(service.told(client), ["error invalid"], "rights to one key are no rights to another");
+    assert_eq!(service.heard(), Vec::<Value>::new());
+    for key in [None, Some("a")] {
+        refresh(&mut service, client, "service:a", key);
+        let asked = service.ack_all();
+        assert_eq!((&asked[0]["channel"], &asked[0]["key"]), (&json!("status"), &json!("a")));
+        assert_eq!(service.told(client), ["ok"]);
+        service.pass_seconds(5);
+    }
+    refresh(&mut service, client, "status", Some("b"));
+    assert_eq!(service.heard()[0]["key"], json!("b"), "the whole has all keys");
+}
+
 /// One principal per service.
 fn access() -> AccessConfig {
     let grant = |name: &str| TokenGrant {
