@@ -1,13 +1,17 @@
 //! A service that speaks HTTP: it keeps every event, and brings them by event stream, long-poll or poll from where a client
-//! says it ended; it takes messages by POST. Connections can be cut, and refused for a while.
+//! says it ended, or by WebSocket from now on; it takes messages by POST. Connections can be cut, and refused for a while, and
+//! single transports be refused.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::common::until;
 
@@ -39,6 +43,18 @@ id = "/id"
 data = "/n"
 "##;
 
+/// The same service over WebSocket as well.
+pub fn with_websocket() -> String {
+    let dialect = DIALECT.replace("websocket = false", "path = \"/ws/{channel*}\"");
+    assert_ne!(dialect, DIALECT);
+    dialect
+}
+
+/// And with numbers that have no holes.
+pub fn numbered() -> String {
+    format!("{}seq = \"/n\"\n[gap]\nscope = \"channel\"\n", with_websocket())
+}
+
 /// How long a long-poll is held.
 const HELD: Duration = Duration::from_millis(300);
 
@@ -49,6 +65,7 @@ struct State {
     posts: Vec<Value>,
     connections: Vec<TcpStream>,
     shut: bool,
+    refused: &'static [&'static str],
 }
 
 /// The service. Its threads end with their connections.
@@ -107,6 +124,11 @@ impl Hub {
         self.shared.0.lock().unwrap().shut = false;
     }
 
+    /// Answers requests with 404 from now on whose path begins so.
+    pub fn refuse(&self, kinds: &'static [&'static str]) {
+        self.shared.0.lock().unwrap().refused = kinds;
+    }
+
     /// What came by POST.
     pub fn posts(&self) -> Vec<Value> {
         self.shared.0.lock().unwrap().posts.clone()
@@ -131,7 +153,7 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
     loop {
-        let (mut line, mut after, mut length) = (String::new(), None, 0);
+        let (mut line, mut after, mut length, mut key) = (String::new(), None, 0, None);
         reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
         loop {
             let mut field = String::new();
@@ -140,6 +162,7 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> Option<()> {
             match name.to_lowercase().as_str() {
                 "last-event-id" | "if-none-match" => after = value.trim_matches('"').parse().ok(),
                 "content-length" => length = value.parse().ok()?,
+                "sec-websocket-key" => key = Some(derive_accept_key(value.as_bytes())),
                 _ => {}
             }
         }
@@ -150,6 +173,10 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> Option<()> {
         let (kind, channels) = target.trim_start_matches('/').split_once('/')?;
         let channels: Vec<&str> = channels.split(',').collect();
         let answer = match kind {
+            kind if shared.0.lock().unwrap().refused.contains(&kind) => {
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()
+            }
+            "ws" => return talk(stream, shared, &channels, &key?),
             "sse" => return stream_events(stream, shared, &channels, after),
             "publish" => {
                 shared.0.lock().unwrap().posts.push(serde_json::from_slice(&body).ok()?);
@@ -194,9 +221,10 @@ fn stream_events(
     channels: &[&str],
     after: Option<usize>,
 ) -> Option<()> {
+    // Before the answer: what happens after it is brought.
+    let mut place = after.unwrap_or(shared.0.lock().unwrap().events.len());
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nretry: 100\n\n").ok()?;
     let mut state = shared.0.lock().unwrap();
-    let mut place = after.unwrap_or(state.events.len());
     loop {
         let (new, end) = behind(&state, channels, place);
         drop(state);
@@ -206,5 +234,26 @@ fn stream_events(
         stream.write_all(if text.is_empty() { ":\n".as_bytes() } else { text.as_bytes() }).ok()?;
         place = end;
         state = shared.1.wait_timeout(shared.0.lock().unwrap(), Duration::from_millis(50)).unwrap().0;
+    }
+}
+
+fn talk(mut stream: TcpStream, shared: &(Mutex<State>, Condvar), channels: &[&str], accept: &str) -> Option<()> {
+    // Before the answer: what happens after it is brought.
+    let mut place = shared.0.lock().unwrap().events.len();
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
+    stream.write_all(format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes()).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(10))).ok()?;
+    let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
+    loop {
+        match socket.read() {
+            Ok(_) => {}
+            Err(Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return None,
+        }
+        let (new, end) = behind(&shared.0.lock().unwrap(), channels, place);
+        for event in new {
+            socket.send(Message::text(event.to_string())).ok()?;
+        }
+        place = end;
     }
 }

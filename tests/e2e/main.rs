@@ -20,6 +20,7 @@ mod bad_clients;
 mod bad_upstream;
 mod ending;
 mod full;
+mod handover;
 mod kill;
 mod link;
 mod outage;

@@ -8,7 +8,7 @@ use crate::hub::{DIALECT, Hub};
 use crate::rig::Place;
 
 /// Numbers of the next events of a session, which must not hear of a gap in between.
-fn numbers(client: &mut Client, count: usize) -> Vec<(String, u64)> {
+pub fn numbers(client: &mut Client, count: usize) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     while all.len() < count {
         let frame = client.next();
@@ -23,7 +23,8 @@ fn numbers(client: &mut Client, count: usize) -> Vec<(String, u64)> {
     all
 }
 
-fn named(channel: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<(String, u64)> {
+/// Events of a channel with these numbers.
+pub fn named(channel: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<(String, u64)> {
     numbers.into_iter().map(|n| (channel.to_owned(), n)).collect()
 }
 

@@ -146,6 +146,17 @@ impl Upstream {
         self.raw(&frame(0x81, text.as_bytes()));
     }
 
+    /// Sends a text frame on one connection, if it stands.
+    pub fn push_to(&self, connection: usize, text: &str) {
+        let stream = self.state().connections[connection].stream.clone();
+        let _ = stream.lock().unwrap().write_all(&frame(0x81, text.as_bytes()));
+    }
+
+    /// Whether a connection is at its end.
+    pub fn is_over(&self, connection: usize) -> bool {
+        self.state().connections[connection].over
+    }
+
     /// Writes bytes to the newest connection. One that the relay left meanwhile takes nothing, which is no failure here.
     pub fn raw(&self, bytes: &[u8]) {
         let stream = self.state().connections.last().unwrap().stream.clone();
