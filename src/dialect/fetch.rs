@@ -226,7 +226,7 @@ impl Question {
             if value.chars().any(char::is_control) {
                 return Err(SendError::Invalid(format!("the value of header {name} holds control characters")));
             }
-            if !value.is_empty() {
+            if !value.is_empty() && !template.is_unset(context) {
                 headers.push((name.to_string(), value));
             }
         }

@@ -28,6 +28,8 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("discord", "doc-discord"),
     ("nchan", "nchan"),
     ("signalr", "doc-signalr"),
+    ("mercure", "doc-mercure"),
+    ("slack", "doc-slack"),
     ("socketio", "socketio"),
 ];
 
@@ -44,8 +46,9 @@ fn rehearsal(dialect: &str) -> Rehearsal {
     let text = Dialect::builtin_text(dialect).unwrap_or_else(|| panic!("no built-in dialect {dialect}"));
     // The recorded service speaks in a namespace of its own.
     let text = text.replace("namespace = \"/\"", "namespace = \"/market\"");
-    // The recorded connection was configured with this channel.
-    let text = text.replace("{connect.channel}", "ticker");
+    // The recorded connections were configured with these channels.
+    let channel = if dialect == "mercure" { "https://shop.example/news" } else { "ticker" };
+    let text = text.replace("{connect.channel}", channel);
     Rehearsal::new(dialect, &text).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 

@@ -125,7 +125,8 @@ fn headers_of(
     }
     for (name, template) in own.map(|own| &own.headers).into_iter().chain([&common.headers]).flatten() {
         let value = template.render(context)?;
-        if !value.is_empty() && !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        let says = !value.is_empty() && !template.is_unset(context);
+        if says && !all.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
             all.push((name.to_string(), value));
         }
     }

@@ -13,10 +13,12 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("graphql-transport-ws", include_str!("../../../config/dialects/graphql-transport-ws.toml")),
     ("homeassistant", include_str!("../../../config/dialects/homeassistant.toml")),
     ("kraken-v2", include_str!("../../../config/dialects/kraken-v2.toml")),
+    ("mercure", include_str!("../../../config/dialects/mercure.toml")),
     ("nchan", include_str!("../../../config/dialects/nchan.toml")),
     ("phoenix", include_str!("../../../config/dialects/phoenix.toml")),
     ("plain", include_str!("../../../config/dialects/plain.toml")),
     ("pusher", include_str!("../../../config/dialects/pusher.toml")),
     ("signalr", include_str!("../../../config/dialects/signalr.toml")),
+    ("slack", include_str!("../../../config/dialects/slack.toml")),
     ("socketio", include_str!("../../../config/dialects/socketio.toml")),
 ];

@@ -93,6 +93,14 @@ impl Template {
     }
 }
 
+impl Template {
+    /// Whether it has holes and none of them has a value: what is left is no value, but the frame of one (`Bearer `).
+    pub(crate) fn is_unset(&self, context: &Context<'_>) -> bool {
+        let holes = self.holes();
+        !holes.is_empty() && holes.iter().all(|(variable, _, _)| context.fill(variable).is_none())
+    }
+}
+
 /// The hole's value; `None`: it may be unset and is.
 fn filled<'a>(hole: &'a Hole, context: &Context<'a>) -> Result<Option<Filled<'a>>, SendError> {
     match context.fill(&hole.variable) {

@@ -244,3 +244,37 @@ fn a_post_stays_on_its_host() {
     assert_eq!(ask.url, "https://h/%2Fevil.example%2Fx");
     assert!(ask.headers.iter().any(|(_, value)| value.starts_with("text/plain")));
 }
+
+#[test]
+fn mercure_names_its_channels_in_the_address_and_goes_on_by_the_last_id() {
+    let mut talk = Talk::builtin("mercure", Some("j.w.t"));
+    let bearer = ("authorization".to_owned(), "Bearer j.w.t".to_owned());
+    let url = "https://h/.well-known/mercure?topic=https%3A%2F%2Fs%2Fbooks%2F1&topic=https%3A%2F%2Fs%2Fbooks%2F2";
+    let channels = ["https://s/books/1", "https://s/books/2"];
+    assert_eq!(connect(&mut talk, Transport::Sse, &channels), (url.to_owned(), vec![bearer.clone()]));
+    assert_eq!(talk.open(), ["ready"]);
+    let update = r#"{"@id":"https://s/books/2","stock":0}"#;
+    assert_eq!(
+        talk.frame(&event(Some("urn:uuid:1"), Some("stock"), Some(update))),
+        [format!("event https://s/books/2 type=stock id=urn:uuid:1 {update}")]
+    );
+    assert_eq!(
+        talk.frame(&event(Some("urn:uuid:2"), None, Some("<b>none</b>"))),
+        ["unextracted 1"],
+        "nothing says whose it is"
+    );
+    talk.conversation.params = json!({"channel": "https://s/news"}).to_string();
+    assert_eq!(
+        talk.frame(&event(Some("urn:uuid:3"), None, Some("<b>none</b>"))),
+        [r#"event https://s/news id=urn:uuid:3 "<b>none</b>""#]
+    );
+    assert!(!talk.conversation.goes_on(), "the hub may have kept less than was missed");
+    let last = ("last-event-id".to_owned(), "urn:uuid:3".to_owned());
+    let mut talk = talk.reconnect(false);
+    assert_eq!(connect(&mut talk, Transport::Sse, &channels).1, [bearer, last]);
+    assert_eq!(
+        connect(&mut Talk::builtin("mercure", None), Transport::Sse, &channels[..1]).1,
+        [],
+        "no empty credentials"
+    );
+}

@@ -266,3 +266,45 @@ ping = '{"s":{sign.s?},"o":{secret.other?}}'
     let secrets: Vec<(&str, bool)> = talk.conversation.dialect.secrets().iter().map(|(n, r)| (&**n, *r)).collect();
     assert_eq!(secrets, [("call", true), ("connect", true), ("key", false), ("maybe", false), ("other", false)]);
 }
+
+#[test]
+fn slack_is_asked_for_an_address_and_every_envelope_is_acknowledged() {
+    let mut talk = Talk::builtin("slack", Some("xapp-1"));
+    talk.conversation.equip(Equipment {
+        secrets: [].into(),
+        upstream: "wss://slack.com".to_owned(),
+        origins: vec!["https://*.slack.com".to_owned()],
+        timeout: Duration::from_secs(5),
+        at: talk.now,
+    });
+    let dialect = Arc::clone(&talk.conversation.dialect);
+    assert_eq!(dialect.connect_fetches(), [0]);
+    let asked = request(&talk, 0);
+    assert_eq!((asked.method, asked.url.as_str()), (Method::Post, "https://slack.com/api/apps.connections.open"));
+    assert_eq!(asked.headers, [("authorization".to_owned(), "Bearer xapp-1".to_owned())]);
+    let answer = |body: &'static str| {
+        let answer = HttpAnswer { status: 200, body: Bytes::from_static(body.as_bytes()), ..HttpAnswer::default() };
+        dialect.fetch_supply(talk.now, 0, &answer, false)
+    };
+    let refused = answer(r#"{"ok":false,"error":"invalid_auth"}"#).unwrap_err();
+    assert!(refused.message.ends_with("invalid_auth"), "{}", refused.message);
+    let supply = answer(r#"{"ok":true,"url":"wss://wss-primary.slack.com/link/?ticket=t&app_id=a"}"#).unwrap();
+    assert_eq!(supply.holds, None, "an address is good for one connection");
+    talk.conversation.supply(0, &supply, None);
+    let connect = talk.conversation.connect_request(Transport::WebSocket, "wss://slack.com", &[], &[]).unwrap();
+    assert_eq!(connect.url, "wss://wss-primary.slack.com/link/?ticket=t&app_id=a");
+
+    assert_eq!(talk.open(), Vec::<String>::new(), "hello comes first");
+    assert_eq!(talk.hear(r#"{"type":"hello","num_connections":1}"#), ["ready"]);
+    let envelope =
+        r#"{"type":"events_api","envelope_id":"e1","payload":{"event_id":"Ev1","event":{"type":"message"}}}"#;
+    assert_eq!(
+        talk.hear(envelope),
+        [
+            r#"event message type=message id=Ev1 {"event_id":"Ev1","event":{"type":"message"}}"#,
+            r#"send #1 reply {"envelope_id":"e1"}"#
+        ]
+    );
+    assert_eq!(talk.hear(r#"{"type":"disconnect","reason":"warning"}"#), ["reconnect"]);
+    assert_eq!(talk.hear(r#"{"type":"disconnect","reason":"link_disabled"}"#), [r#"denied "link_disabled""#]);
+}
