@@ -36,9 +36,12 @@ impl Relay {
                 self.numbers_passed(at, attempt, numbers);
             }
         }
-        for ring in rings.drain(..) {
+        let judged = if self.judges_once() { 1 } else { rings.len() };
+        for (place, ring) in rings.drain(..).enumerate() {
             self.watch_event(at, ring);
-            self.sequenced(at, attempt, ring, event);
+            if place < judged {
+                self.sequenced(at, attempt, ring, event);
+            }
         }
         self.scratch_rings = rings;
     }

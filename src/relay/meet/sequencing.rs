@@ -12,7 +12,8 @@ use crate::relay::stats::{DropReason, GapReason, ResetReason};
 use crate::relay::time::{Mono, Time};
 
 impl Relay {
-    /// One event on its way into a ring, received at `at`.
+    /// One event on its way into a ring, received at `at`; where numbers count the connection, into all that upstream's channel
+    /// has.
     pub(super) fn sequenced(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) {
         if self.overlap.is_open() && !self.merges(at, attempt, ring, event) {
             return;
@@ -28,18 +29,16 @@ impl Relay {
         if self.repairs.holds(ring) {
             return self.hold(at, attempt, ring, event);
         }
-        let mends = event.role == Role::Snapshot && self.repairs.is_open(ring);
-        if mends {
-            self.stated(at, ring);
-        }
+        let mends = self.mends(ring, event);
         let (waited, numbers) = match event.role {
             Role::Event => (waited, event.sequence),
             // A state stands for all that led to it, and its parts are no events.
             Role::Snapshot => (true, event.sequence),
             Role::SnapshotPart => (true, None),
         };
-        match self.sequence.judge(ring, attempt, numbers, waited) {
-            Order::Next => {}
+        let order = self.sequence.judge(ring, attempt, numbers, waited);
+        match order {
+            Order::Next | Order::Restart => {}
             Order::Duplicate if event.role == Role::Snapshot => {}
             Order::Duplicate => {
                 self.stats.feed.dropped.bump(DropReason::Duplicate);
@@ -58,14 +57,42 @@ impl Relay {
                 return;
             }
             Order::Gap { .. } if mends => {}
-            Order::Gap { from, to } => {
-                self.tell_hole(at, attempt, ring, (from, to), event.role);
-                if self.repairs.holds(ring) {
-                    return self.hold(at, attempt, ring, event);
+            Order::Gap { from, to } => self.tell_hole(at, attempt, ring, (from, to), event.role),
+        }
+        let restarts = order == Order::Restart;
+        match self.feed.ring(ring).filter(|ring| ring.siblings && self.judges_once()).and_then(|ring| ring.upstream) {
+            Some(channel) => {
+                for index in 0..self.feed.direct_rings_of(channel).len() {
+                    if let Some(each) = self.feed.direct_rings_of(channel).get(index).copied() {
+                        self.enter(at, attempt, each, event, restarts);
+                    }
                 }
             }
-            Order::Restart if mends => {}
-            Order::Restart => self.admit_reset(at, ring, ResetReason::Upstream),
+            None => self.enter(at, attempt, ring, event, restarts),
+        }
+    }
+
+    /// Whether an event's numbers are judged for all local channels of its upstream channel together, because they count the
+    /// connection: for the second one they would have been seen before.
+    pub(super) fn judges_once(&self) -> bool {
+        self.sequence.scope() == Some(GapScope::Connection)
+    }
+
+    /// Whether the event states what is to be mended.
+    fn mends(&self, ring: RingId, event: &Event<'_>) -> bool {
+        event.role == Role::Snapshot && self.repairs.is_open(ring)
+    }
+
+    /// An event whose numbers were judged enters a ring. `restarts`: upstream counts anew from it on.
+    fn enter(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>, restarts: bool) {
+        if self.repairs.holds(ring) {
+            return self.hold(at, attempt, ring, event);
+        }
+        let mends = self.mends(ring, event);
+        if mends {
+            self.stated(at, ring);
+        } else if restarts {
+            self.admit_reset(at, ring, ResetReason::Upstream);
         }
         if event.role == Role::Event && event.fold == Fold::Append && self.lacks_base(ring) {
             let enters = self.without_base(at, attempt, ring, event);
@@ -82,7 +109,7 @@ impl Relay {
     /// Numbers of the whole connection that came with what is nobody's event: a heartbeat, or news of a channel that nobody
     /// wants any more. What is missing before them is missing all the same.
     pub(super) fn numbers_passed(&mut self, at: Time, attempt: AttemptId, numbers: (u64, u64)) {
-        if self.sequence.scope() != Some(GapScope::Connection) {
+        if !self.judges_once() {
             return;
         }
         // Numbers of a connection are kept for no ring.
@@ -112,7 +139,7 @@ impl Relay {
     }
 
     fn line_of(&self, ring: RingId) -> Line {
-        (self.sequence.scope() != Some(GapScope::Connection)).then_some(ring)
+        (!self.judges_once()).then_some(ring)
     }
 
     /// What waited for the event that just came has its turn.
@@ -147,7 +174,7 @@ impl Relay {
 
     /// Numbers are missing: of this channel, or of the connection and then maybe of any channel.
     fn tell_hole(&mut self, at: Time, attempt: AttemptId, ring: RingId, missing: (u64, u64), role: Role) {
-        let whole = self.sequence.scope() == Some(GapScope::Connection);
+        let whole = self.judges_once();
         let rings = if whole { self.carried_rings() } else { vec![ring] };
         let reconnects = self.sequence.repair() == OnGap::Reconnect && role != Role::Snapshot;
         let floor = missing.0.saturating_sub(self.sequence.step());

@@ -66,6 +66,43 @@ fn numbers_of_a_connection_wait_over_channels() {
 }
 
 #[test]
+fn numbers_of_a_connection_are_judged_once_for_all_names_of_a_channel() {
+    for (gap, reorders) in [("", false), ("reorder = \"50ms\"", true)] {
+        let gap = format!("[gap]\nscope = \"connection\"\n{gap}");
+        let dialect = DIALECT.replace("LIMITS", &gap).replace("HELLO", "");
+        let dialect = dialect.replacen("data = \"/data\"", "data = \"/data\"\nseq = \"/n\"", 1);
+        let mut service = Service::speaking(&dialect, |config| {
+            let alias = crate::config::ChannelPolicy {
+                pattern: "alias".into(),
+                upstream: Some("a".into()),
+                ..crate::config::ChannelPolicy::default()
+            };
+            config.channels = vec![alias, crate::config::ChannelPolicy::default()];
+        });
+        service.connect();
+        let one = service.join(0);
+        service.subscribe(one, &["alias", "a", "b"]);
+        service.ack_all();
+        service.told(one);
+        say(&mut service, "a", &[1, 2]);
+        assert_eq!(service.told(one), ["event alias 1", "event a 1", "event alias 2", "event a 2"]);
+        say(&mut service, "a", &[2]);
+        assert_eq!(service.told(one), Vec::<String>::new(), "it comes twice");
+        assert_eq!(service.relay.stats.feed.dropped.get(&crate::relay::stats::DropReason::Duplicate), 1);
+        say(&mut service, "a", &[4]);
+        if reorders {
+            say(&mut service, "b", &[3]);
+            assert_eq!(service.told(one), ["event b 3", "event alias 4", "event a 4"]);
+        } else {
+            let gaps = ["gap alias upstream_seq", "gap a upstream_seq", "gap b upstream_seq"];
+            let told = service.told(one);
+            assert!(gaps.iter().all(|gap| told.iter().filter(|frame| frame == gap).count() == 1), "{told:?}");
+            assert!(told.ends_with(&["event alias 4".to_owned(), "event a 4".to_owned()]), "{told:?}");
+        }
+    }
+}
+
+#[test]
 fn too_many_wait_no_longer() {
     let (mut service, one) = numbered("[gap]\nreorder = \"1h\"");
     say(&mut service, "a", &[1]);
