@@ -1,9 +1,9 @@
 //! Channels that this attempt has to unsubscribe, until upstream has answered or its time is over.
 //!
-//! Invariant: each channel is unsubscribed once, and not before upstream has answered its subscribe (only then it has an id to
+//! Invariant: each channel is unsubscribed once, and once more if upstream sends of it even so; not before upstream has answered its subscribe (only then it has an id to
 //! name) or its time is over; a name is held back until its unsubscribe is done, so that what comes late for the old
 //! subscription is never taken for a new one's.
-//! Deliberately not here: retries. An unsubscribe that upstream does not answer has no further consequence.
+//! Deliberately not here: other retries. An unsubscribe that upstream does not answer has no further consequence.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,11 +19,23 @@ enum Stage {
     Sent(RequestId, Option<Mono>),
 }
 
+/// Channels remembered after they left; of one that is older nothing more is said to upstream.
+const LEFT_MAX: usize = 1_024;
+
 #[derive(Debug)]
 struct Leaver {
     name: Box<str>,
     params: Option<Box<str>>,
     stage: Stage,
+    /// It left before, and upstream sent of it even so.
+    again: bool,
+}
+
+/// A channel that left, as long as its unsubscribe may be sent once more.
+#[derive(Debug)]
+struct Left {
+    id: ChannelId,
+    params: Option<Box<str>>,
 }
 
 /// The unsubscribes of one attempt.
@@ -34,13 +46,16 @@ pub struct Leaving {
     names: HashMap<Box<str>, u32>,
     queue: BTreeSet<ChannelId>,
     deadlines: BTreeSet<(Mono, ChannelId)>,
+    /// By name.
+    left: HashMap<Box<str>, Left>,
+    left_order: BTreeMap<ChannelId, Box<str>>,
 }
 
 impl Leaving {
     /// The channel is to be unsubscribed; `asked`: once its subscribe is answered, until then at the latest.
     pub fn enqueue(&mut self, id: ChannelId, name: Box<str>, params: Option<Box<str>>, asked: Option<Mono>) {
         *self.names.entry(name.clone()).or_default() += 1;
-        self.channels.insert(id, Leaver { name, params, stage: Stage::Queued });
+        self.channels.insert(id, Leaver { name, params, stage: Stage::Queued, again: false });
         match asked {
             Some(deadline) => self.enter(id, Stage::Asked(deadline)),
             None => self.enter(id, Stage::Queued),
@@ -94,6 +109,36 @@ impl Leaving {
             if *count == 0 {
                 self.names.remove(&leaver.name);
             }
+        }
+        if matches!(leaver.stage, Stage::Sent(..)) && !leaver.again {
+            self.remember(id, leaver);
+        }
+        true
+    }
+
+    fn remember(&mut self, id: ChannelId, Leaver { name, params, .. }: Leaver) {
+        if let Some(before) = self.left.insert(name.clone(), Left { id, params }) {
+            self.left_order.remove(&before.id);
+        }
+        self.left_order.insert(id, name);
+        if self.left_order.len() > LEFT_MAX
+            && let Some((_, oldest)) = self.left_order.pop_first()
+        {
+            self.left.remove(&oldest);
+        }
+    }
+
+    /// Upstream sent of a channel that nobody wants. If that one left, and none of its name is leaving now, it is unsubscribed
+    /// once more; whether it is.
+    pub fn heard_of(&mut self, name: &str) -> bool {
+        if self.holds(name) {
+            return false;
+        }
+        let Some(Left { id, params }) = self.left.remove(name) else { return false };
+        self.left_order.remove(&id);
+        self.enqueue(id, name.into(), params, None);
+        if let Some(leaver) = self.channels.get_mut(&id) {
+            leaver.again = true;
         }
         true
     }
@@ -152,6 +197,27 @@ mod tests {
             leaving.enqueue(ChannelId(n), (*name).into(), None, None);
         }
         leaving
+    }
+
+    #[test]
+    fn what_left_leaves_once_more_and_the_oldest_is_forgotten() {
+        let mut leaving = leaving(&["never sent"]);
+        leaving.done(ChannelId(0));
+        assert!(!leaving.heard_of("never sent"));
+        let leave = |leaving: &mut Leaving, id: u32| {
+            leaving.enqueue(ChannelId(id), format!("c{id}").into(), None, None);
+            leaving.sent(&[ChannelId(id)], RequestId(1), None);
+            leaving.done(ChannelId(id));
+        };
+        let newest = u32::try_from(LEFT_MAX).unwrap() + 1;
+        (1..=newest).for_each(|id| leave(&mut leaving, id));
+        assert_eq!((leaving.left.len(), leaving.left_order.len()), (LEFT_MAX, LEFT_MAX));
+        assert!(!leaving.heard_of("c1"), "it is the oldest");
+        assert!(leaving.heard_of("c2") && !leaving.heard_of("c2"), "it is leaving");
+        assert_eq!(leaving.candidates(9)[0].id, ChannelId(2));
+        leaving.sent(&[ChannelId(2)], RequestId(2), None);
+        leaving.done(ChannelId(2));
+        assert!(!leaving.heard_of("c2"), "once more is enough");
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Relay {
         rings.clear();
         self.rings_for(at, event.target, &mut rings);
         if rings.is_empty() {
-            self.stats.feed.dropped.bump(DropReason::Unwanted);
+            self.unwanted(attempt, event.target);
             if let Some(numbers) = event.sequence {
                 self.numbers_passed(at, attempt, numbers);
             }
@@ -44,6 +44,17 @@ impl Relay {
             }
         }
         self.scratch_rings = rings;
+    }
+
+    /// Nobody wants what came. If its channel was unsubscribed, upstream may not have heard that: it is told once more.
+    fn unwanted(&mut self, attempt: AttemptId, target: Target<'_>) {
+        self.stats.feed.dropped.bump(DropReason::Unwanted);
+        if let Target::Name(name) = target
+            && self.interest.find(name).is_none()
+            && let Some(teller) = self.attempts.get_mut(attempt)
+        {
+            teller.leaving.heard_of(name);
+        }
     }
 
     /// Every ring that upstream feeds.

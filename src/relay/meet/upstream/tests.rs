@@ -3,6 +3,7 @@
 mod alarms;
 mod credentials;
 mod handover;
+mod leaving;
 mod liveness;
 mod mapping;
 mod numbers;
@@ -106,42 +107,6 @@ fn the_next_transmit_waits_for_the_last_one() {
     service.outstanding = 0;
     service.input(Input::Transmitted { attempt: service.attempt });
     assert_eq!(short(&service.heard()), ["subscribe b c"]);
-}
-
-#[test]
-fn a_hundred_holders_are_one_subscribe_and_one_unsubscribe() {
-    let mut service = plain();
-    for n in 0..100 {
-        let client = service.join(n);
-        service.subscribe(client, &["a"]);
-    }
-    assert_eq!(short(&service.ack_all()), ["subscribe a"]);
-    for index in 0..100 {
-        service.unsubscribe(crate::relay::pairs::SessionId { index, generation: 1 }, &["a"]);
-    }
-    service.pass(Duration::from_millis(4_999));
-    assert_eq!(short(&service.heard()), Vec::<String>::new());
-    service.pass(Duration::from_millis(1));
-    assert_eq!(short(&service.ack_all()), ["unsubscribe a"]);
-    service.pass_seconds(60);
-    assert_eq!(short(&service.heard()), Vec::<String>::new(), "once");
-}
-
-#[test]
-fn a_channel_wanted_again_waits_for_its_unsubscribe() {
-    let mut service = plain();
-    let client = service.join(0);
-    service.subscribe(client, &["a"]);
-    let first = service.heard();
-    service.unsubscribe(client, &["a"]);
-    service.pass_seconds(5);
-    service.subscribe(client, &["a"]);
-    assert_eq!(short(&service.heard()), Vec::<String>::new(), "the first subscribe is not answered yet");
-    service.say(&json!({"ok": first[0]["id"]}));
-    let leave = service.heard();
-    assert_eq!(short(&leave), ["unsubscribe a"]);
-    service.say(&json!({"ok": leave[0]["id"]}));
-    assert_eq!(short(&service.heard()), ["subscribe a"]);
 }
 
 #[test]
