@@ -132,7 +132,7 @@ fn a_reload_changes_who_may_do_what_for_sessions_that_are_there() {
 
     // Nobody's secret is shown anywhere.
     let config = relay.tell("GET /v1/config", &[], "").body;
-    assert!(config.contains("carol") && !config.contains("secret"), "{config}");
+    assert!(config.contains("carol") && !config.contains("-secret"), "{config}");
     relay.stop();
 }
 
