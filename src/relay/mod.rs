@@ -61,15 +61,15 @@ use feed::{Feed, RingId};
 use interest::Interest;
 use link::Link;
 use mapping::Mapping;
-use meet::addressing::Addressing;
-use meet::cutting::Pass;
+use meet::clients::cutting::Pass;
+use meet::connections::addressing::Addressing;
+use meet::connections::fetches::Fetches;
+use meet::connections::handover::Handover;
 use meet::draining::Draining;
-use meet::events::STATUS_CHANNEL;
-use meet::fetches::Fetches;
-use meet::handover::Handover;
-use meet::judging::Hourly;
-use meet::outbound::Outbound;
-use meet::waiting::Asker;
+use meet::heard::events::STATUS_CHANNEL;
+use meet::heard::judging::Hourly;
+use meet::messages::outbound::Outbound;
+use meet::messages::waiting::Asker;
 use outbox::Outbox;
 use overlap::Overlap;
 use pairs::{Input, Output};
@@ -173,7 +173,7 @@ impl Relay {
             addressing: Addressing::default(),
             interest: Interest::new(&config.interest, config.feed.max_channels, upstream),
             feed,
-            mapping: meet::mapping::compile(&config, &dialect),
+            mapping: meet::heard::mapping::compile(&config, &dialect),
             sequence: Sequence::new(dialect.gap()),
             unsettled: Unsettled::default(),
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),

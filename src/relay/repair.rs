@@ -6,7 +6,7 @@
 //!
 //! Invariants: at most one repair per channel, so many asked at once, so many events and bytes held; two repairs of one channel
 //! are at least `repair.cooldown` apart; a repair ends once, and gives back all that it held.
-//! Deliberately not here: what is asked and how an answer is merged (`meet::repairing`).
+//! Deliberately not here: what is asked and how an answer is merged (`meet::heard::repairing`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

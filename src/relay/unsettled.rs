@@ -3,7 +3,7 @@
 //! Some services send what was missed before they say that the session goes on. Until they have said so, or that another one
 //! begins, nobody can tell whether a channel has a hole.
 //! Invariant: a channel is in here once, with the reason of its first loss; only what was live is.
-//! Deliberately not here: who hears of a hole (`meet::resuming`).
+//! Deliberately not here: who hears of a hole (`meet::heard::resuming`).
 
 use std::collections::BTreeMap;
 

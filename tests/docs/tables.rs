@@ -54,7 +54,7 @@ fn the_frames_are_those_of_the_code() {
     let entries = [EntryKind::Event, EntryKind::Snapshot, EntryKind::Gap, EntryKind::Reset, EntryKind::Stale];
     let mut code: BTreeSet<String> = entries.iter().map(|kind| kind.text().to_owned()).collect();
     // A control frame begins with `Object::kind("…")`; `event`, `gap` and `reset` have offsets, too.
-    for source in ["src/protocol/control.rs", "src/relay/meet/snapshots.rs"] {
+    for source in ["src/protocol/control.rs", "src/relay/meet/clients/snapshots.rs"] {
         let source = std::fs::read_to_string(project().join(source)).unwrap();
         let source = source.split("#[cfg(test)]").next().unwrap_or_default();
         code.extend(

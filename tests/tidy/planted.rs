@@ -64,7 +64,10 @@ fn a_part_that_uses_another_is_seen() {
     let clean = "use super::time::Mono;\nuse super::outbox::{Lane, OnUnknown};\nuse super::access::Principal;\nuse crate::relay::{rng::Rng, stats};\n";
     assert_eq!(parts::apart(&file("src/relay/link.rs", clean)), Complaints::new());
     assert_eq!(parts::apart(&file("src/relay/mod.rs", "use self::link;\nuse super::relay::feed;")), Complaints::new());
-    assert_eq!(parts::apart(&file("src/relay/meet/upstream.rs", "use super::super::feed::Feed;\n")), Complaints::new());
+    assert_eq!(
+        parts::apart(&file("src/relay/meet/connections/connecting.rs", "use super::super::feed::Feed;\n")),
+        Complaints::new()
+    );
     let nested = "use super::lanes::Lanes;\nuse super::super::time::Mono;\n";
     assert_eq!(parts::apart(&file("src/relay/outbox/window.rs", nested)), Complaints::new());
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: never more than one serves, never more than two exist; which one serves changes only in [`Attempts::swap`] and
 //! by one's end. The one beside is a candidate on its way to take over or, once it drains, the one that it took over from.
-//! Deliberately not here: when to take over (`meet::handover`), and what a connection does.
+//! Deliberately not here: when to take over (`meet::connections::handover`), and what a connection does.
 
 use super::super::pairs::AttemptId;
 use super::{Attempt, Phase};

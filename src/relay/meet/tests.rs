@@ -1,554 +1,491 @@
-//! Sessions and feed together, in virtual time: what a client is told, and in which order.
+//! The relay against a service, in virtual time: what leaves, in which order and when, and what each ending leads to.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
+mod alarms;
+mod credentials;
+mod handover;
+mod leaving;
+mod liveness;
+mod mapping;
+mod numbers;
+mod resuming;
+mod routes;
+mod service;
+mod silence;
+mod socketio;
+mod strange;
+
+use serde_json::{Value, json};
+
+use self::service::{DIALECT, HELLO, Service};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::config::{AccessMode, Config, TokenGrant};
-use crate::dialect::{Dialect, Event, Fold, Role, Target};
-use crate::protocol::codes::CloseCode;
-use crate::protocol::frame::{Batch, Format};
-use crate::protocol::request::{ChannelRequest, OnSlow, Request, Secret, Subscribe};
-use crate::relay::Relay;
-use crate::relay::access::Principal;
-use crate::relay::pairs::{AttemptId, Input, LeftReason, Output, SessionId};
-use crate::relay::record::Restored;
-use crate::relay::time::{Mono, Time, Wall};
-
-const DIALECT: &str = r#"
-dialect = 1
-name = "test"
-[[on]]
-match = { "/ignore" = true }
-is = "ignore"
-"#;
-
-/// A relay whose dialect subscribes nothing, and clients that read as long as they are not stuck.
-struct House {
-    relay: Relay,
-    now: Time,
-    next: u32,
-    stuck: BTreeSet<SessionId>,
-    batches: Vec<(SessionId, Arc<Batch>)>,
-    closed: Vec<(SessionId, CloseCode)>,
-}
-
-impl House {
-    fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        change(&mut config);
-        let dialect = Dialect::parse("test", DIALECT).unwrap();
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
-        let relay = Relay::new(Arc::new(config), Arc::new(dialect), Restored::default(), 1, now);
-        House { relay, now, next: 0, stuck: BTreeSet::new(), batches: Vec::new(), closed: Vec::new() }
-    }
-
-    fn input(&mut self, input: Input) {
-        self.relay.handle_input(self.now, input);
-        self.turn();
-    }
-
-    fn turn(&mut self) {
-        while let Some(output) = self.relay.poll_output(self.now) {
-            match output {
-                Output::Deliver { session, batch } => {
-                    self.batches.push((session, batch));
-                    if !self.stuck.contains(&session) {
-                        self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
-                    }
-                }
-                Output::Close { session, code } => {
-                    self.closed.push((session, code));
-                    let reason = LeftReason::Client;
-                    self.relay.handle_input(self.now, Input::Left { session, reason });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn wait(&mut self, d: Duration) {
-        self.now = self.now.after(d);
-        self.relay.handle_timeout(self.now);
-        self.turn();
-    }
-
-    fn join(&mut self) -> SessionId {
-        self.join_as(Principal::local())
-    }
-
-    fn join_as(&mut self, principal: Principal) -> SessionId {
-        let session = SessionId { index: self.next, generation: 1 };
-        self.next += 1;
-        let principal = Arc::new(principal);
-        self.input(Input::Joined { session, principal, format: Format::WebSocket, subscribe: None });
-        session
-    }
-
-    fn ask(&mut self, session: SessionId, request: Request) {
-        self.input(Input::Request { session, request: Ok(request) });
-    }
-
-    fn subscribe(&mut self, session: SessionId, channels: &[&str]) {
-        self.ask(session, Request::Subscribe(subscribe(channels)));
-    }
-
-    fn resume(&mut self, session: SessionId, channels: &[&str], since: &str) {
-        let request = Subscribe { since: Some(since.into()), ..subscribe(channels) };
-        self.ask(session, Request::Subscribe(request));
-    }
-
-    /// An event without a turn after it.
-    fn event(&mut self, channel: &str, data: &str) {
-        self.typed_event(channel, None, data);
-    }
-
-    fn typed_event(&mut self, channel: &str, kind: Option<&str>, data: &str) {
-        let event = Event {
-            target: Target::Name(channel),
-            key: None,
-            kind: kind.map(Cow::Borrowed),
-            id: None,
-            sequence: None,
-            source_time: None,
-            data: Cow::Borrowed(data.as_bytes()),
-            role: Role::Event,
-            fold: Fold::Replace,
-        };
-        self.relay.admit(self.now, AttemptId(1), &event);
-    }
-
-    /// The frames a session got since the last look.
-    fn frames(&mut self, session: SessionId) -> Vec<Value> {
-        let (mine, rest) = std::mem::take(&mut self.batches).into_iter().partition(|(id, _)| *id == session);
-        self.batches = rest;
-        let mine: Vec<(SessionId, Arc<Batch>)> = mine;
-        let texts = mine.iter().flat_map(|(_, batch)| batch.items());
-        texts.map(|item| serde_json::from_slice(item.text()).unwrap()).collect()
-    }
-
-    /// The same in short: kind, and data or reason or verdict.
-    fn short(&mut self, session: SessionId) -> Vec<String> {
-        self.frames(session).iter().map(short).collect()
-    }
-
-    fn position(&self) -> String {
-        self.relay.feed.position().to_string()
-    }
-}
+use crate::dialect::WireFrame;
+use crate::protocol::request::Secret;
+use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
+use crate::relay::interest::Want;
+use crate::relay::outbox::Lane;
+use crate::relay::pairs::{AttemptId, Disconnect, Input, Notice};
+use crate::relay::time::Mono;
 
 fn subscribe(channels: &[&str]) -> Subscribe {
     let channels = channels.iter().map(|name| ChannelRequest { name: (*name).into(), params: None }).collect();
     Subscribe { reference: None, channels, since: None, snapshot: true, types: vec![], on_slow: OnSlow::DropOldest }
 }
 
-fn short(frame: &Value) -> String {
-    let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
-    match frame["kind"].as_str().unwrap() {
-        "event" => format!("{}={}", text("channel"), frame["data"]),
-        "subscribed" if frame["resumed"] == true => format!("resumed {}", text("channel")),
-        "subscribed" => format!("subscribed {}", text("channel")),
-        "snapshot" => format!("snapshot {} {}", text("channel"), frame["values"].as_array().unwrap().len()),
-        "gap" => format!("gap {} {} {}", text("reason"), frame["from"], frame["to"]),
-        kind @ ("reset" | "closing") => format!("{kind} {}", text("reason")),
-        "error" => format!("error {}", text("code")),
-        kind => kind.to_owned(),
+fn ready(limits: &str, change: impl FnOnce(&mut crate::config::Config)) -> Service {
+    let mut service = Service::new(limits, change);
+    service.connect();
+    service
+}
+
+fn plain() -> Service {
+    ready("", |_| {})
+}
+
+/// The operations and channels of messages, in order.
+fn short(messages: &[Value]) -> Vec<String> {
+    let name = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let channels = |message: &Value| match message["channels"].as_array() {
+        Some(list) => list.iter().map(name).collect::<Vec<_>>().join(" "),
+        None => name(&message["channel"]),
+    };
+    messages.iter().map(|message| format!("{} {}", name(&message["op"]), channels(message))).collect()
+}
+
+#[test]
+fn everything_wanted_is_subscribed_in_one_frame_and_again_after_a_loss() {
+    let mut service = Service::new("", |_| {});
+    let (one, two) = (service.join(0), service.join(1));
+    service.subscribe(one, &["a", "b"]);
+    service.subscribe(two, &["b"]);
+    assert!(service.sent.is_empty(), "nothing leaves before the connection is open");
+    service.connect();
+    assert_eq!(short(&service.ack_all()), ["subscribe a b"]);
+    assert_eq!(service.relay.link_word(), "live");
+    service.told(two);
+    service.say(&json!({"event": "b", "data": 7}));
+    assert_eq!(service.told(two), ["event b 7"]);
+    service.close(1006);
+    assert_eq!(service.told(two), ["gap b reconnect"]);
+    assert_eq!(service.relay.link_word(), "backing_off");
+    service.until_connect();
+    service.connect();
+    assert_eq!(short(&service.heard()), ["subscribe a b"]);
+    assert_eq!(service.fetches, 2, "the token is read anew at each connect");
+    assert_eq!(service.relay.stats.link.disconnects.get(&"closed"), 1);
+}
+
+#[test]
+fn a_message_too_large_is_told_as_such() {
+    let mut service = plain();
+    let one = service.join(0);
+    service.subscribe(one, &["a"]);
+    service.ack_all();
+    service.told(one);
+    service.lose(Disconnect::Oversize);
+    assert_eq!(service.told(one), ["gap a oversize"]);
+}
+
+#[test]
+fn a_channel_that_was_never_live_has_no_gap() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.told(client);
+    service.close(1006);
+    assert_eq!(service.told(client), Vec::<String>::new());
+}
+
+#[test]
+fn the_next_transmit_waits_for_the_last_one() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.stuck = true;
+    service.subscribe(client, &["a"]);
+    service.subscribe(client, &["b"]);
+    service.subscribe(client, &["c"]);
+    assert_eq!(short(&service.heard()), ["subscribe a"]);
+    service.stuck = false;
+    service.outstanding = 0;
+    service.input(Input::Transmitted { attempt: service.attempt });
+    assert_eq!(short(&service.heard()), ["subscribe b c"]);
+}
+
+#[test]
+fn the_bucket_holds_over_reconnects_and_spaces_evenly() {
+    let mut service = ready("[limits]\nrate = \"10/s\"\nper_frame = 1", |_| {});
+    let client = service.join(0);
+    let names: Vec<String> = (0..60).map(|n| format!("c{n}")).collect();
+    service.subscribe(client, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    service.pass_seconds(3);
+    let mut times: Vec<Mono> = service.sent.drain(..).map(|(at, _)| at).collect();
+    assert_eq!(times.len(), 31);
+    service.close(1006);
+    service.until_connect();
+    service.connect();
+    service.pass_seconds(7);
+    times.extend(service.sent.drain(..).map(|(at, _)| at));
+    assert_eq!(times.len(), 31 + 60, "all sixty again, and each once");
+    for pair in times.windows(2) {
+        assert!(pair[1].since(pair[0]) >= Duration::from_millis(100), "{pair:?}");
     }
+    assert!(service.relay.stats.throttled.total() > 0);
 }
 
 #[test]
-fn hello_comes_first_then_a_snapshot_then_everything_after_it() {
-    let mut house = House::new(|_| {});
-    house.event("c", "1");
-    let client = house.join();
-    house.subscribe(client, &["c", "d"]);
-    house.event("c", "2");
-    house.event("d", "3");
-    house.turn();
-    assert_eq!(
-        house.short(client),
-        ["hello", "subscribed c", "snapshot c 1", "subscribed d", "c=2", "d=3"],
-        "d has no state yet, so no snapshot"
-    );
-}
-
-#[test]
-fn sessions_at_the_same_place_share_one_batch() {
-    let mut house = House::new(|_| {});
-    let clients: Vec<SessionId> = (0..3).map(|_| house.join()).collect();
-    for client in &clients {
-        house.subscribe(*client, &["c"]);
-    }
-    house.batches.clear();
-    house.event("c", "1");
-    house.event("c", "2");
-    house.turn();
-    assert_eq!(house.batches.len(), 3);
-    assert!(house.batches.iter().all(|(_, batch)| Arc::ptr_eq(batch, &house.batches[0].1)));
-    assert_eq!(house.batches[0].1.items().len(), 2);
-}
-
-#[test]
-fn prev_chains_what_a_session_sees_on_a_channel() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    house.subscribe(client, &["a", "b"]);
-    house.frames(client);
-    for (channel, data) in [("a", "1"), ("b", "2"), ("a", "3")] {
-        house.event(channel, data);
-    }
-    house.turn();
-    let frames = house.frames(client);
-    let offset = |frame: &Value| frame["id"].as_str().unwrap().split('-').next_back().unwrap().parse::<u64>().unwrap();
-    assert_eq!(frames[0]["prev"], Value::Null);
-    assert_eq!(frames[2]["prev"], offset(&frames[0]));
-}
-
-#[test]
-fn a_cursor_is_resumed_with_every_entry_after_it() {
-    let mut house = House::new(|_| {});
-    house.event("c", "1");
-    let cursor = house.position();
-    house.event("d", "2");
-    house.event("c", "3");
-    let client = house.join();
-    house.frames(client);
-    house.resume(client, &["c"], &cursor);
-    house.event("c", "4");
-    house.turn();
-    assert_eq!(house.short(client), ["resumed c", "c=3", "c=4"]);
-}
-
-#[test]
-fn a_replay_waits_for_its_subscribed_and_overtakes_nothing() {
-    let mut house = House::new(|_| {});
-    house.event("c", "1");
-    let cursor = house.position();
-    house.event("c", "2");
-    let client = house.join();
-    house.subscribe(client, &["d"]);
-    house.frames(client);
-    house.event("d", "3");
-    // No turn between: the session still owes d=3 when it resumes c.
-    house.relay.handle_input(
-        house.now,
-        Input::Request {
-            session: client,
-            request: Ok(Request::Subscribe(Subscribe { since: Some(cursor.as_str().into()), ..subscribe(&["c"]) })),
-        },
-    );
-    house.turn();
-    assert_eq!(house.short(client), ["d=3", "resumed c", "c=2"]);
-}
-
-#[test]
-fn replays_of_several_channels_leave_in_one_order_behind_every_verdict() {
-    let mut house = House::new(|config| config.feed.ring.events = 3);
-    let keeper = house.join();
-    house.subscribe(keeper, &["a", "b", "c"]);
-    house.event("a", "1");
-    house.turn();
-    let cursor = house.position();
-    for (channel, data) in [("a", "2"), ("b", "3"), ("a", "4"), ("b", "5")] {
-        house.event(channel, data);
-    }
-    for _ in 0..4 {
-        house.turn();
-        house.event("c", "0");
-    }
-    house.turn();
-    let client = house.join();
-    house.frames(client);
-    // Cut off after any of these, the newest offset is a cursor under which nothing is missing.
-    house.resume(client, &["a", "c", "$outbox2", "b"], &cursor);
-    let verdicts = ["resumed a", "subscribed c", "reset evicted", "snapshot c 1", "error forbidden", "resumed b"];
-    assert_eq!(house.short(client), [&verdicts[..], &["a=2", "b=3", "a=4", "b=5"]].concat());
-}
-
-#[test]
-fn what_cannot_be_resumed_is_reset_with_its_reason() {
-    let mut house = House::new(|config| config.feed.ring.events = 2);
-    let before = house.position();
-    for n in 0..4 {
-        house.event("c", &n.to_string());
-        house.turn();
-    }
-    let epoch = before.split('-').next().unwrap().to_owned();
-    let cases = [
-        (before.as_str(), "reset not_carried"),
-        ("zzzzzz-1", "reset epoch"),
-        (&format!("{epoch}-999"), "reset future"),
-        ("nonsense", "reset malformed"),
-    ];
-    for (since, verdict) in cases {
-        let client = house.join();
-        house.resume(client, &["c"], since);
-        assert_eq!(house.short(client), ["hello", "subscribed c", verdict, "snapshot c 1"], "{since}");
-    }
-    let client = house.join();
-    let evicted = house.relay.feed.head() - 3;
-    house.resume(client, &["c"], &format!("{epoch}-{evicted}"));
-    assert_eq!(house.short(client)[2], "reset evicted");
-}
-
-#[test]
-fn a_slow_session_loses_the_oldest_and_is_told_exactly_what() {
-    let mut house = House::new(|config| config.feed.session_lag = 2_000);
-    let (slow, quick) = (house.join(), house.join());
-    house.subscribe(slow, &["c"]);
-    house.subscribe(quick, &["c"]);
-    house.frames(slow);
-    house.frames(quick);
-    house.stuck.insert(slow);
-    let first = house.relay.feed.head() + 1;
-    for n in 0..40 {
-        house.event("c", &n.to_string());
-        house.turn();
-    }
-    assert_eq!(house.short(slow), ["c=0"], "one batch is on its way");
-    assert_eq!(house.short(quick).len(), 40, "nobody else notices");
-    house.stuck.clear();
-    house.input(Input::Delivered { session: slow, at: house.now.mono });
-    let frames = house.frames(slow);
-    let gap = &frames[0];
-    assert_eq!((gap["kind"].as_str(), gap["reason"].as_str()), (Some("gap"), Some("slow")));
-    assert_eq!(gap["from"], first + 1);
-    let resumed_at = frames[1]["prev"].as_u64().unwrap();
-    assert_eq!(gap["to"], resumed_at, "the gap ends where the chain goes on");
-    assert_eq!(frames.last().unwrap()["data"], 39);
-    let bytes: usize = frames[1..].iter().map(|frame| frame.to_string().len()).sum();
-    assert!(bytes <= 2_000, "{bytes}");
-}
-
-#[test]
-fn a_burst_or_a_large_event_makes_nobody_slow() {
-    let mut house = House::new(|config| {
-        config.feed.session_lag = 1_024;
-        config.feed.ring.events = 10;
-        config.feed.ring.bytes = 4_096;
+fn classes_leave_in_their_order_and_none_starves() {
+    let mut service = ready("[limits]\nrate = \"1/s\"\nper_frame = 1", |config| {
+        config.upstream.ping_interval = Duration::from_secs(1000);
     });
-    let client = house.join();
-    house.subscribe(client, &["c"]);
-    house.frames(client);
-    let large = format!("\"{}\"", "x".repeat(300_000));
-    for n in 0..100 {
-        house.event("c", &n.to_string());
+    let client = service.join(0);
+    let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
+    service.publish(client, "first", Lane::Low);
+    service.subscribe(client, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    service.publish(client, "low", Lane::Low);
+    service.publish(client, "critical", Lane::Critical);
+    service.pass_seconds(9);
+    let heard = short(&service.heard());
+    assert_eq!(heard[0], "publish first", "the bucket was full");
+    assert_eq!(heard[1], "publish critical");
+    assert_eq!(heard[2], "subscribe c0");
+    let low = heard.iter().position(|message| message == "publish low").expect("it leaves");
+    assert!((3..10).contains(&low), "{heard:?}");
+}
+
+#[test]
+fn what_upstream_does_not_answer_is_asked_again_and_then_refused() {
+    let mut service = plain();
+    let (one, two) = (service.join(0), service.join(1));
+    service.subscribe(one, &["silent"]);
+    service.subscribe(two, &["other"]);
+    let heard = service.heard();
+    service.say(&json!({"ok": heard[1]["id"]}));
+    service.told(one);
+    service.told(two);
+    for _ in 0..2 {
+        service.pass(Duration::from_millis(9_999));
+        assert_eq!(service.heard().len(), 0);
+        service.pass(Duration::from_millis(1));
+        assert_eq!(short(&service.heard()), ["subscribe silent"]);
+        service.say_frame(WireFrame::Pong(bytes::Bytes::new()));
     }
-    house.event("c", &large);
-    assert!(house.relay.is_serving(), "upstream waits until the sessions have had theirs");
-    house.turn();
-    assert!(!house.relay.is_serving());
-    let frames = house.frames(client);
-    assert_eq!(frames.len(), 101, "everything, though it is more than ring and lag allow");
-    assert!(frames.iter().all(|frame| frame["kind"] == "event"));
-    house.stuck.insert(client);
-    for n in 0..50 {
-        house.event("c", &n.to_string());
-        house.turn();
+    service.pass_seconds(10);
+    assert_eq!(service.told(one), ["error silent upstream_timeout"]);
+    assert_eq!(service.told(two), Vec::<String>::new(), "told only to whom it concerns");
+    assert_eq!(short(&service.heard()), ["unsubscribe silent"], "it may be subscribed all the same");
+    service.subscribe(one, &["silent"]);
+    assert_eq!(service.told(one), ["error silent upstream_timeout"], "remembered");
+    assert_eq!(service.heard().len(), 0);
+}
+
+#[test]
+fn a_refused_batch_is_split_until_the_bad_channel_is_alone() {
+    let mut service = plain();
+    let (good, bad) = (service.join(0), service.join(1));
+    service.input(Input::Disconnected { attempt: service.attempt, reason: Disconnect::Refused });
+    service.subscribe(good, &["a", "b", "c", "d", "e"]);
+    service.subscribe(bad, &["bad"]);
+    service.until_connect();
+    service.connect();
+    service.told(good);
+    service.told(bad);
+    let mut frames = 0;
+    loop {
+        let heard = service.heard();
+        if heard.is_empty() {
+            break;
+        }
+        for message in heard {
+            frames += 1;
+            let refuse = message["channels"].as_array().unwrap().contains(&json!("bad"));
+            let answer = if refuse { "no" } else { "ok" };
+            service.say(&json!({answer: message["id"], "why": "no such channel"}));
+        }
     }
-    house.event("c", &large);
-    house.stuck.clear();
-    house.input(Input::Delivered { session: client, at: house.now.mono });
-    let short = house.short(client);
-    assert!(short[1].starts_with("gap slow"), "{:?}", &short[1]);
-    assert_eq!(short.last().unwrap().len(), "c=".len() + large.len(), "the newest is sent, however large");
+    assert_eq!(frames, 5);
+    assert_eq!(service.told(bad), ["error bad upstream_refused"]);
+    assert_eq!(service.told(good), Vec::<String>::new());
+    service.relay.refresh_upstream_stats(service.now);
+    assert_eq!((service.relay.stats.interest.active, service.relay.stats.interest.failed), (5, 1));
 }
 
 #[test]
-fn a_slow_session_may_choose_to_be_disconnected() {
-    let mut house = House::new(|config| config.feed.session_lag = 1_024);
-    let client = house.join();
-    house.ask(client, Request::Subscribe(Subscribe { on_slow: OnSlow::Disconnect, ..subscribe(&["c"]) }));
-    house.stuck.insert(client);
-    for n in 0..40 {
-        house.event("c", &n.to_string());
-        house.turn();
+fn a_busy_service_is_asked_again_after_a_while() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.told(client);
+    for _ in 0..2 {
+        let heard = service.heard();
+        service.say(&json!({"busy": heard[0]["id"], "why": "later"}));
+        assert_eq!(service.heard().len(), 0);
+        service.pass_seconds(2);
     }
-    house.stuck.clear();
-    house.input(Input::Delivered { session: client, at: house.now.mono });
-    assert_eq!(house.closed, [(client, CloseCode::Slow)]);
+    let heard = service.heard();
+    service.say(&json!({"busy": heard[0]["id"], "why": "later"}));
+    assert_eq!(service.told(client), ["error a upstream_refused"], "ack_attempts were made");
 }
 
 #[test]
-fn eviction_under_a_stuck_session_is_told_too() {
-    let mut house = House::new(|config| config.feed.ring.events = 5);
-    let client = house.join();
-    house.subscribe(client, &["c"]);
-    house.frames(client);
-    house.stuck.insert(client);
-    for n in 0..20 {
-        house.event("c", &n.to_string());
-        house.turn();
+fn a_subscription_that_upstream_ends_is_made_again_and_the_gap_told() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.ack_all();
+    service.told(client);
+    service.pass_seconds(11);
+    service.say(&json!({"gone": "a"}));
+    assert_eq!(service.told(client), ["gap a reconnect"]);
+    service.pass_seconds(1);
+    assert_eq!(short(&service.ack_all()), ["subscribe a"]);
+    service.say(&json!({"gone": "unknown"}));
+    assert_eq!(service.relay.link_word(), "live");
+}
+
+#[test]
+fn a_pause_lets_nothing_out_until_it_is_over() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.say(&json!({"slower": true, "why": "too many requests"}));
+    service.subscribe(client, &["a"]);
+    service.pass(Duration::from_millis(29_999));
+    assert!(service.sent.is_empty(), "no ping either");
+    service.pass(Duration::from_millis(1));
+    assert_eq!(short(&service.heard()), ["subscribe a"]);
+    assert_eq!(service.relay.link_word(), "live", "pings that could not leave were not missed");
+}
+
+#[test]
+fn a_dead_connection_is_found_by_its_pings() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.ack_all();
+    service.told(client);
+    service.pass_seconds(20);
+    let Some((_, WireFrame::Ping(body))) = service.sent.pop() else { panic!("a ping") };
+    service.pass(Duration::from_millis(40));
+    service.say_frame(WireFrame::Pong(body));
+    assert_eq!(service.relay.stats.link.rtt.count(), 1);
+    // The next ping leaves 20 s after this one; a path this fast is given two quarters of the interval.
+    service.pass(Duration::from_millis(29_959));
+    assert_eq!(service.relay.link_word(), "live");
+    service.pass(Duration::from_millis(1));
+    assert_eq!(service.closed, [service.attempt]);
+    assert_eq!(service.told(client), ["gap a reconnect"]);
+    assert_eq!(service.relay.stats.link.disconnects.get(&"heartbeat"), 1);
+    service.lose(Disconnect::Asked);
+    assert_eq!(service.relay.stats.link.disconnects.total(), 1, "the late answer of its carrier is stale");
+    service.until_connect();
+}
+
+#[test]
+fn authentication_has_a_deadline() {
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", HELLO);
+    let mut service = Service::speaking(&dialect, |_| {});
+    service.connect();
+    service.pass_seconds(1);
+    service.say(&json!({"hello": true}));
+    assert_eq!(short(&service.heard()), ["auth "]);
+    assert_eq!(service.relay.link_word(), "connecting");
+    service.pass(Duration::from_millis(8_999));
+    assert_eq!(service.relay.link_word(), "connecting");
+    service.pass(Duration::from_millis(1));
+    assert_eq!(service.relay.stats.link.disconnects.get(&"handshake_timeout"), 1);
+    service.until_connect();
+    service.connect();
+    service.say(&json!({"hello": true}));
+    service.say(&json!({"ready": true}));
+    assert_eq!(service.relay.link_word(), "live");
+}
+
+#[test]
+fn a_token_is_renewed_before_it_runs_out() {
+    let renew = format!("renew = '{{\"op\":\"renew\",\"token\":{{token}},\"id\":{{id}}}}'\n{HELLO}");
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", &renew);
+    let mut service = Service::speaking(&dialect, |_| {});
+    service.token = Some(Secret::new("second"));
+    service.connect();
+    service.say(&json!({"hello": true}));
+    service.say(&json!({"ready": true, "ttl": 20}));
+    service.heard();
+    service.pass(Duration::from_millis(14_999));
+    assert_eq!(service.heard().len(), 0);
+    service.pass(Duration::from_millis(1_001));
+    let renewal = service.heard();
+    assert_eq!((&renewal[0]["op"], &renewal[0]["token"]), (&json!("renew"), &json!("second")));
+    service.say(&json!({"renewed": renewal[0]["id"], "ttl": 10}));
+    service.pass_seconds(8);
+    assert_eq!(service.heard().len(), 1);
+    service.pass_seconds(10);
+    assert_eq!(service.heard().len(), 0, "one at a time");
+}
+
+#[test]
+fn a_token_that_cannot_be_renewed_is_taken_to_a_new_connection() {
+    let dialect = DIALECT.replace("LIMITS", "").replace("HELLO", HELLO);
+    let mut service = Service::speaking(&dialect, |_| {});
+    service.token = Some(Secret::new("second"));
+    service.connect();
+    service.say(&json!({"hello": true}));
+    service.say(&json!({"ready": true, "ttl": 20}));
+    service.pass_seconds(16);
+    assert_eq!((service.closed.len(), service.connects.len()), (0, 1), "beside the one that serves");
+}
+
+#[test]
+fn a_carrier_that_never_answers_is_given_up() {
+    let mut service = Service::new("", |_| {});
+    let first = service.connects.pop_front().unwrap();
+    service.pass_seconds(25);
+    assert_eq!(service.closed, [first]);
+    service.until_connect();
+    service.input(Input::Connected { attempt: first, peer: String::new() });
+    assert_eq!(service.relay.link_word(), "connecting", "what is said of an old attempt is stale");
+}
+
+#[test]
+fn denied_credentials_are_read_anew_once_and_then_slowly() {
+    let mut service = Service::new("", |_| {});
+    for (slow, fetches) in [(false, 2), (true, 3), (true, 4)] {
+        service.attempt = service.connects.pop_front().unwrap();
+        service.lose(Disconnect::BadStatus { status: 401, retry_after: None, detail: String::new() });
+        let wait = service.until_connect();
+        assert_eq!(wait >= Duration::from_secs(30), slow, "{wait:?}");
+        assert_eq!(service.fetches, fetches);
     }
-    house.stuck.clear();
-    house.input(Input::Delivered { session: client, at: house.now.mono });
-    let short = house.short(client);
-    assert!(short[1].starts_with("gap slow"), "{short:?}");
-    assert_eq!(short[2..], ["c=15", "c=16", "c=17", "c=18", "c=19"]);
+    assert_eq!(service.relay.stats.link.disconnects.get(&"denied"), 3);
 }
 
 #[test]
-fn types_leave_out_what_was_not_asked_for() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    house.ask(client, Request::Subscribe(Subscribe { types: vec!["trade".into()], ..subscribe(&["c"]) }));
-    assert_eq!(house.frames(client)[1]["lossy"], true);
-    house.typed_event("c", Some("trade"), "1");
-    house.typed_event("c", Some("depth"), "2");
-    house.typed_event("c", None, "3");
-    house.typed_event("c", Some("trade"), "4");
-    house.turn();
-    assert_eq!(house.short(client), ["c=1", "c=4"]);
+fn a_message_that_denies_ends_the_attempt() {
+    let mut service = plain();
+    service.say(&json!({"denied": true}));
+    assert_eq!((service.closed.len(), service.relay.link_word()), (1, "backing_off"));
 }
 
 #[test]
-fn a_pattern_joins_what_is_carried_now_and_later() {
-    let mut house = House::new(|_| {});
-    house.event("p:a", "1");
-    let client = house.join();
-    house.subscribe(client, &["p:*"]);
-    house.event("p:b", "2");
-    house.event("q:c", "3");
-    house.turn();
-    assert_eq!(house.short(client), ["hello", "subscribed p:*", "subscribed p:a", "snapshot p:a 1", "p:b=2"]);
-    let channels = vec![ChannelRequest { name: "p:*".into(), params: None }];
-    house.ask(client, Request::Unsubscribe { reference: None, channels });
-    house.event("p:a", "4");
-    house.turn();
-    assert_eq!(house.short(client), ["unsubscribed"]);
+fn a_fatal_close_is_final_until_somebody_asks() {
+    let mut service = plain();
+    service.close(4001);
+    assert_eq!(service.relay.link_word(), "given_up");
+    assert_eq!(service.relay.upstream_due(), None);
+    service.relay.reconnect_upstream(service.now);
+    service.pass(Duration::ZERO);
+    service.connect();
+    assert_eq!(service.relay.link_word(), "live");
 }
 
 #[test]
-fn control_frames_overtake_no_entry() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    house.subscribe(client, &["c"]);
-    house.frames(client);
-    house.event("c", "1");
-    house
-        .relay
-        .handle_input(house.now, Input::Request { session: client, request: Ok(Request::Ping { reference: None }) });
-    house.event("c", "2");
-    house.turn();
-    assert_eq!(house.short(client), ["c=1", "pong", "c=2"]);
+fn upstream_may_ask_for_a_new_connection() {
+    let mut service = ready("rotate = \"break_before_make\"", |_| {});
+    service.pass_seconds(10);
+    service.say(&json!({"bye": true}));
+    assert_eq!(service.closed.len(), 1);
+    assert_eq!(service.until_connect(), Duration::ZERO, "it was stable");
 }
 
 #[test]
-fn after_unsubscribed_nothing_of_the_channel_comes() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    house.subscribe(client, &["c"]);
-    house.frames(client);
-    house.event("c", "1");
-    let channels = vec![ChannelRequest { name: "c".into(), params: None }];
-    house.relay.handle_input(
-        house.now,
-        Input::Request { session: client, request: Ok(Request::Unsubscribe { reference: None, channels }) },
-    );
-    house.event("c", "2");
-    house.turn();
-    let short = house.short(client);
-    assert_eq!(short, ["unsubscribed"], "what had not left yet is not sent after it either");
-    let channels = vec![ChannelRequest { name: "c".into(), params: None }];
-    house.ask(client, Request::Unsubscribe { reference: None, channels });
-    assert_eq!(house.short(client), ["error not_found"]);
+fn pausing_closes_and_stays_closed_and_acks_on_the_way_out_count() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.publish(client, "a", Lane::Medium);
+    let publish = service.heard();
+    service.told(client);
+    service.relay.pause_upstream(service.now);
+    service.turn();
+    assert_eq!((service.closed.len(), service.relay.link_word()), (1, "paused"));
+    service.say(&json!({"ok": publish[0]["id"]}));
+    assert_eq!(service.told(client), ["outcome delivered"]);
+    service.lose(Disconnect::Closed { code: 1000, reason: String::new() });
+    service.pass_seconds(1000);
+    assert!(service.connects.is_empty());
+    service.relay.reconnect_upstream(service.now);
+    service.pass_seconds(1);
+    assert!(service.connects.is_empty(), "the pause has to be ended first");
+    service.relay.resume_upstream(service.now);
+    service.pass(Duration::ZERO);
+    assert_eq!(service.connects.len(), 1);
+    assert_eq!(service.relay.stats.link.disconnects.get(&"asked"), 1);
 }
 
 #[test]
-fn floods_and_errors_have_limits() {
-    let mut house = House::new(|config| {
-        config.feed.session_requests = 5;
-        config.feed.session_errors = 3;
+fn reconnecting_replaces_the_connection_at_once() {
+    let mut service = plain();
+    service.relay.reconnect_upstream(service.now);
+    service.turn();
+    assert_eq!(service.closed.len(), 1);
+    assert!(service.connects.is_empty(), "one connection at a time");
+    service.pass_seconds(6);
+    assert_eq!(service.connects.len(), 1, "a carrier that does not close is not waited for");
+}
+
+#[test]
+fn leaving_ends_in_nothing() {
+    let mut service = plain();
+    service.relay.leave_upstream(service.now);
+    service.turn();
+    assert!(!service.relay.upstream_is_gone());
+    service.close(1000);
+    assert!(service.relay.upstream_is_gone());
+    assert_eq!((service.relay.link_word(), service.relay.upstream_due()), ("idle", None));
+}
+
+#[test]
+fn beyond_the_cap_channels_wait_until_there_is_room() {
+    let mut service = ready("[limits]\nchannels = 2", |_| {});
+    let (one, two) = (service.join(0), service.join(1));
+    service.subscribe(one, &["a", "b"]);
+    service.ack_all();
+    service.subscribe(two, &["c"]);
+    assert_eq!(service.told(two)[1], "subscribed c waiting");
+    assert_eq!(service.heard().len(), 0);
+    service.unsubscribe(one, &["a"]);
+    assert_eq!(short(&service.ack_all()), ["unsubscribe a", "subscribe c"], "nothing lingers while another one waits");
+}
+
+#[test]
+fn an_unsubscribe_leaves_before_a_subscribe() {
+    let mut service = ready("[limits]\nrate = \"1/s\"", |_| {});
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.ack_all();
+    service.unsubscribe(client, &["a"]);
+    service.pass(Duration::from_millis(4_500));
+    service.publish(client, "x", Lane::Medium);
+    service.ack_all();
+    service.pass(Duration::from_millis(500));
+    service.subscribe(client, &["b"]);
+    service.pass_seconds(3);
+    assert_eq!(short(&service.heard()), ["unsubscribe a", "subscribe b"]);
+}
+
+#[test]
+fn a_hundred_thousand_channels_come_live_in_full_frames() {
+    let mut service = ready("[limits]\nper_frame = 1000", |config| config.feed.max_channels = 100_000);
+    for n in 0..100_000 {
+        let name = format!("c{n}");
+        let want = Want { identity: &name, name: &name, params: None, priority: Lane::Medium, linger: Duration::ZERO };
+        service.relay.interest.want(service.now.mono, want).unwrap();
+    }
+    service.relay.stirred = true;
+    service.turn();
+    assert_eq!(service.ack_all().len(), 100);
+    service.relay.refresh_upstream_stats(service.now);
+    assert_eq!(service.relay.stats.interest.active, 100_000);
+    service.close(1006);
+    service.until_connect();
+    service.connect();
+    assert_eq!(service.ack_all().len(), 100);
+}
+
+#[test]
+fn the_link_is_shown_without_secrets() {
+    let service = Service::new("", |config| {
+        config.upstream.url = "wss://user:secret@service.example/stream?key=secret".to_owned();
     });
-    let client = house.join();
-    house.frames(client);
-    for _ in 0..13 {
-        house.ask(client, Request::Ping { reference: None });
-    }
-    let short = house.short(client);
-    assert_eq!(short.iter().filter(|frame| *frame == "pong").count(), 10, "a burst of twice the rate");
-    assert_eq!(short.last().unwrap(), "closing too_many_errors");
-    assert_eq!(house.closed, [(client, CloseCode::TooManyErrors)]);
-}
-
-#[test]
-fn snapshots_that_nobody_reads_are_bounded() {
-    let mut house = House::new(|config| {
-        config.feed.session_lag = 10_000;
-        config.feed.control_bytes_total = 50_000;
-        config.feed.session_requests = 1_000;
-    });
-    house.event("c", &format!("\"{}\"", "x".repeat(4_000)));
-    house.turn();
-    let (greedy, reader) = (house.join(), house.join());
-    house.stuck.insert(greedy);
-    for _ in 0..40 {
-        house.subscribe(greedy, &["c"]);
-        house.subscribe(reader, &["c"]);
-    }
-    assert_eq!(house.closed, [(greedy, CloseCode::Slow)]);
-    assert_eq!(house.relay.sessions.control_bytes, 0, "nothing waits for who left, nor for who reads");
-    assert_eq!(house.frames(reader).iter().filter(|frame| frame["kind"] == "snapshot").count(), 40);
-}
-
-#[test]
-fn without_a_token_only_auth_is_heard_and_only_for_five_seconds() {
-    let mut house = House::new(|config| {
-        config.access.mode = AccessMode::Tokens;
-        config.access.tokens = vec![TokenGrant {
-            name: "app".into(),
-            token: Secret::new("t0ken"),
-            read: vec!["p:*".into()],
-            write: vec![],
-        }];
-    });
-    let (quick, late) = (house.join_as(Principal::unauthenticated()), house.join_as(Principal::unauthenticated()));
-    house.subscribe(quick, &["p:a"]);
-    house.ask(quick, Request::Auth { reference: None, token: Secret::new("t0ken") });
-    house.subscribe(quick, &["p:a", "q:b"]);
-    assert_eq!(house.short(quick), ["hello", "error unauthenticated", "ok", "subscribed p:a", "error forbidden"]);
-    house.wait(Duration::from_millis(4_999));
-    assert!(house.closed.is_empty());
-    house.wait(Duration::from_millis(2));
-    assert_eq!(house.closed, [(late, CloseCode::AuthenticationRequired)]);
-}
-
-#[test]
-fn after_a_large_pass_with_several_events_the_next_cut_waits_a_millisecond() {
-    let mut house = House::new(|_| {});
-    // The link begins to connect.
-    house.wait(Duration::ZERO);
-    for _ in 0..300 {
-        let client = house.join();
-        house.subscribe(client, &["c"]);
-    }
-    house.batches.clear();
-    house.event("c", "1");
-    house.turn();
-    assert_eq!(house.batches.len(), 300);
-    house.event("c", "2");
-    house.event("c", "3");
-    house.turn();
-    assert_eq!(house.batches.len(), 600, "sparse load never waits");
-    house.event("c", "4");
-    house.turn();
-    assert_eq!(house.batches.len(), 600, "after a pass with several events it does");
-    assert_eq!(house.relay.poll_timeout(), Some(house.now.mono + Duration::from_millis(1)));
-    house.wait(Duration::from_millis(1));
-    assert_eq!(house.batches.len(), 900);
-}
-
-#[test]
-fn a_stale_session_number_changes_nothing() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    let stale = SessionId { generation: 0, ..client };
-    house.ask(stale, Request::Ping { reference: None });
-    house.input(Input::Left { session: stale, reason: LeftReason::Client });
-    house.input(Input::Delivered { session: stale, at: house.now.mono });
-    house.ask(client, Request::Ping { reference: None });
-    assert_eq!(house.short(client), ["hello", "pong"]);
+    let shown: Value = serde_json::from_slice(&service.relay.link_json(service.now)).unwrap();
+    assert_eq!(shown["endpoint"], "service.example/stream");
+    assert_eq!(shown["state"], "connecting");
 }

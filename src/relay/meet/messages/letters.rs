@@ -1,0 +1,146 @@
+//! Dead letters, for operators: shown, published again (as they were or edited), purged.
+//!
+//! What is published again goes where the message went: channels are upstream's own names here, not local ones. Access was
+//! checked when the message was accepted; an operator may change it as they like.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::dialect::{MessageSpec, SendError};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::request::Publish;
+use crate::protocol::request::parse::{RequestLimits, parse_publish};
+use crate::relay::Relay;
+use crate::relay::outbox::{Refusal, as_publish};
+use crate::relay::pairs::{CallId, Reply};
+use crate::relay::record::{MessageId, StoredMessage};
+use crate::relay::time::Time;
+
+use super::publishing::problem;
+
+/// Dead letters on one page, and of one request that is about all of them.
+const PAGE: usize = 100;
+/// Dead letters that one request publishes again or purges.
+const AT_ONCE: usize = 1_000;
+
+impl Relay {
+    pub(in crate::relay) fn list_letters(&mut self, call: CallId, after: Option<&str>) {
+        let after_id = after.and_then(MessageId::parse);
+        if after.is_some() && after_id.is_none() {
+            return self.answer(call, problem(&Refusal::new(ErrorCode::Invalid, "`after` is no message's id")));
+        }
+        let body = Bytes::from(self.outbox.letters_listing(after_id, PAGE));
+        self.answer(call, Reply::Json { status: 200, body, location: None });
+    }
+
+    pub(in crate::relay) fn show_letter(&mut self, call: CallId, id: &str) {
+        let shown = MessageId::parse(id).and_then(|id| self.outbox.letter_shown(id));
+        let reply = match shown {
+            Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
+            None => problem(&not_found()),
+        };
+        self.answer(call, reply);
+    }
+
+    pub(in crate::relay) fn redrive_letter(&mut self, now: Time, call: CallId, id: &str, edit: &str) {
+        let redriven = MessageId::parse(id).ok_or_else(not_found).and_then(|id| self.redrive(now, id, edit));
+        match redriven {
+            Ok(new) => {
+                let body = json!({"message": new.to_string(), "redrive_of": id});
+                let location = Some(format!("/v1/messages/{new}"));
+                let body = Bytes::from(body.to_string());
+                self.answer(call, Reply::Json { status: 202, body, location });
+            }
+            Err(refusal) => self.answer(call, problem(&refusal)),
+        }
+    }
+
+    /// All of them, oldest first, up to [`AT_ONCE`] or until one is refused.
+    pub(in crate::relay) fn redrive_letters(&mut self, now: Time, call: CallId) {
+        let mut redriven = Vec::new();
+        let mut refused = None;
+        for id in self.outbox.letters(None, AT_ONCE) {
+            match self.redrive(now, id, "") {
+                Ok(new) => redriven.push(json!({"message": new.to_string(), "redrive_of": id.to_string()})),
+                Err(refusal) => {
+                    refused = Some(json!({
+                        "dead_letter": id.to_string(), "code": refusal.code.text(), "detail": refusal.message,
+                    }));
+                    break;
+                }
+            }
+        }
+        let body = json!({"redriven": redriven, "refused": refused, "left": self.outbox.letter_count()});
+        self.answer_json(call, 202, &body);
+    }
+
+    pub(in crate::relay) fn purge_letters(&mut self, call: CallId, id: Option<&str>) {
+        let ids = match id.map(MessageId::parse) {
+            None => self.outbox.letters(None, AT_ONCE),
+            Some(Some(id)) => vec![id],
+            Some(None) => return self.answer(call, problem(&not_found())),
+        };
+        let mut purged = 0;
+        for id in ids {
+            match self.outbox.purge(id) {
+                Ok(()) => purged += 1,
+                Err(refusal) => return self.answer(call, problem(&refusal)),
+            }
+        }
+        self.answer_json(call, 200, &json!({"purged": purged, "left": self.outbox.letter_count()}));
+    }
+
+    fn redrive(&mut self, now: Time, id: MessageId, edit: &str) -> Result<MessageId, Refusal> {
+        if self.draining.is_draining() {
+            return Err(Refusal::new(ErrorCode::Draining, "the relay is stopping: publish again in a moment"));
+        }
+        let letter = self.outbox.letter(id)?;
+        let publish = self.edited(&letter, edit)?;
+        let spec = MessageSpec {
+            id: MessageId(0),
+            channel: &publish.channel.name,
+            params: publish.channel.params.as_deref(),
+            key: publish.key.as_deref(),
+            kind: publish.kind.as_deref(),
+            data: &publish.data,
+            idempotency_key: None,
+        };
+        match self.outbound.checker.check_publish(&spec) {
+            Ok(()) | Err(SendError::NotJoined) => {}
+            Err(error) => return Err(self.unpublishable(error)),
+        }
+        self.outbox.redrive(now, id, publish, &mut self.rng, &mut self.stats.outbox)
+    }
+
+    /// The message as a publish, with other members where the edit names them. Payload bytes stay as they are.
+    fn edited(&self, message: &StoredMessage, edit: &str) -> Result<Publish, Refusal> {
+        let invalid = |why: String| Refusal::new(ErrorCode::Invalid, why);
+        let before = String::from_utf8(as_publish(message)).map_err(|error| invalid(error.to_string()))?;
+        let mut members: std::collections::BTreeMap<String, Box<RawValue>> =
+            serde_json::from_str(&before).map_err(|error| invalid(error.to_string()))?;
+        if !edit.trim().is_empty() {
+            let known: Map<String, Value> =
+                serde_json::from_str(edit).map_err(|error| invalid(format!("the edit is no JSON object: {error}")))?;
+            if known.contains_key("idempotency_key") {
+                return Err(invalid("a dead letter is published again without an idempotency_key".to_owned()));
+            }
+            let edit: std::collections::BTreeMap<String, Box<RawValue>> =
+                serde_json::from_str(edit).map_err(|error| invalid(error.to_string()))?;
+            members.extend(edit);
+        }
+        let text = serde_json::to_string(&members).map_err(|error| invalid(error.to_string()))?;
+        // What was accepted once is not refused for its size now, unless by `outbox.message_max`.
+        let limits = RequestLimits { request_max: usize::MAX, ..RequestLimits::new(&self.config) };
+        let (mut messages, _) =
+            parse_publish(&text, None, &limits).map_err(|bad| Refusal::new(bad.code, bad.message))?;
+        match (messages.pop(), messages.is_empty()) {
+            (Some(one), true) => Ok(one),
+            _ => Err(invalid("the edit may not name `messages`".to_owned())),
+        }
+    }
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(ErrorCode::NotFound, "no such dead letter")
+}

@@ -1,0 +1,8 @@
+//! What is published, from whoever asks to the one outcome, with what the store answers. `meet/mod.rs` says what each file is about.
+
+pub(in crate::relay) mod letters;
+pub(in crate::relay) mod outbound;
+pub(in crate::relay) mod publishing;
+#[cfg(test)]
+mod tests;
+pub(in crate::relay) mod waiting;

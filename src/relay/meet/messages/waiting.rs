@@ -1,0 +1,189 @@
+//! Who waits for what to be durable, and HTTP requests that publish: answered once their messages are accepted, or with
+//! `Prefer: wait` once they ended.
+//!
+//! Invariants: a request gets one answer; one that waits for outcomes gets it at its time at the latest, with the states of
+//! then, and what it asked for goes on without it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::control::Object;
+use crate::protocol::request::Ref;
+use crate::relay::Relay;
+use crate::relay::outbox::{Outbox, Refusal};
+use crate::relay::pairs::{CallId, Reply, SessionId};
+use crate::relay::record::MessageId;
+use crate::relay::time::{Mono, Time};
+
+use super::publishing::problem;
+
+/// Who waits for the answer to a publish or cancel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::relay) enum Asker {
+    Session(SessionId, Option<Ref>),
+    Call(CallId),
+}
+
+/// Who waits for what. Bounded by the messages that are on their way to the store, and by the HTTP requests that are open.
+#[derive(Default)]
+pub(in crate::relay) struct Waiting {
+    /// For a message to be accepted.
+    pub(in crate::relay) accepted: BTreeMap<MessageId, Vec<(Asker, usize)>>,
+    /// For a cancelled message to have ended.
+    pub(in crate::relay) cancelled: BTreeMap<MessageId, Asker>,
+    /// The answers of HTTP requests as far as they are known.
+    calls: BTreeMap<CallId, Answers>,
+    /// Requests that wait for the end of a message.
+    ends: BTreeSet<(MessageId, CallId)>,
+    /// Until when.
+    deadlines: BTreeSet<(Mono, CallId)>,
+}
+
+impl Waiting {
+    /// When the next request has waited long enough.
+    pub(in crate::relay) fn due(&self) -> Option<Mono> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    fn take(&mut self, call: CallId) -> Option<Answers> {
+        let answers = self.calls.remove(&call)?;
+        if let Some(until) = answers.expected.until {
+            self.deadlines.remove(&(until, call));
+        }
+        for id in answers.accepted() {
+            self.ends.remove(&(id, call));
+        }
+        Some(answers)
+    }
+}
+
+/// What the answer to an HTTP request will be about.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::relay) struct Expected {
+    /// Messages.
+    pub(in crate::relay) count: usize,
+    /// The request was a list.
+    pub(in crate::relay) list: bool,
+    /// Until when it waits for their outcomes; `None`: not at all.
+    pub(in crate::relay) until: Option<Mono>,
+}
+
+/// The answers to the messages of one HTTP request.
+struct Answers {
+    principal: Arc<str>,
+    expected: Expected,
+    /// By the message's place in the request.
+    known: Vec<Option<Result<MessageId, Refusal>>>,
+}
+
+impl Answers {
+    fn accepted(&self) -> impl Iterator<Item = MessageId> {
+        self.known.iter().flatten().flatten().copied()
+    }
+
+    /// The answer to the whole request. 200 if all that was accepted has ended and that was waited for, else 202.
+    fn reply(&self, now: Time, outbox: &Outbox) -> Reply {
+        let refused = || self.known.iter().flatten().find_map(|part| part.as_ref().err());
+        if let (None, Some(refusal)) = (self.accepted().next(), refused()) {
+            return problem(refusal);
+        }
+        let ended = self.expected.until.is_some() && self.accepted().all(|id| outbox.outcome(id).is_some());
+        let body = |part: &Result<MessageId, Refusal>| match part {
+            Err(refusal) => {
+                let object = Object::new().text("code", refusal.code.text()).text("detail", &refusal.message);
+                object.flag("retryable", refusal.code.retryable()).end()
+            }
+            Ok(id) => {
+                let state = ended.then(|| outbox.message_state(now, &self.principal, *id)).flatten();
+                state.unwrap_or_else(|| {
+                    Object::new().text("message", &id.to_string()).text("state", outbox.state_text(*id)).end()
+                })
+            }
+        };
+        let bodies: Vec<Vec<u8>> = self.known.iter().flatten().map(body).collect();
+        let status = if ended { 200 } else { 202 };
+        match (self.expected.list, self.accepted().next()) {
+            (false, Some(id)) => {
+                let location = Some(format!("/v1/messages/{id}"));
+                Reply::Json { status, body: Bytes::from(bodies.concat()), location }
+            }
+            _ => {
+                let list = [b"[".as_slice(), &bodies.join(&b","[..]), b"]"].concat();
+                Reply::Json { status, body: Bytes::from(Object::new().raw("messages", &list).end()), location: None }
+            }
+        }
+    }
+}
+
+impl Relay {
+    pub(in crate::relay) fn expect_answers(&mut self, asker: &Asker, principal: &Arc<str>, expected: Expected) {
+        if let Asker::Call(call) = asker {
+            let answers = Answers { principal: Arc::clone(principal), expected, known: vec![None; expected.count] };
+            self.outbound.waiting.calls.insert(*call, answers);
+        }
+    }
+
+    /// One message of an HTTP request is accepted or refused; when all are, the request is answered or waits on.
+    pub(in crate::relay) fn answer_part(
+        &mut self,
+        now: Time,
+        call: CallId,
+        place: usize,
+        part: Result<MessageId, Refusal>,
+    ) {
+        let waiting = &mut self.outbound.waiting;
+        let Some(answers) = waiting.calls.get_mut(&call) else { return };
+        if let Some(slot) = answers.known.get_mut(place) {
+            *slot = Some(part);
+        }
+        if answers.known.iter().any(Option::is_none) {
+            return;
+        }
+        if let Some(until) = answers.expected.until {
+            let open = answers.accepted().filter(|id| self.outbox.outcome(*id).is_none());
+            waiting.ends.extend(open.map(|id| (id, call)));
+            waiting.deadlines.insert((until, call));
+        }
+        self.answer_if_ended(now, call);
+    }
+
+    /// A message ended: the requests that wait for it may be complete.
+    pub(in crate::relay) fn answer_ended(&mut self, now: Time, message: MessageId) {
+        let every = (message, CallId(0))..=(message, CallId(u64::MAX));
+        let calls: Vec<CallId> = self.outbound.waiting.ends.range(every).map(|(_, call)| *call).collect();
+        for call in calls {
+            self.outbound.waiting.ends.remove(&(message, call));
+            self.answer_if_ended(now, call);
+        }
+    }
+
+    fn answer_if_ended(&mut self, now: Time, call: CallId) {
+        let Some(answers) = self.outbound.waiting.calls.get(&call) else { return };
+        let waits = answers.expected.until.is_some();
+        if !(waits && answers.accepted().any(|id| self.outbox.outcome(id).is_none())) {
+            self.answer_now(now, call);
+        }
+    }
+
+    fn answer_now(&mut self, now: Time, call: CallId) {
+        if let Some(answers) = self.outbound.waiting.take(call) {
+            let reply = answers.reply(now, &self.outbox);
+            self.answer(call, reply);
+        }
+    }
+
+    /// Requests that have waited long enough get the states of now.
+    pub(in crate::relay) fn answer_waited(&mut self, now: Time) {
+        while let Some((_, call)) = self.outbound.waiting.deadlines.first().copied().filter(|(at, _)| *at <= now.mono) {
+            self.answer_now(now, call);
+        }
+    }
+
+    /// No outcome will come any more while this process runs: whoever waits for one gets the states of now.
+    pub(in crate::relay) fn answer_all_waiting(&mut self, now: Time) {
+        let calls: Vec<CallId> = self.outbound.waiting.deadlines.iter().map(|(_, call)| *call).collect();
+        calls.into_iter().for_each(|call| self.answer_now(now, call));
+    }
+}
