@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -18,6 +19,10 @@ use crate::script::can_run;
 fn docs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs")
 }
+
+/// An app that may follow payments.
+const READ: &str =
+    "curl -N -H 'authorization: Bearer payments-secret' 'http://127.0.0.1:7440/v1/sse?channel=service:payments'";
 
 /// A copy of the example's folder, and what runs in it. Everything ends with it.
 struct Stage {
@@ -86,6 +91,12 @@ impl Stage {
         self.ports.push(("127.0.0.1:8090", format!("127.0.0.1:{port}")));
         let config = self.real(&self.output("tidegate.toml"));
         std::fs::write(self.dir.path().join("tidegate.toml"), config).unwrap();
+    }
+
+    /// Writes a token of this name that lives so many seconds.
+    fn mint(&self, name: &str, seconds: u64) {
+        let line = format!("node token.mjs {name} {seconds} > relay.jwt");
+        assert!(self.command(&line, "answer").status().unwrap().success());
     }
 
     fn relay(&mut self, line: &str) {
@@ -179,23 +190,45 @@ fn the_page_is_true() {
 }
 
 #[test]
-fn a_token_that_runs_out_is_read_anew() {
+fn a_newer_token_is_handed_over_before_the_old_one_runs_out() {
     if !can("token") {
+        return;
+    }
+    const LIFE: u64 = 20;
+    let mut stage = Stage::new();
+    stage.service();
+    stage.mint("first", LIFE);
+    let minted = Instant::now();
+    stage.relay("tidegate run --config tidegate.toml");
+    stage.start(READ, "reader");
+    stage.shows("reader", &["\"version\":1"]);
+    stage.mint("second", 3600);
+    stage.shows("service", &["first connects", "subscribed", "second may stay"]);
+    until("the first token's end", || (minted.elapsed().as_secs() > LIFE).then_some(()));
+    let post = stage
+        .command("curl -X POST http://127.0.0.1:8090/services/payments -d '{\"state\":\"down\"}'", "answer")
+        .status();
+    assert!(post.unwrap().success());
+    stage.shows("reader", &["\"version\":1", "\"version\":2"]);
+    let (reader, service) = (stage.output("reader"), stage.output("service"));
+    assert!(!reader.contains("\"kind\":\"gap\""), "apps notice nothing: {reader}");
+    assert_eq!(service.matches("connects").count(), 1, "one connection all the time: {service}");
+}
+
+#[test]
+fn a_token_that_ran_out_is_read_anew() {
+    if !can("expiry") {
         return;
     }
     let mut stage = Stage::new();
     stage.service();
-    let mint = |stage: &Stage, name: &str, seconds: u32| {
-        let line = format!("node token.mjs {name} {seconds} > relay.jwt");
-        assert!(stage.command(&line, "answer").status().unwrap().success());
-    };
-    mint(&stage, "first", 20);
+    stage.mint("first", 12);
     stage.relay("tidegate run --config tidegate.toml");
-    let read =
-        "curl -N -H 'authorization: Bearer payments-secret' 'http://127.0.0.1:7440/v1/sse?channel=service:payments'";
-    stage.start(read, "reader");
+    stage.start(READ, "reader");
     stage.shows("reader", &["\"version\":1"]);
-    mint(&stage, "second", 3600);
-    stage.shows("service", &["first connects", "subscribed", "second", "subscribed"]);
+    // Nobody writes a newer one in time: the service ends the connection and refuses the next.
+    stage.shows("service", &["first connects", "subscribed", "refused: "]);
+    stage.mint("second", 3600);
+    stage.shows("service", &["first connects", "subscribed", "second connects", "subscribed"]);
     stage.shows("reader", &["\"version\":1", "\"kind\":\"gap\"", "\"snapshot\":true", "\"version\":1"]);
 }
