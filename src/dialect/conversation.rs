@@ -225,7 +225,7 @@ impl Conversation {
 
     fn become_ready(&mut self, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {
         self.stage = Stage::Ready;
-        while let Some(auth) = self.pending.oldest(&[Op::Auth], None) {
+        while let Some(auth) = self.pending.oldest(&[Op::Auth], None, None) {
             self.pending.remove(auth);
         }
         heard(Heard::Ready { resumed });

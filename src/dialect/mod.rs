@@ -125,8 +125,8 @@ pub enum Purpose {
     Unsubscribe(Vec<ChannelId>),
     /// Publish this message.
     Publish(MessageId),
-    /// Tell the state of this channel.
-    State(ChannelId),
+    /// Tell the state of this channel, or of one of its keys where the template names it.
+    State(ChannelId, Option<Box<str>>),
     /// A heartbeat.
     Ping,
     /// A message of upstream answered: pong, receipt. Never answered itself.

@@ -40,18 +40,33 @@ pub(crate) struct Request {
     /// Those not settled yet, with their names.
     pub(crate) channels: Vec<(ChannelId, Box<str>)>,
     pub(crate) message: Option<MessageId>,
+    /// The item whose state is asked for.
+    pub(crate) key: Option<Box<str>>,
     /// It asks for what was missed.
     pub(crate) resumes: bool,
 }
 
 impl Request {
+    /// A request without channels, message and key.
+    pub(crate) fn new(op: Op, channels: Vec<(ChannelId, Box<str>)>) -> Self {
+        Request { op, channels, message: None, key: None, resumes: false }
+    }
+
+    /// Whether an answer that names this channel and key, as far as it does, can be about it.
+    fn is_about(&self, channel: Option<&str>, key: Option<&str>) -> bool {
+        let other_key = self.op == Op::State && key.is_some_and(|named| self.key.as_deref() != Some(named));
+        !other_key && channel.is_none_or(|name| self.channels.iter().any(|(_, known)| **known == *name))
+    }
+
     fn purpose(&self) -> Purpose {
         let channels = || self.channels.iter().map(|(id, _)| *id).collect();
         match (self.op, self.message) {
             (Op::Subscribe, _) => Purpose::Subscribe(channels()),
             (Op::Unsubscribe, _) => Purpose::Unsubscribe(channels()),
             (Op::Publish, Some(message)) => Purpose::Publish(message),
-            (Op::State, _) => self.channels.first().map_or(Purpose::Ping, |(id, _)| Purpose::State(*id)),
+            (Op::State, _) => {
+                self.channels.first().map_or(Purpose::Ping, |(id, _)| Purpose::State(*id, self.key.clone()))
+            }
             (Op::Auth, _) => Purpose::Auth,
             // A publish always has its message.
             (Op::Ping | Op::Publish, _) => Purpose::Ping,
@@ -92,13 +107,10 @@ impl Pending {
         self.subscribes > 0
     }
 
-    /// The oldest request of these kinds, about `channel` if given.
-    pub(crate) fn oldest(&self, ops: &[Op], channel: Option<&str>) -> Option<RequestId> {
-        let about = |request: &Request| match channel {
-            Some(name) => request.channels.iter().any(|(_, known)| **known == *name),
-            None => true,
-        };
-        self.requests.iter().find(|(_, request)| ops.contains(&request.op) && about(request)).map(|(id, _)| *id)
+    /// The oldest request of these kinds, about `channel` and `key` where they are given.
+    pub(crate) fn oldest(&self, ops: &[Op], channel: Option<&str>, key: Option<&str>) -> Option<RequestId> {
+        let meant = |request: &Request| ops.contains(&request.op) && request.is_about(channel, key);
+        self.requests.iter().find(|(_, request)| meant(request)).map(|(id, _)| *id)
     }
 
     /// The publish of this message, if it waits.
@@ -125,7 +137,7 @@ mod tests {
 
     fn subscribe(names: &[&str]) -> Request {
         let channels = names.iter().zip(1..).map(|(name, id)| (ChannelId(id), (*name).into())).collect();
-        Request { op: Op::Subscribe, channels, message: None, resumes: false }
+        Request::new(Op::Subscribe, channels)
     }
 
     #[test]
@@ -144,16 +156,29 @@ mod tests {
     #[test]
     fn the_oldest_of_a_kind_is_found_and_gives_way_at_the_limit() {
         let mut pending = Pending::default();
-        let ping = Request { op: Op::Ping, channels: Vec::new(), message: None, resumes: false };
+        let ping = Request::new(Op::Ping, Vec::new());
         pending.add(RequestId(1), ping.clone());
         pending.add(RequestId(2), subscribe(&["a"]));
         pending.add(RequestId(3), subscribe(&["b"]));
-        assert_eq!(pending.oldest(&[Op::Subscribe], None), Some(RequestId(2)));
-        assert_eq!(pending.oldest(&[Op::Subscribe, Op::Unsubscribe], Some("b")), Some(RequestId(3)));
-        assert_eq!(pending.oldest(&[Op::Unsubscribe], None), None);
+        assert_eq!(pending.oldest(&[Op::Subscribe], None, None), Some(RequestId(2)));
+        assert_eq!(pending.oldest(&[Op::Subscribe, Op::Unsubscribe], Some("b"), None), Some(RequestId(3)));
+        assert_eq!(pending.oldest(&[Op::Unsubscribe], None, None), None);
         for id in 4..=u64::try_from(MOST).unwrap() + 1 {
             pending.add(RequestId(id), ping.clone());
         }
         assert_eq!((pending.get(RequestId(1)), pending.requests.len()), (None, MOST));
+    }
+
+    #[test]
+    fn an_answer_that_names_a_key_is_about_the_request_for_that_key() {
+        let mut pending = Pending::default();
+        for (id, key) in [(1, Some("a")), (2, Some("b")), (3, None)] {
+            let request = Request::new(Op::State, vec![(ChannelId(9), "c".into())]);
+            pending.add(RequestId(id), Request { key: key.map(Into::into), ..request });
+        }
+        assert_eq!(pending.oldest(&[Op::State], Some("c"), Some("b")), Some(RequestId(2)));
+        assert_eq!(pending.oldest(&[Op::State], Some("c"), Some("z")), None, "one key is not the whole");
+        assert_eq!(pending.oldest(&[Op::State], None, None), Some(RequestId(1)), "no key named: in order");
+        assert_eq!(pending.settle(RequestId(2), None), Some(Purpose::State(ChannelId(9), Some("b".into()))));
     }
 }

@@ -322,6 +322,11 @@ impl Dialect {
         self.templates.state.is_some()
     }
 
+    /// Whether it is asked for one key of a channel.
+    pub fn has_state_of_keys(&self) -> bool {
+        self.templates.state.as_ref().is_some_and(SendTemplate::names_key)
+    }
+
     /// The origin that `[repair]` asks, where the dialect says it in full.
     pub fn repair_origin(&self) -> Option<String> {
         same_origin(self.repair.as_ref()?.url.fixed_start())

@@ -79,26 +79,21 @@ impl<W> Refreshes<W> {
         self.open.insert(subject, Question { waiting: vec![who], until: now + OPEN_FOR, how });
     }
 
-    /// A channel was refreshed, or (`false`) that failed: those who are to be told, with the way it was done. `how`: only
-    /// questions that were asked in this way.
-    pub fn end(&mut self, now: Mono, ring: RingId, how: &'static str, good: bool) -> Vec<W> {
-        let of_ring = (ring, None)..=(ring, Some("\u{10FFFF}".into()));
-        let asked = self.open.range(of_ring).filter(|(_, question)| question.how == how);
-        let subjects: Vec<Subject> = asked.map(|(subject, _)| subject.clone()).collect();
-        let mut told = Vec::new();
-        for subject in subjects {
-            let Some(question) = self.open.remove(&subject) else { continue };
-            told.extend(question.waiting);
-            if good {
-                if self.done.len() >= DONE_MAX {
-                    self.done.retain(|_, (at, _)| now < *at + OPEN_FOR);
-                }
-                if self.done.len() < DONE_MAX {
-                    self.done.insert(subject, (now, question.how));
-                }
+    /// This was refreshed, or (`false`) that failed: those who are to be told. `how`: only if it was asked in this way.
+    /// The answer about one key ends no question about another one, or about the whole.
+    pub fn end(&mut self, now: Mono, subject: &Subject, how: &'static str, good: bool) -> Vec<W> {
+        if self.open.get(subject).is_none_or(|question| question.how != how) {
+            return Vec::new();
+        }
+        if good {
+            if self.done.len() >= DONE_MAX {
+                self.done.retain(|_, (at, _)| now < *at + OPEN_FOR);
+            }
+            if self.done.len() < DONE_MAX {
+                self.done.insert(subject.clone(), (now, how));
             }
         }
-        told
+        self.open.remove(subject).map(|question| question.waiting).unwrap_or_default()
     }
 
     /// Those whose question was open for too long, or all of them where `now` is `None`.
@@ -114,9 +109,11 @@ impl<W> Refreshes<W> {
         self.open.values().map(|question| question.until).min()
     }
 
-    /// The channel is not carried any more; its number may be used anew.
-    pub fn forget(&mut self, ring: RingId) {
+    /// The channel is not carried any more; its number may be used anew. Gives those who wait for it in vain.
+    pub fn forget(&mut self, ring: RingId) -> Vec<W> {
         self.done.retain(|(of, _), _| *of != ring);
+        let subjects: Vec<Subject> = self.open.keys().filter(|(of, _)| *of == ring).cloned().collect();
+        subjects.iter().filter_map(|subject| self.open.remove(subject)).flat_map(|question| question.waiting).collect()
     }
 }
 
@@ -139,13 +136,28 @@ mod tests {
         refreshes.ask(at(0), whole.clone(), "fetch", 'a');
         assert_eq!(refreshes.want(at(1), &whole, TTL, || 'b'), Found::Joined);
         assert_eq!(refreshes.want(at(1), &item, TTL, || 'c'), Found::New, "an item is another question");
-        refreshes.ask(at(1), item, "state", 'c');
-        assert_eq!(refreshes.end(at(2), RingId(1), "fetch", true), ['a', 'b']);
+        refreshes.ask(at(1), item.clone(), "state", 'c');
+        assert_eq!(refreshes.end(at(2), &item, "fetch", true), [], "it was asked in another way");
+        assert_eq!(refreshes.end(at(2), &whole, "fetch", true), ['a', 'b']);
         assert_eq!(refreshes.want(at(3), &whole, TTL, || 'd'), Found::Fresh("fetch"));
         assert_eq!(refreshes.want(at(4), &whole, TTL, || 'd'), Found::New);
-        assert_eq!(refreshes.due(), Some(at(31)));
+        assert_eq!(refreshes.due(), Some(at(31)), "the item's question is open still");
         assert_eq!((refreshes.overdue(Some(at(30))), refreshes.overdue(Some(at(31)))), (vec![], vec!['c']));
         assert_eq!(refreshes.due(), None);
+    }
+
+    #[test]
+    fn the_answer_about_one_key_ends_no_question_about_another() {
+        let mut refreshes = Refreshes::default();
+        let of = |key: &str| -> Subject { (RingId(1), Some(key.into())) };
+        refreshes.ask(at(0), of("a"), "state", 'a');
+        refreshes.ask(at(0), of("b"), "state", 'b');
+        refreshes.ask(at(0), (RingId(1), None), "state", 'w');
+        assert_eq!(refreshes.end(at(1), &of("b"), "state", true), ['b']);
+        assert_eq!(refreshes.want(at(1), &of("b"), TTL, || 'x'), Found::Fresh("state"));
+        assert_eq!(refreshes.want(at(1), &of("a"), TTL, || 'x'), Found::Joined);
+        assert_eq!(refreshes.end(at(1), &of("a"), "state", false), ['a', 'x']);
+        assert_eq!(refreshes.forget(RingId(1)), ['w']);
     }
 
     #[test]
@@ -159,7 +171,7 @@ mod tests {
             assert_eq!(refreshes.want(at(0), &(RingId(1), None), TTL, || who), Found::Joined);
         }
         assert_eq!(refreshes.want(at(0), &(RingId(1), None), TTL, || 0), Found::Full);
-        assert_eq!(refreshes.end(at(0), RingId(1), "state", false).len(), WAITING_MAX);
+        assert_eq!(refreshes.end(at(0), &(RingId(1), None), "state", false).len(), WAITING_MAX);
         assert_eq!(refreshes.want(at(0), &(RingId(1), None), TTL, || 0), Found::New);
         assert_eq!(refreshes.overdue(None).len(), OPEN_MAX - 1);
     }

@@ -62,9 +62,11 @@ impl Conversation {
             return (request, channel);
         }
         let request = match (&channel, &*rule.of) {
-            (Some(name), []) => self.pending.oldest(&[Op::Subscribe], Some(name)),
-            (Some(name), of) => self.pending.oldest(of, Some(name)),
-            (None, of) => self.pending.oldest(of, None),
+            (Some(name), []) => self.pending.oldest(&[Op::Subscribe], Some(name), None),
+            (channel, of) => {
+                let key = rule.fields.key.as_ref().and_then(|key| self.text(turn, key));
+                self.pending.oldest(of, channel.as_deref(), key.as_deref())
+            }
         };
         (request, channel)
     }

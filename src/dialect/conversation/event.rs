@@ -27,6 +27,13 @@ enum Led<'t> {
     Missing,
 }
 
+/// A question for the state of a channel, or of one of its keys, that is not answered yet.
+struct Asked {
+    request: RequestId,
+    channel: ChannelId,
+    key: Option<Box<str>>,
+}
+
 impl Conversation {
     fn lead<'t>(&self, turn: Turn<'t>) -> Led<'t> {
         let rule = turn.rule;
@@ -60,7 +67,11 @@ impl Conversation {
             self.store(turn, &[]);
             return self.elements(turn, None, heard);
         }
-        let led = self.lead(turn);
+        let asked = self.asked_by(turn);
+        let led = match (self.lead(turn), &asked) {
+            (Led::Missing, Some(asked)) => Led::Channel(asked.channel),
+            (led, _) => led,
+        };
         let target = match &led {
             Led::Name(name) => Target::Name(name),
             Led::Channel(channel) => Target::Channel(*channel),
@@ -87,11 +98,35 @@ impl Conversation {
             heard(Heard::Lost { target });
         }
         if turn.rule.each.is_some() {
-            return self.elements(turn, Some(target), heard);
+            self.elements(turn, Some(target), heard);
+            return self.answer_asked(asked, None, heard);
         }
-        let taken = turn.rule.fields.take(&turn.message, &self.context(turn.now, None), turn.rule.decode);
+        let mut taken = turn.rule.fields.take(&turn.message, &self.context(turn.now, None), turn.rule.decode);
         let role = if turn.rule.class == Class::Snapshot { Role::Snapshot } else { Role::Event };
+        if let (None, Some(asked)) = (&taken.key, &asked) {
+            taken.key = asked.key.as_ref().map(|key| Cow::Owned(key.to_string()));
+        }
+        let key = asked.is_some().then(|| taken.key.as_deref().map(Box::<str>::from)).flatten();
         self.tell(turn, target, taken, role, heard);
+        self.answer_asked(asked, key, heard);
+    }
+
+    /// The question for a state that a message names as what it answers.
+    fn asked_by(&self, turn: Turn<'_>) -> Option<Asked> {
+        let named = self.text(turn, turn.rule.req.as_ref()?)?;
+        let request = self.request_named(&named)?;
+        let pending = self.pending.get(request).filter(|pending| pending.op == Op::State)?;
+        let (channel, _) = *pending.channels.first()?;
+        Some(Asked { request, channel, key: pending.key.clone() })
+    }
+
+    /// The state that was asked for has been told. One of another key answers nothing.
+    fn answer_asked(&mut self, asked: Option<Asked>, key: Option<Box<str>>, heard: &mut dyn FnMut(Heard<'_>)) {
+        let answered = asked.filter(|asked| key.is_none() || asked.key.is_none() || asked.key == key);
+        let Some(Asked { request, .. }) = answered else { return };
+        if let Some(purpose) = self.pending.settle(request, None) {
+            heard(Heard::Acked { request: Some(request), purpose, data: None });
+        }
     }
 
     /// An event that names the request it came from: ours, come back.

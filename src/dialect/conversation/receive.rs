@@ -212,7 +212,7 @@ impl Conversation {
 
     fn denied(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
         self.store(turn, &[]);
-        if let Some(auth) = self.pending.oldest(&[Op::Auth], None) {
+        if let Some(auth) = self.pending.oldest(&[Op::Auth], None, None) {
             self.pending.remove(auth);
         }
         let message = self.words(turn, &turn.rule.message);

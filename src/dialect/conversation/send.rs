@@ -70,8 +70,8 @@ impl Conversation {
             self.bindings.bind(now.mono, Sub { text: &text, number }, spec.id, outgoing.request);
         }
         if outgoing.answered {
-            let request = Request { op: Op::Subscribe, channels: named(&chosen), message: None, resumes };
-            self.pending.add(outgoing.request, request);
+            let request = Request::new(Op::Subscribe, named(&chosen));
+            self.pending.add(outgoing.request, Request { resumes, ..request });
         }
         Ok(outgoing)
     }
@@ -211,7 +211,7 @@ impl Conversation {
     /// Notes a request that upstream answers.
     pub(super) fn note(&mut self, outgoing: &Outgoing, op: Op, channels: Vec<(ChannelId, Box<str>)>) {
         if outgoing.answered {
-            self.pending.add(outgoing.request, Request { op, channels, message: None, resumes: false });
+            self.pending.add(outgoing.request, Request::new(op, channels));
         }
     }
 
@@ -253,7 +253,7 @@ impl Conversation {
 }
 
 fn publish_request(message: MessageId) -> Request {
-    Request { op: Op::Publish, channels: Vec::new(), message: Some(message), resumes: false }
+    Request { message: Some(message), ..Request::new(Op::Publish, Vec::new()) }
 }
 
 fn no_channel() -> SendError {

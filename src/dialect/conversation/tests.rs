@@ -137,7 +137,7 @@ fn purpose(purpose: &Purpose) -> String {
         Purpose::Subscribe(ids) => format!("subscribe[{}]", list(ids)),
         Purpose::Unsubscribe(ids) => format!("unsubscribe[{}]", list(ids)),
         Purpose::Publish(id) => format!("publish[{}]", id.0),
-        Purpose::State(id) => format!("state[{}]", id.0),
+        Purpose::State(id, _) => format!("state[{}]", id.0),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
         Purpose::Poll => "poll".to_owned(),

@@ -10,7 +10,7 @@ use super::{Conversation, Says};
 use crate::dialect::fill::{ChannelView, Context};
 use crate::dialect::http::same_origin;
 use crate::dialect::message::Message;
-use crate::dialect::pending::Op;
+use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::scan::Spans;
 use crate::dialect::wire::Method;
@@ -42,8 +42,12 @@ impl Conversation {
             let context = Context { id: self.last_id + 1, uuid, wish, ..self.context(now, Some(&view)) };
             self.rendered(send, &context)?
         };
-        let outgoing = self.numbered(text, Purpose::State(spec.id), send.answered, Says::Event);
-        self.note(&outgoing, Op::State, vec![(spec.id, spec.name.into())]);
+        let key: Option<Box<str>> = wish.key.filter(|_| send.names_key()).map(Into::into);
+        let outgoing = self.numbered(text, Purpose::State(spec.id, key.clone()), send.answered, Says::Event);
+        if outgoing.answered {
+            let request = Request::new(Op::State, vec![(spec.id, spec.name.into())]);
+            self.pending.add(outgoing.request, Request { key, ..request });
+        }
         Ok(outgoing)
     }
 

@@ -105,7 +105,10 @@ pub(super) fn purpose(purpose: &Purpose, names: &dyn Names) -> String {
         Purpose::Subscribe(channels) => list("subscribe", channels),
         Purpose::Unsubscribe(channels) => list("unsubscribe", channels),
         Purpose::Publish(_) => "publish".to_owned(),
-        Purpose::State(channel) => list("state", std::slice::from_ref(channel)),
+        Purpose::State(channel, key) => {
+            let words = list("state", std::slice::from_ref(channel));
+            key.as_ref().map_or(words.clone(), |key| format!("{words} key={}", word(key)))
+        }
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
         Purpose::Poll => "poll".to_owned(),

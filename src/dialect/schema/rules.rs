@@ -153,7 +153,9 @@ impl Reader<'_> {
             }
         }
         let missing = match class {
-            Class::Event | Class::Snapshot | Class::Gone if !has("channel") && !has("sub") => "`channel` or `sub`",
+            // An answer to `send.state` is about the channel that was asked for.
+            Class::Event | Class::Snapshot if !has("channel") && !has("sub") && !has("req") => "`channel` or `sub`",
+            Class::Gone if !has("channel") && !has("sub") => "`channel` or `sub`",
             Class::Ack if !["req", "channel", "of", "sub"].into_iter().any(has) => "`req`, `channel`, `of` or `sub`",
             _ => return,
         };

@@ -165,6 +165,11 @@ impl SendTemplate {
         SendTemplate { template, post, bind, answered, confirm }
     }
 
+    /// Whether it names one item of the channel.
+    pub(crate) fn names_key(&self) -> bool {
+        self.template.uses(|variable| matches!(variable, Variable::Key))
+    }
+
     /// Whether it names the channel's subscription id.
     pub(crate) fn uses_sub(&self) -> bool {
         self.template.uses(|variable| matches!(variable, Variable::Sub))

@@ -7,6 +7,7 @@ mod leaving;
 mod liveness;
 mod mapping;
 mod numbers;
+mod refreshing;
 mod resuming;
 mod routes;
 mod service;

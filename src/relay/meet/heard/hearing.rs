@@ -292,7 +292,7 @@ impl Relay {
                     acked.note_news();
                 }
             }
-            Purpose::State(_) => self.state_answered(now, purpose, true),
+            Purpose::State(..) => self.state_answered(now, purpose, true),
             Purpose::Ping | Purpose::Reply | Purpose::Poll => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
@@ -327,7 +327,7 @@ impl Relay {
                 let then = refusal.then;
                 return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
-            Some(purpose @ Purpose::State(_)) => self.state_answered(now, &purpose, false),
+            Some(purpose @ Purpose::State(..)) => self.state_answered(now, &purpose, false),
             Some(Purpose::Ping | Purpose::Reply | Purpose::Poll) => {}
             None => match named {
                 Some(channel) => self.channel_complaint(now, attempt, channel, refusal),

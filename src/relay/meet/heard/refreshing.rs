@@ -14,7 +14,7 @@ use crate::relay::access::Principal;
 use crate::relay::feed::RingId;
 use crate::relay::naming;
 use crate::relay::pairs::Reply;
-use crate::relay::refresh::Found;
+use crate::relay::refresh::{Found, Subject};
 use crate::relay::repair::{How, Opened, Wound};
 use crate::relay::stats::Cost;
 use crate::relay::time::{Mono, Time};
@@ -89,7 +89,7 @@ impl Relay {
             return Err(Refusal::new(ErrorCode::Unavailable, "the channel is not live upstream now"));
         }
         // What is fetched or subscribed anew brings all keys: one question for all of them.
-        let subject = (ring, key.filter(|_| how.is_none()));
+        let subject = (ring, key.filter(|_| how.is_none() && self.dialect.has_state_of_keys()));
         match self.refreshes.want(now.mono, &subject, self.config.interest.refresh_ttl, || asker.clone()) {
             Found::Fresh(how) => return Ok(Some(how)),
             Found::Joined => return Ok(None),
@@ -156,16 +156,16 @@ impl Relay {
 
     /// Upstream answered a question for the state of a channel, or refused it.
     pub(in crate::relay) fn state_answered(&mut self, now: Time, purpose: &Purpose, good: bool) {
-        if let Purpose::State(channel) = purpose {
+        if let Purpose::State(channel, key) = purpose {
             for ring in self.feed.rings_of(*channel) {
-                self.refreshed(now.mono, ring, STATE, good);
+                self.refreshed(now.mono, &(ring, key.clone()), STATE, good);
             }
         }
     }
 
-    /// A channel was refreshed in this way, or that failed.
-    pub(in crate::relay) fn refreshed(&mut self, now: Mono, ring: RingId, how: &'static str, good: bool) {
-        for asker in self.refreshes.end(now, ring, how, good) {
+    /// This was refreshed in this way, or that failed.
+    pub(in crate::relay) fn refreshed(&mut self, now: Mono, subject: &Subject, how: &'static str, good: bool) {
+        for asker in self.refreshes.end(now, subject, how, good) {
             self.answer_refresh(&asker, how, good);
         }
     }
@@ -217,9 +217,8 @@ impl Relay {
 
     /// The channel is not carried any more: whoever waits for its state hears that it does not come.
     pub(in crate::relay) fn forget_refreshes(&mut self, ring: RingId) {
-        for how in [STATE, How::Fetch.text(), How::Resubscribe.text()] {
-            self.refreshed(Mono::default(), ring, how, false);
+        for asker in self.refreshes.forget(ring) {
+            self.answer_refresh(&asker, STATE, false);
         }
-        self.refreshes.forget(ring);
     }
 }

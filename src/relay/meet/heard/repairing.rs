@@ -178,7 +178,7 @@ impl Relay {
     /// The channel's state is there: whoever asked for it is told.
     pub(in crate::relay) fn state_is_there(&mut self, now: Mono, ring: RingId) {
         for how in [How::Fetch, How::Resubscribe] {
-            self.refreshed(now, ring, how.text(), true);
+            self.refreshed(now, &(ring, None), how.text(), true);
         }
     }
 
@@ -351,7 +351,7 @@ impl Relay {
             self.judged(held.at, held.attempt, ring, &held.event(), true);
         }
         for how in [How::Fetch, How::Resubscribe] {
-            self.refreshed(at.mono, ring, how.text(), false);
+            self.refreshed(at.mono, &(ring, None), how.text(), false);
         }
     }
 
