@@ -2,6 +2,7 @@
 
 use super::{Failure, exit, print, remark};
 use crate::config::load::{Sources, load};
+use crate::relay::redact::address;
 
 /// Tells every error and warning; fails on errors and unknown keys.
 pub(super) fn run(sources: &Sources) -> Result<(), Failure> {
@@ -12,10 +13,5 @@ pub(super) fn run(sources: &Sources) -> Result<(), Failure> {
     if !loaded.unknown_keys.is_empty() {
         return Err(Failure { code: exit::CONFIG, ..Failure::configuration(&loaded.unknown_keys) });
     }
-    print(&format!("ok: {} over {}\n", loaded.config.upstream.dialect, host(&loaded.config.upstream.url)))
-}
-
-/// The address without what may be secret.
-fn host(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
+    print(&format!("ok: {} over {}\n", loaded.config.upstream.dialect, address(&loaded.config.upstream.url)))
 }

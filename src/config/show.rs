@@ -10,9 +10,7 @@ use super::{
 };
 use crate::protocol::duration;
 use crate::relay::outbox::{Lane, OnUnknown};
-
-/// What stands in place of a secret.
-const HIDDEN: &str = "***";
+use crate::relay::redact::{HIDDEN, address};
 
 /// Every key with its value; secrets as `***`. `secret_params` are the names of params that the dialect calls secret.
 pub fn json(config: &Config, secret_params: &[String]) -> Value {
@@ -67,10 +65,8 @@ fn ring(config: RingConfig) -> Value {
 }
 
 fn without_query(url: &str) -> String {
-    match url.split_once('?') {
-        Some((before, _)) => format!("{before}?{HIDDEN}"),
-        None => url.to_owned(),
-    }
+    let query = if url.contains('?') { format!("?{HIDDEN}") } else { String::new() };
+    address(url) + &query
 }
 
 fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
@@ -125,9 +121,9 @@ fn token_call(text: &str) -> Value {
     let mut call: Value = toml::from_str(text).unwrap_or_default();
     for question in ["get", "post", "put"] {
         if let Some(url) = call.get_mut(question)
-            && let Some((before, _)) = url.as_str().and_then(|url| url.split_once('?'))
+            && let Some(text) = url.as_str()
         {
-            *url = json!(format!("{before}?{HIDDEN}"));
+            *url = json!(without_query(text));
         }
     }
     for values in ["headers", "form"] {

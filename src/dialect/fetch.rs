@@ -96,6 +96,11 @@ impl Supply {
         Supply { values: values.into_iter().map(Some).collect(), holds }
     }
 
+    /// Every value, as JSON text: all of them may be secret.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().flatten().map(String::as_str)
+    }
+
     /// The first value as text.
     pub fn text(&self) -> Option<String> {
         let value: Value = serde_json::from_str(self.values.first()?.as_deref()?).ok()?;
@@ -153,12 +158,12 @@ impl Fetch {
         let no = |message: String| NoSupply { denied: false, refused: false, retry_after: None, message };
         if !answer.is_good() {
             let said = words.map(|words| format!(": {words}")).unwrap_or_default();
-            let redirects = if (300..400).contains(&answer.status) { "; redirects are not followed" } else { "" };
+            let redirects = if (300..400).contains(&answer.status) { " (redirects are not followed)" } else { "" };
             return Err(NoSupply {
                 denied: matches!(answer.status, 401 | 403),
                 refused: (300..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429),
                 retry_after: retry_after(answer),
-                message: format!("HTTP status {}{said}{redirects}", answer.status),
+                message: format!("HTTP status {}{redirects}{said}", answer.status),
             });
         }
         let mut values = Vec::with_capacity(self.take.len());

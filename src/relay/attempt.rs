@@ -114,6 +114,22 @@ impl Ending {
             Ending::Token(text) | Ending::Unbuildable(text) => text.clone(),
         }
     }
+
+    /// The same with other words.
+    pub fn worded(mut self, words: impl Fn(&str) -> String) -> Self {
+        let text = match &mut self {
+            Ending::Carrier(disconnect) => disconnect.words_mut(),
+            Ending::Heartbeat | Ending::Idle | Ending::Rotated => None,
+            Ending::Denied { message, .. } | Ending::Told { message, .. } | Ending::Fetch { message, .. } => {
+                Some(message)
+            }
+            Ending::Token(text) | Ending::Unbuildable(text) => Some(text),
+        };
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            *text = words(text);
+        }
+        self
+    }
 }
 
 /// What an attempt wants done because time passed.

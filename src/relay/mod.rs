@@ -33,6 +33,7 @@ pub mod overlap;
 pub mod pairs;
 pub mod quality;
 pub mod record;
+pub mod redact;
 pub mod refresh;
 pub mod reorder;
 pub mod repair;
@@ -75,6 +76,7 @@ use overlap::Overlap;
 use pairs::{Input, Output};
 use quality::Quality;
 use record::Restored;
+use redact::Redactor;
 use refresh::Refreshes;
 use reorder::Reorder;
 use repair::Repairs;
@@ -101,6 +103,8 @@ pub struct Relay {
     attempts: Attempts,
     fetches: Fetches,
     credentials: Credentials,
+    /// What is known to be secret.
+    redactor: Redactor,
     handover: Handover,
     overlap: Overlap,
     interest: Interest,
@@ -168,6 +172,7 @@ impl Relay {
             attempts: Attempts::default(),
             fetches: Fetches::default(),
             credentials: Credentials::new(&config.upstream, &dialect),
+            redactor: Redactor::of(&config, dialect.secret_params()),
             handover: Handover::default(),
             overlap: Overlap::default(),
             addressing: Addressing::default(),
@@ -281,6 +286,11 @@ impl Relay {
     /// The link as it stands, for the log.
     pub fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// What is known to be secret, for whoever shows what went over a connection.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// Plain numbers for the metrics and the status.

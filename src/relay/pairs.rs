@@ -490,6 +490,22 @@ impl Disconnect {
             _ => String::new(),
         }
     }
+
+    /// What the other side or the system said, if anything.
+    pub fn words_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Disconnect::Dns(text)
+            | Disconnect::Unreachable(text)
+            | Disconnect::TlsCertificate(text)
+            | Disconnect::Tls(text)
+            | Disconnect::BadUpgrade(text)
+            | Disconnect::Reset(text)
+            | Disconnect::Protocol(text)
+            | Disconnect::BadStatus { detail: text, .. }
+            | Disconnect::Closed { reason: text, .. } => Some(text),
+            _ => None,
+        }
+    }
 }
 
 /// What an HTTP client asks of the relay. The admin listener and the feed listener each let only theirs through.

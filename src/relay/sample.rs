@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::redact::{Redactor, TELLING};
 use super::time::{Mono, Time, Wall};
 use crate::dialect::WireFrame;
 
@@ -27,29 +28,6 @@ const ELEMENTS_MAX: usize = 4;
 const DEPTH_MAX: usize = 6;
 /// Bytes of a sample.
 const SAMPLE_MAX: usize = 600;
-
-/// Names of members whose text value is a secret, whatever it looks like; in lower case.
-pub const TELLING: [&str; 19] = [
-    "token",
-    "access_token",
-    "accesstoken",
-    "refresh_token",
-    "id_token",
-    "auth_token",
-    "auth",
-    "authorization",
-    "password",
-    "passwd",
-    "secret",
-    "client_secret",
-    "api_key",
-    "apikey",
-    "api-key",
-    "signature",
-    "jwt",
-    "cookie",
-    "session_token",
-];
 
 /// Messages of one shape, as far as they were looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +61,13 @@ pub struct Samples {
 impl Samples {
     /// Takes a message that was not understood. Gives a sample of it, and how many were left out since the last one; `None` if
     /// it is too soon.
-    pub fn take(&mut self, now: Time, why: &'static str, frame: &WireFrame) -> Option<(String, u64)> {
+    pub fn take(
+        &mut self,
+        now: Time,
+        why: &'static str,
+        frame: &WireFrame,
+        secrets: &Redactor,
+    ) -> Option<(String, u64)> {
         if now.mono >= self.window {
             (self.window, self.looked) = (now.mono + WINDOW, 0);
         }
@@ -94,6 +78,7 @@ impl Samples {
             return None;
         }
         let (sample, skeleton) = shape(frame);
+        let sample = secrets.text(&sample);
         self.remember(now.wall, why, &sample, skeleton);
         if !told {
             self.left_out += 1;
@@ -205,7 +190,7 @@ mod tests {
     }
 
     fn take(samples: &mut Samples, after: Duration, json: &str) -> Option<(String, u64)> {
-        samples.take(at(after), "unmatched", &text(json))
+        samples.take(at(after), "unmatched", &text(json), &Redactor::default())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::redact::{HIDDEN, redacted};
+use crate::relay::redact::{HIDDEN, redacted};
 
 /// Recorded numbers and what the client says in their place, by the member's name (empty in arrays).
 pub type Renamed = BTreeMap<(String, String), Value>;

@@ -1,7 +1,7 @@
 //! Tools around a relay for whoever connects a service: `record` holds it and writes down what passes, `replay` plays such a
 //! transcript as a service, `mock` is a service made of a dialect.
 //!
-//! - `record`: the event loop of a recording. `tape`: its file. `redact`: what must not stand in it.
+//! - `record`: the event loop of a recording. `tape`: its file.
 //! - `served`: a WebSocket server. `replay`: what a transcript says on it, where a client says what was recorded (`alike`).
 //!   `mock`: what a dialect makes of it.
 //!
@@ -10,7 +10,6 @@
 mod alike;
 pub mod mock;
 pub mod record;
-mod redact;
 pub mod replay;
 mod served;
 pub mod tape;

@@ -18,20 +18,19 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::tape::{Limits, Tape, Way};
 use super::{END_WITHIN, stop_signals};
 use crate::clock;
-use crate::config::{Config, TokenSource};
+use crate::config::Config;
 use crate::dialect::{ConnectRequest, Dialect, Transport, WireFrame};
 use crate::protocol::frame::Format;
 use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
-use crate::relay::pairs::{AttemptId, FetchAnswer, Input, LeftReason, Notice, Output, SessionId};
+use crate::relay::pairs::{AttemptId, Input, LeftReason, Notice, Output, SessionId};
 use crate::relay::record::Restored;
+use crate::relay::redact::Redactor;
 use crate::upstream::Upstream;
 
 /// After this long without an answer the next text is sent all the same.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// Shorter texts of a fetch's answer are words, not secrets.
-const WORTH_HIDING: usize = 8;
 /// The close code of a recording that is over.
 const NORMAL: u16 = 1000;
 
@@ -74,8 +73,7 @@ pub fn run(
         "protocol": dialect.as_ref().map_or("unknown", |dialect| dialect.name()),
         "source": format!("tidegate record {}", env!("CARGO_PKG_VERSION")),
     });
-    let mut tape = Tape::create(path, wanted.limits, &meta)?;
-    learn(&mut tape, &config, dialect.as_deref());
+    let tape = Tape::create(path, wanted.limits, &meta)?;
     let stop = stop_signals()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut upstream, inputs) = Upstream::new(&config.upstream);
@@ -90,25 +88,6 @@ pub fn run(
     // A name lookup or a token file on a dead mount must not keep the process.
     runtime.shutdown_background();
     recorded
-}
-
-/// What the configuration calls secret.
-fn learn(tape: &mut Tape, config: &Config, dialect: Option<&Dialect>) {
-    let upstream = &config.upstream;
-    for (_, value) in &upstream.headers {
-        tape.redactor.learn(value.expose());
-    }
-    if let TokenSource::Literal(token) = &upstream.token {
-        tape.redactor.learn(token.expose());
-    }
-    let names = dialect.map(Dialect::secret_params).unwrap_or_default();
-    let channels = config.channels.iter().filter_map(|policy| policy.params.as_deref());
-    let fixed = channels.filter_map(|text| serde_json::from_str::<serde_json::Map<_, _>>(text).ok());
-    for params in fixed.chain([upstream.params.clone()]) {
-        for text in params.iter().filter(|(name, _)| names.contains(name)).filter_map(|(_, value)| value.as_str()) {
-            tape.redactor.learn(text);
-        }
-    }
 }
 
 /// A recording at work.
@@ -146,29 +125,13 @@ impl Recording {
     }
 
     /// Writes down what came.
-    fn note(&mut self, input: &Input) -> std::io::Result<()> {
+    fn note(&mut self, input: &Input, secrets: &Redactor) -> std::io::Result<()> {
         match input {
             Input::Connected { attempt, .. } => self.tape.open(*attempt),
             Input::Received { attempt, frames, .. } => {
-                frames.iter().try_for_each(|frame| self.tape.frame(*attempt, Way::In, frame))
+                frames.iter().try_for_each(|frame| self.tape.frame(*attempt, Way::In, frame, secrets))
             }
-            Input::Disconnected { attempt, reason } => self.tape.ended(*attempt, reason),
-            Input::Fetched { result: Ok(FetchAnswer::Credentials(read)), .. } => {
-                let secrets = read.secrets.iter().map(|(_, secret)| secret);
-                read.token.iter().chain(secrets).for_each(|secret| self.tape.redactor.learn(secret.expose()));
-                Ok(())
-            }
-            Input::Fetched { result: Ok(FetchAnswer::Http(answer)), .. } => {
-                // What a credential's fetch answers is secret, whatever the dialect makes of it.
-                if let Ok(value) = serde_json::from_slice(&answer.body) {
-                    texts(&value, &mut |text| {
-                        if text.len() >= WORTH_HIDING {
-                            self.tape.redactor.learn(text);
-                        }
-                    });
-                }
-                Ok(())
-            }
+            Input::Disconnected { attempt, reason } => self.tape.ended(*attempt, reason, secrets),
             _ => Ok(()),
         }
     }
@@ -205,13 +168,13 @@ impl Recording {
                 let Ok(Some(input)) = timeout(within - Instant::now(), self.inputs.recv()).await else {
                     return Ok(self.recorded(ended.unwrap_or("stopped")));
                 };
-                self.note(&input)?;
+                self.note(&input, relay.redactor())?;
                 relay.handle_input(clock::now(), input);
                 continue;
             }
             match self.next(due).await {
                 Next::Input(input) => {
-                    self.note(&input)?;
+                    self.note(&input, relay.redactor())?;
                     relay.handle_input(clock::now(), input);
                 }
                 Next::Due => {}
@@ -231,12 +194,12 @@ impl Recording {
         while let Some(output) = relay.poll_output(now) {
             match output {
                 Output::Connect { attempt, request } => {
-                    self.tape.connect(attempt, &request)?;
+                    self.tape.connect(attempt, &request, relay.redactor())?;
                     self.upstream.connect(attempt, request);
                 }
                 Output::Transmit { attempt, frames } => {
                     for frame in &frames {
-                        self.tape.frame(attempt, Way::Out, frame)?;
+                        self.tape.frame(attempt, Way::Out, frame, relay.redactor())?;
                     }
                     self.upstream.transmit(attempt, frames);
                 }
@@ -257,7 +220,7 @@ impl Recording {
                     relay.handle_input(now, Input::Left { session, reason: LeftReason::Client });
                 }
                 Output::Notify(Notice::NotUnderstood { why, sample, .. }) => {
-                    say(&format!("{why}: {}", self.tape.redactor.text(&sample)));
+                    say(&format!("{why}: {sample}"));
                 }
                 // A recording alarms nobody.
                 Output::Alert { delivery, .. } => {
@@ -273,6 +236,7 @@ impl Recording {
     /// Nobody talks but the texts that were asked for.
     async fn listen(mut self, config: &Config, wanted: &Wanted) -> std::io::Result<Recorded> {
         let attempt = AttemptId(1);
+        let secrets = Redactor::of(config, &[]);
         let headers = config.upstream.headers.iter();
         let request = ConnectRequest {
             transport: Transport::WebSocket,
@@ -280,7 +244,7 @@ impl Recording {
             headers: headers.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
             subprotocols: wanted.subprotocols.clone(),
         };
-        self.tape.connect(attempt, &request)?;
+        self.tape.connect(attempt, &request, &secrets)?;
         self.upstream.connect(attempt, request);
         let mut texts: VecDeque<String> = wanted.texts.iter().cloned().collect();
         let mut may_send = None;
@@ -291,14 +255,14 @@ impl Recording {
                 && let Some(text) = texts.pop_front()
             {
                 let frame = WireFrame::Text(text.into());
-                self.tape.frame(attempt, Way::Out, &frame)?;
+                self.tape.frame(attempt, Way::Out, &frame, &secrets)?;
                 self.upstream.transmit(attempt, vec![frame]);
                 (writing, may_send) = (true, Some(Instant::now() + ANSWER_WITHIN));
             }
             let due = may_send.filter(|_| !writing && !texts.is_empty());
             match self.next(due).await {
                 Next::Input(input) => {
-                    self.note(&input)?;
+                    self.note(&input, &secrets)?;
                     match input {
                         Input::Connected { .. } | Input::Received { .. } => may_send = Some(Instant::now()),
                         Input::Transmitted { .. } => writing = false,
@@ -331,16 +295,6 @@ fn tell(frame: &[u8], say: &mut dyn FnMut(&str)) {
     match frame["kind"].as_str() {
         Some("error") => say(&format!("{}: {}: {}", word("channel"), word("code"), word("message"))),
         Some("gap") => say(&format!("{}: gap ({})", word("channel"), word("reason"))),
-        _ => {}
-    }
-}
-
-/// Every text in a value.
-fn texts(value: &serde_json::Value, found: &mut dyn FnMut(&str)) {
-    match value {
-        serde_json::Value::String(text) => found(text),
-        serde_json::Value::Array(list) => list.iter().for_each(|value| texts(value, found)),
-        serde_json::Value::Object(map) => map.values().for_each(|value| texts(value, found)),
         _ => {}
     }
 }

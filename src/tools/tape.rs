@@ -12,9 +12,9 @@ use std::time::Instant;
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
-use super::redact::Redactor;
 use crate::dialect::{ConnectRequest, StreamEvent, WireFrame};
 use crate::relay::pairs::{AttemptId, Disconnect};
+use crate::relay::redact::{HIDDEN, Redactor};
 
 /// How much is written at most.
 #[derive(Debug, Clone, Copy)]
@@ -52,17 +52,13 @@ pub struct Tape {
     pub bytes: u64,
     /// Frames written.
     pub frames: u64,
-    /// What is hidden.
-    pub redactor: Redactor,
 }
 
 impl Tape {
     /// A new file that begins with these facts about itself.
     pub fn create(path: &Path, limits: Limits, meta: &Value) -> std::io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let redactor = Redactor::default();
-        let mut tape =
-            Tape { file: BufWriter::new(file), begun: Instant::now(), limits, bytes: 0, frames: 0, redactor };
+        let mut tape = Tape { file: BufWriter::new(file), begun: Instant::now(), limits, bytes: 0, frames: 0 };
         tape.line(&json!({ "meta": meta }).to_string())?;
         Ok(tape)
     }
@@ -89,18 +85,12 @@ impl Tape {
         self.line(&line)
     }
 
-    /// Something to the reader of the transcript.
-    pub fn note(&mut self, text: &str) -> std::io::Result<()> {
-        let text = self.redactor.text(text);
-        self.step("", "note", "note", &[("data", json!(text))])
-    }
-
     /// A connection is begun. Header fields are named and not shown.
-    pub fn connect(&mut self, attempt: AttemptId, request: &ConnectRequest) -> std::io::Result<()> {
+    pub fn connect(&mut self, attempt: AttemptId, request: &ConnectRequest, secrets: &Redactor) -> std::io::Result<()> {
         let headers: Map<String, Value> =
-            request.headers.iter().map(|(name, _)| (name.clone(), json!(super::redact::HIDDEN))).collect();
+            request.headers.iter().map(|(name, _)| (name.clone(), json!(HIDDEN))).collect();
         let more = [
-            ("url", json!(self.redactor.url(&request.url))),
+            ("url", json!(secrets.url(&request.url))),
             ("transport", json!(request.transport.text())),
             ("protocols", json!(request.subprotocols)),
             ("headers", Value::Object(headers)),
@@ -114,25 +104,31 @@ impl Tape {
     }
 
     /// A frame passed.
-    pub fn frame(&mut self, attempt: AttemptId, way: Way, frame: &WireFrame) -> std::io::Result<()> {
-        let text = |tape: &Tape, bytes: &[u8]| tape.redactor.text(&String::from_utf8_lossy(bytes));
+    pub fn frame(
+        &mut self,
+        attempt: AttemptId,
+        way: Way,
+        frame: &WireFrame,
+        secrets: &Redactor,
+    ) -> std::io::Result<()> {
+        let text = |bytes: &[u8]| secrets.text(&String::from_utf8_lossy(bytes));
         let (op, more) = match frame {
-            WireFrame::Text(body) => ("text", vec![("data", json!(text(self, body)))]),
+            WireFrame::Text(body) => ("text", vec![("data", json!(text(body)))]),
             WireFrame::Binary(body) => {
-                let base64 = base64::engine::general_purpose::STANDARD.encode(self.redactor.bytes(body));
+                let base64 = base64::engine::general_purpose::STANDARD.encode(secrets.bytes(body));
                 ("bin", vec![("data", json!(base64))])
             }
-            WireFrame::Ping(body) => ("ping", vec![("data", json!(text(self, body)))]),
-            WireFrame::Pong(body) => ("pong", vec![("data", json!(text(self, body)))]),
+            WireFrame::Ping(body) => ("ping", vec![("data", json!(text(body)))]),
+            WireFrame::Pong(body) => ("pong", vec![("data", json!(text(body)))]),
             WireFrame::Life => return Ok(()),
-            WireFrame::Event(event) => ("chunk", vec![("data", json!(self.redactor.text(&chunk(event))))]),
+            WireFrame::Event(event) => ("chunk", vec![("data", json!(secrets.text(&chunk(event))))]),
             WireFrame::Ask(ask) => {
-                let url = self.redactor.url(&ask.url);
+                let url = secrets.url(&ask.url);
                 let method = ask.method.text();
-                ("http", vec![("method", json!(method)), ("url", json!(url)), ("data", json!(text(self, &ask.body)))])
+                ("http", vec![("method", json!(method)), ("url", json!(url)), ("data", json!(text(&ask.body)))])
             }
             WireFrame::Answer(answer) => {
-                ("http", vec![("status", json!(answer.status)), ("data", json!(text(self, &answer.body)))])
+                ("http", vec![("status", json!(answer.status)), ("data", json!(text(&answer.body)))])
             }
         };
         self.frames += 1;
@@ -145,19 +141,19 @@ impl Tape {
     }
 
     /// The connection ended, or never came about, other than by our close.
-    pub fn ended(&mut self, attempt: AttemptId, reason: &Disconnect) -> std::io::Result<()> {
+    pub fn ended(&mut self, attempt: AttemptId, reason: &Disconnect, secrets: &Redactor) -> std::io::Result<()> {
         match reason {
             Disconnect::Asked => Ok(()),
             Disconnect::Closed { code, reason } => {
-                let reason = self.redactor.text(reason);
+                let reason = secrets.text(reason);
                 self.step(&name(attempt), "in", "close", &[("code", json!(code)), ("reason", json!(reason))])
             }
             Disconnect::BadStatus { status, detail, .. } => {
-                let detail = self.redactor.text(detail);
+                let detail = secrets.text(detail);
                 self.step(&name(attempt), "in", "reject", &[("status", json!(status)), ("data", json!(detail))])
             }
             other => {
-                let words = self.redactor.text(&format!("{}: {}", other.reason(), other.detail()));
+                let words = secrets.text(&format!("{}: {}", other.reason(), other.detail()));
                 self.step(&name(attempt), "in", "drop", &[("data", json!(words))])
             }
         }

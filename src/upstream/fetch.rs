@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::config::{SecretSource, TokenSource};
 use crate::protocol::request::Secret;
 use crate::relay::pairs::{CallId, Credentials, FetchAnswer, FetchError, Input};
+use crate::relay::redact::{Redactor, keys};
 
 /// Bytes of a token or secret.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -118,7 +119,10 @@ fn command(key: &str, words: &[String]) -> Result<Secret, String> {
     let words = words.and_then(|words| words.join().ok()).unwrap_or_default();
     let output = output.and_then(|output| output.join().ok()).unwrap_or_else(|| Err("it wrote nothing".to_owned()));
     if !status.success() {
-        return Err(wrong(format!("{status}: {words}")));
+        // What it was about to give may stand in what it complains about.
+        let mut secrets = Redactor::default();
+        output.iter().for_each(|secret| secrets.learn(secret.expose()));
+        return Err(wrong(format!("{status}: {}", keys(&secrets.text(&words)))));
     }
     output.map_err(|e| wrong(format!("what it wrote: {e}")))
 }
@@ -145,7 +149,12 @@ fn written(mut from: impl Read) -> Result<Secret, String> {
 fn complaint(mut from: impl Read) -> String {
     let mut start = Vec::new();
     let _ = from.by_ref().take(MAX_WORDS as u64).read_to_end(&mut start);
-    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    let rest = std::io::copy(&mut from, &mut std::io::sink()).unwrap_or_default();
+    if rest > 0 {
+        // A word that is cut may be a key of which only the beginning is left.
+        let end = start.iter().rposition(u8::is_ascii_whitespace).unwrap_or_default();
+        start.truncate(end);
+    }
     start.trim_ascii_end().escape_ascii().to_string()
 }
 
@@ -178,6 +187,13 @@ mod tests {
         assert_eq!(ask("echo one; echo complaint >&2").unwrap().expose(), "one");
         let told = |script: &str| ask(script).unwrap_err();
         assert!(told("echo 'not\tnow' >&2; exit 3").contains("exit status: 3: not\\tnow"), "{}", told("exit 3"));
+        let key = "xapp-1-A0B1C2D3E4F5";
+        let traced = told(&format!("echo curl -H {key} /run/key2 >&2; exit 22"));
+        assert!(traced.ends_with("curl -H *** /run/key2"), "{traced}");
+        let given = told("echo short; echo 'not short enough' >&2; exit 1");
+        assert!(given.ends_with("not *** enough"), "{given}");
+        let cut = told(&format!("printf '%190s %s' x {key} >&2; exit 1"));
+        assert!(cut.ends_with(" x"), "{cut}");
         assert!(told("true").contains("empty"));
         assert!(told("head -c 70000 /dev/zero").contains("larger"));
         assert!(told("printf '\\377'").contains("UTF-8"));

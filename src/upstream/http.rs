@@ -23,6 +23,7 @@ use super::dial::Place;
 use super::{Settings, Socket, reach};
 use crate::dialect::{HttpAnswer, HttpRequest, Method};
 use crate::relay::pairs::{CallId, Disconnect, FetchAnswer, FetchError, Input};
+use crate::relay::redact::address;
 
 /// Bytes of an answer's head.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -185,8 +186,8 @@ pub async fn refused(response: Response<Incoming>) -> Disconnect {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
     let target = response.headers().get(LOCATION).filter(|_| response.status().is_redirection());
-    let detail = match target.map(|target| show(target.as_bytes())) {
-        Some(target) => format!("redirects to {target}; set upstream.url to where it really is"),
+    let detail = match target.map(|target| address(&String::from_utf8_lossy(target.as_bytes()))) {
+        Some(target) => format!("set upstream.url to where it really is: it redirects to {}", show(target.as_bytes())),
         None => show(&start_of(response.into_body()).await),
     };
     Disconnect::BadStatus { status, retry_after, detail }

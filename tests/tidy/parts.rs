@@ -4,7 +4,7 @@ use super::mask::mask;
 use super::{Complaints, File};
 
 /// Words and plain arithmetic that every part may use.
-const SHARED: &[&str] = &["time", "rng", "record", "pairs", "stats", "backoff", "limiter", "lately", "held"];
+const SHARED: &[&str] = &["time", "rng", "record", "pairs", "stats", "backoff", "limiter", "lately", "held", "redact"];
 /// Plain enums and values of parts that are words, too; and the token bucket, which knows nothing of the relay.
 const SHARED_NAMES: &[&str] = &[
     "outbox::Lane",

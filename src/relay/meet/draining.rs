@@ -104,6 +104,7 @@ impl Relay {
         self.interest.reload(&config.interest);
         self.repairs.reload(config.repair);
         self.budget.reload(config.budget);
+        self.redactor.configure(&config, self.dialect.secret_params());
         self.config = config;
         self.remap(now);
         self.watch_again(now);

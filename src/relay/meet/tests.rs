@@ -487,6 +487,6 @@ fn the_link_is_shown_without_secrets() {
         config.upstream.url = "wss://user:secret@service.example/stream?key=secret".to_owned();
     });
     let shown: Value = serde_json::from_slice(&service.relay.link_json(service.now)).unwrap();
-    assert_eq!(shown["endpoint"], "service.example/stream");
+    assert_eq!(shown["endpoint"], "wss://service.example/stream");
     assert_eq!(shown["state"], "connecting");
 }

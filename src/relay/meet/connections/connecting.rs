@@ -11,11 +11,11 @@ use crate::relay::attempt::{Attempt, Due, Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::link::{self, Plan};
 use crate::relay::pairs::{AttemptId, Disconnect, Fetch, Output};
+use crate::relay::redact::address;
 use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
 
 use super::fetches::Asker;
-use super::routes::shown;
 
 impl Relay {
     /// The attempt of this number, unless it is over: then what is said of it is stale.
@@ -80,6 +80,8 @@ impl Relay {
 
     /// The attempt is gone: what was live on it may have a hole, what was in flight may have left.
     pub(in crate::relay) fn lose(&mut self, now: Time, id: AttemptId, ending: Ending) {
+        // What upstream said goes to log, status and clients from here.
+        let ending = ending.worded(|words| self.redactor.text(words));
         let serves = self.attempts.serves(id);
         let Some(attempt) = self.attempts.remove(id) else { return };
         if ending == Ending::Heartbeat {
@@ -322,7 +324,7 @@ impl Relay {
             .text("state", self.link_word())
             .text("since", &since.rfc3339())
             .text("transport", transport.text())
-            .text("endpoint", self.endpoint_shown())
+            .text("endpoint", &self.endpoint_shown())
             .text_if("peer", self.attempts.active().and_then(Attempt::peer))
             .text_if("auth", self.credentials.standing.text())
             .number("failures", u64::from(self.link.failures()));
@@ -355,8 +357,8 @@ impl Relay {
     }
 
     /// Upstream's address without what may be secret.
-    pub(in crate::relay) fn endpoint_shown(&self) -> &str {
-        shown(self.link.endpoints.url(self.attempts.active().map_or(0, |active| active.endpoint)))
+    pub(in crate::relay) fn endpoint_shown(&self) -> String {
+        address(self.link.endpoints.url(self.attempts.active().map_or(0, |active| active.endpoint)))
     }
 
     /// The gauges that are counted only when somebody looks.

@@ -36,6 +36,10 @@ impl Relay {
         id: AttemptId,
         result: Result<Credentials, FetchError>,
     ) {
+        if let Ok(read) = &result {
+            let secrets = read.secrets.iter().map(|(_, secret)| secret);
+            read.token.iter().chain(secrets).for_each(|secret| self.redactor.learn(secret.expose()));
+        }
         let Some(asked) = self.attempts.get_mut(id) else { return };
         match (asked.phase(), result) {
             (Phase::Dialing, Ok(read)) => {
@@ -150,7 +154,10 @@ impl Relay {
             (Source::Fetch(fetch), _) => self.dialect.fetch_supply(now, fetch, &answer, again),
         });
         match supply {
-            Ok(supply) => self.source_supplied(now, source, supply),
+            Ok(supply) => {
+                supply.secrets().for_each(|value| self.redactor.learn_fetched(value));
+                self.source_supplied(now, source, supply);
+            }
             Err(no) => self.source_failed(now, source, no),
         }
     }
@@ -355,6 +362,7 @@ impl Relay {
         let answer = answered.map_err(no_supply);
         match answer.and_then(|answer| self.dialect.fetch_supply(now, fetch, &answer, false)) {
             Ok(supply) => {
+                supply.secrets().for_each(|value| self.redactor.learn_fetched(value));
                 if let Some(conversation) = &mut attempt.conversation {
                     conversation.supply(fetch, &supply, Some(channel));
                 }

@@ -5,6 +5,7 @@ use crate::protocol::control::Object;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Ending};
 use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
+use crate::relay::redact::address;
 use crate::relay::stats::{CloseClass, ThrottlePlace};
 use crate::relay::time::{Mono, Time};
 
@@ -94,7 +95,7 @@ impl Relay {
             }
             let rest = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
             let object = Object::new()
-                .text("endpoint", shown(&endpoint.url))
+                .text("endpoint", &address(&endpoint.url))
                 .number("failures", u64::from(endpoint.failures))
                 .text_if("last_reason", endpoint.last_reason)
                 .number("rests_ms", rest);
@@ -123,10 +124,4 @@ fn is_fault(ending: &Ending) -> bool {
         Ending::Carrier(Disconnect::Protocol(_) | Disconnect::NotUtf8) => true,
         _ => false,
     }
-}
-
-/// Scheme, host and path of an address: what stands before and after may be secret.
-pub(in crate::relay) fn shown(url: &str) -> &str {
-    let plain = url.split(['?', '#']).next().unwrap_or_default();
-    if plain.contains('@') { plain.rsplit('@').next().unwrap_or_default() } else { plain }
 }

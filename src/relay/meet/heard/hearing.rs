@@ -309,9 +309,10 @@ impl Relay {
         let named = target.and_then(|target| self.resolve(target));
         match about {
             Some(Purpose::Publish(message)) => {
-                let code = refusal.code.as_deref().unwrap_or_default();
+                let code = self.redactor.text(refusal.code.as_deref().unwrap_or_default());
                 let text = cut(refusal.message.as_deref().unwrap_or_default().to_owned());
-                self.message_nacked(now, message, refusal.then, code, &text, refusal.retry_after);
+                let text = self.redactor.text(&text);
+                self.message_nacked(now, message, refusal.then, &code, &text, refusal.retry_after);
             }
             Some(Purpose::Subscribe(channels)) => {
                 let named = named.filter(|named| channels.contains(named));
@@ -399,7 +400,12 @@ impl Relay {
         let wait = self.link.retry_delay(tries, refusal.retry_after.max(pause), &mut self.rng);
         refused.acked.retry(channel, now.mono + wait, tries);
         self.reached(attempt, channel, Standing::Wanted);
-        self.interest.blame(channel, &refusal.words());
+        self.blame(channel, refusal);
+    }
+
+    /// The last thing that was wrong with a channel, for `GET /v1/subscriptions`.
+    fn blame(&mut self, channel: ChannelId, refusal: &Refusal<'_>) {
+        self.interest.blame(channel, &self.redactor.text(&refusal.words()));
     }
 
     /// Upstream complains about a channel and names no request.
@@ -409,7 +415,7 @@ impl Relay {
                 self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words())
             }
             Some(Then::Retry | Then::Resubscribe) => self.subscription_lost(now, attempt, channel, refusal),
-            _ => self.interest.blame(channel, &refusal.words()),
+            _ => self.blame(channel, refusal),
         }
     }
 
@@ -452,6 +458,7 @@ impl Relay {
             refused.acked.remove(channel);
             refused.forget(channel);
         }
+        let message = &self.redactor.text(message);
         if !self.attempts.serves(attempt) {
             return self.refused_to_candidate(attempt, channel, message);
         }

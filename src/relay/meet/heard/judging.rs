@@ -170,7 +170,8 @@ impl Relay {
         };
         self.stats.alerts.deliveries.bump(word);
         if let Err(failure) = result {
-            let notice = Notice::AlertUntold { again: word == "retried", detail: failure.detail };
+            let detail = self.redactor.text(&failure.detail);
+            let notice = Notice::AlertUntold { again: word == "retried", detail };
             self.outputs.push_back(Output::Notify(notice));
         }
         self.begin_deliveries(now);
