@@ -11,7 +11,7 @@
 //! |---|---|
 //! | close 1012, 1013 | backoff, at least 5 s |
 //! | close 1002, 1003, 1007, 1010; bytes that are no WebSocket; redirects | slow backoff: a bug or a wrong address |
-//! | certificate does not check | slow backoff |
+//! | certificate does not check, no version of TLS in common | slow backoff |
 //! | 401, 403, denied, also in a call; unreadable token | once at once with a fresh token, then slow backoff |
 //! | 429, 503 with `Retry-After`, upstream's own delay | backoff on top of that delay |
 //! | the dialect's word on a close code or a message | as it says: retry, reconnect at once, pause, fresh credentials, fatal |
@@ -342,7 +342,9 @@ pub fn plan(ending: &Ending, on_close: Option<Then>) -> Plan {
             300..=399 => Plan::Slow,
             _ => Plan::Retry(retry_after.unwrap_or_default()),
         },
-        Ending::Carrier(Disconnect::TlsCertificate(_) | Disconnect::Protocol(_) | Disconnect::NotUtf8) => Plan::Slow,
+        Ending::Carrier(
+            Disconnect::TlsCertificate(_) | Disconnect::TlsProtocol(_) | Disconnect::Protocol(_) | Disconnect::NotUtf8,
+        ) => Plan::Slow,
         Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle => Plan::Retry(Duration::ZERO),
         Ending::Denied { then: None | Some(Then::Refresh), .. }
         | Ending::Token(_)

@@ -412,6 +412,8 @@ pub enum Disconnect {
     HandshakeTimeout,
     /// The certificate does not check.
     TlsCertificate(String),
+    /// The server has no version of TLS, or of what is spoken inside it, in common with us.
+    TlsProtocol(String),
     /// TLS failed otherwise.
     Tls(String),
     /// The server answered the upgrade with another status.
@@ -460,6 +462,7 @@ impl Disconnect {
             Disconnect::ConnectTimeout => "connect_timeout",
             Disconnect::HandshakeTimeout => "handshake_timeout",
             Disconnect::TlsCertificate(_) => "tls_certificate",
+            Disconnect::TlsProtocol(_) => "tls_protocol",
             Disconnect::Tls(_) => "tls",
             Disconnect::BadStatus { .. } => "bad_status",
             Disconnect::BadUpgrade(_) => "bad_upgrade",
@@ -481,6 +484,7 @@ impl Disconnect {
             Disconnect::Dns(text)
             | Disconnect::Unreachable(text)
             | Disconnect::TlsCertificate(text)
+            | Disconnect::TlsProtocol(text)
             | Disconnect::Tls(text)
             | Disconnect::BadUpgrade(text)
             | Disconnect::Reset(text)

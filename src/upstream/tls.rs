@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
@@ -15,6 +16,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::ClientCert;
 use crate::relay::pairs::Disconnect;
+
+/// What we speak inside TLS (RFC 7301): a server that offers only HTTP/2 says so at once instead of answering in it.
+const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// Whom to believe. Roots are read at the first use and then kept for the life of the process.
 #[derive(Clone)]
@@ -63,7 +67,19 @@ fn client_config(ca_file: Option<&Path>, client: Option<&ClientCert>) -> Result<
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let builder = builder.with_root_certificates(roots);
-    let Some(ClientCert { cert_file, key_file }) = client else { return Ok(builder.with_no_client_auth()) };
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some(own) => authenticated(builder, own)?,
+    };
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    Ok(config)
+}
+
+/// The last step of a configuration: who we are.
+fn authenticated(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ClientCert { cert_file, key_file }: &ClientCert,
+) -> Result<ClientConfig, String> {
     let wrong = |key: &str, path: &Path, e: &dyn std::fmt::Display| format!("upstream.{key} {}: {e}", path.display());
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(cert_file).map_err(|e| wrong("client_cert_file", cert_file, &e))?.collect();
@@ -72,10 +88,18 @@ fn client_config(ca_file: Option<&Path>, client: Option<&ClientCert>) -> Result<
     builder.with_client_auth_cert(chain, key).map_err(|e| wrong("client_cert_file", cert_file, &e))
 }
 
-/// A bad certificate is a class of its own: trying again soon will not mend it.
+/// A bad certificate and a server that speaks nothing that we speak are classes of their own: trying again soon will not mend
+/// them.
 fn classify(error: std::io::Error) -> Disconnect {
+    use rustls::AlertDescription as Alert;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => Disconnect::TlsCertificate(why.to_string()),
+        Some(rustls::Error::AlertReceived(Alert::NoApplicationProtocol)) => {
+            Disconnect::TlsProtocol("the server does not speak HTTP/1.1".to_owned())
+        }
+        Some(rustls::Error::AlertReceived(Alert::ProtocolVersion)) | Some(rustls::Error::PeerIncompatible(_)) => {
+            Disconnect::TlsProtocol(format!("the server speaks neither TLS 1.2 nor 1.3 with us: {error}"))
+        }
         Some(other) => Disconnect::Tls(other.to_string()),
         None => Disconnect::Tls(format!("the connection ended in the handshake: {error}")),
     }

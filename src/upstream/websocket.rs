@@ -3,7 +3,8 @@
 //! Invariants: reading goes on while a write is blocked; a write that stays blocked ends the connection; frames that came
 //! before the end are handed over before it; the reason is the best one known (a close frame beats the broken pipe that
 //! our own write saw).
-//! Server pings are answered here (tungstenite) and reported, because they are signs of life.
+//! Server pings are answered here (tungstenite) and reported, because they are signs of life. Upstream that sends them and does
+//! not take the answers is not read on: what waits to be written stays bounded.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -33,6 +34,8 @@ const WRITE_BUFFER: usize = 16 * 1024;
 const READ_FRAMES: usize = 256;
 /// Bytes in one `Received` after which no further message is added to it.
 const READ_BYTES: usize = 256 << 10;
+/// Bytes of pings whose pongs may wait to be written before nothing more is read.
+const PONGS_WAITING: usize = 64 << 10;
 /// How long a close may take that we began.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Stands for a close frame without a code (RFC 6455 section 7.1.5).
@@ -44,6 +47,8 @@ pub struct Wire {
     outgoing: VecDeque<WireFrame>,
     /// A `Transmit` is not finished.
     writing: bool,
+    /// Bytes of pings that were read since everything was known to be written.
+    pongs: usize,
     /// Writing is over, for this reason; reading may still find a better one.
     broken: Option<Disconnect>,
     /// Reading is over, for this reason.
@@ -66,7 +71,7 @@ impl Wire {
             .max_message_size(Some(max_frame))
             .max_frame_size(Some(max_frame));
         let socket = WebSocketStream::from_partially_read(socket, leftover.into(), Role::Client, Some(config)).await;
-        Wire { socket, outgoing: VecDeque::new(), writing: false, broken: None, ended: None }
+        Wire { socket, outgoing: VecDeque::new(), writing: false, pongs: 0, broken: None, ended: None }
     }
 
     /// Moves what can be moved. Loses nothing if it is dropped at `Pending`.
@@ -108,6 +113,12 @@ impl Wire {
 
     /// All frames that one turn of reading gives, up to the bounds.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.pongs > PONGS_WAITING && self.ended.is_none() {
+            if let Err(error) = ready!(Pin::new(&mut self.socket).poll_flush(cx)) {
+                return Poll::Ready(Step::Ended(reason(error)));
+            }
+            self.pongs = 0;
+        }
         let mut frames = Vec::new();
         let mut bytes = 0;
         while self.ended.is_none() && frames.len() < READ_FRAMES && bytes < READ_BYTES {
@@ -116,6 +127,10 @@ impl Wire {
                 Poll::Ready(Some(Ok(Message::Close(frame)))) => self.ended = Some(closed(frame)),
                 Poll::Ready(Some(Ok(message))) => {
                     bytes += message.len();
+                    if message.is_ping() {
+                        // With the head of the frame.
+                        self.pongs += message.len() + 6;
+                    }
                     frames.extend(frame(message));
                 }
                 Poll::Ready(Some(Err(error))) => self.ended = Some(reason(error)),

@@ -153,6 +153,7 @@ fn what_each_ending_leads_to() {
     assert_eq!(plan(&status(503, None), None), Plan::Retry(seconds(0)));
     assert_eq!(plan(&status(301, None), None), Plan::Slow);
     assert_eq!(plan(&Ending::Carrier(Disconnect::TlsCertificate(String::new())), None), Plan::Slow);
+    assert_eq!(plan(&Ending::Carrier(Disconnect::TlsProtocol(String::new())), None), Plan::Slow);
     assert_eq!(plan(&Ending::Carrier(Disconnect::Tls(String::new())), None), Plan::Retry(seconds(0)));
     assert_eq!(plan(&Ending::Unbuildable(String::new()), None), Plan::Fatal);
     assert_eq!(plan(&denied(Some(Then::Reject)), None), Plan::Fatal);

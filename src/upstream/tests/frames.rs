@@ -190,6 +190,32 @@ async fn a_server_that_does_not_read_meets_the_write_deadline() {
     .await;
 }
 
+/// Pings whose answers nobody takes: memory must not hold them all.
+#[tokio::test]
+async fn pongs_that_nobody_takes_hold_upstream_back() {
+    const MUCH: usize = 96 << 20;
+    run(async {
+        let (tell, mut told) = mpsc::channel(1);
+        let (address, _play) = serve(move |mut stream| async move {
+            accept(&mut stream).await;
+            let pings = short(0x89, &[b'p'; 125]).repeat(1000);
+            let mut sent = 0;
+            while sent < MUCH && stream.write_all(&pings).await.is_ok() {
+                sent += pings.len();
+            }
+            tell.send(sent).await.unwrap();
+        })
+        .await;
+        let config = UpstreamConfig { ping_interval: Duration::from_millis(1), ..config(&format!("ws://{address}/")) };
+        let mut client = Client::connect(&config);
+        client.connected().await;
+        assert_eq!(client.end().await.1, Disconnect::WriteTimeout);
+        let sent = told.recv().await.unwrap();
+        assert!(sent < MUCH, "what the sockets hold, and no more: {sent}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn reads_wait_for_the_driver_and_nothing_is_lost() {
     const COUNT: u32 = 50_000;

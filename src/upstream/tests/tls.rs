@@ -5,20 +5,36 @@ use std::sync::Arc;
 
 use super::*;
 
+/// What the server of [`serve_tls_as`] is like, where it is not as it should be.
+#[derive(Default)]
+struct Odd {
+    expired: bool,
+    alpn: &'static [u8],
+}
+
 /// A TLS server for `localhost` that says one thing, and the file with its CA.
 async fn serve_tls(dir: &tempfile::TempDir) -> (SocketAddr, PathBuf) {
+    serve_tls_as(dir, Odd::default()).await
+}
+
+async fn serve_tls_as(dir: &tempfile::TempDir, odd: Odd) -> (SocketAddr, PathBuf) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    if odd.expired {
+        leaf.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
+    let leaf = leaf.signed_by(&key, &ca).unwrap();
     let ca_file = dir.path().join("ca.pem");
     std::fs::write(&ca_file, ca.pem()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = config.with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key).unwrap();
+    let mut config = config.with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key).unwrap();
+    config.alpn_protocols = if odd.alpn.is_empty() { Vec::new() } else { vec![odd.alpn.to_vec()] };
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let (address, _play) = serve(move |stream| async move {
         // The handshake fails on this side too where the client refuses.
@@ -56,6 +72,46 @@ async fn certificates_are_checked() {
         let unknown_ca = UpstreamConfig { ca_file: Some(ca_file), ..unknown_ca };
         let reason = Client::connect(&unknown_ca).end().await.1;
         assert!(matches!(&reason, Disconnect::TlsCertificate(_)), "{reason:?}");
+
+        let (address, ca_file) = serve_tls_as(&dir, Odd { expired: true, ..Odd::default() }).await;
+        let expired = config(&format!("wss://localhost:{}/", address.port()));
+        let expired = UpstreamConfig { ca_file: Some(ca_file), ..expired };
+        let reason = Client::connect(&expired).end().await.1;
+        assert!(matches!(&reason, Disconnect::TlsCertificate(why) if why.contains("expired")), "{reason:?}");
+    })
+    .await;
+}
+
+/// Old versions of TLS, and HTTP/2 alone: named as that, and nothing is ever spoken in their stead.
+#[tokio::test]
+async fn a_server_that_speaks_nothing_of_ours_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let reason_of = async |address: SocketAddr, ca_file: PathBuf| {
+            let config = config(&format!("wss://localhost:{}/", address.port()));
+            Client::connect(&UpstreamConfig { ca_file: Some(ca_file), ..config }).end().await.1
+        };
+        let (address, ca_file) = serve_tls_as(&dir, Odd { alpn: b"http/1.1", ..Odd::default() }).await;
+        assert!(matches!(reason_of(address, ca_file).await, Disconnect::Closed { code: 1000, .. }));
+        let (address, ca_file) = serve_tls_as(&dir, Odd { alpn: b"h2", ..Odd::default() }).await;
+        let reason = reason_of(address, ca_file.clone()).await;
+        assert!(matches!(&reason, Disconnect::TlsProtocol(why) if why.contains("HTTP/1.1")), "{reason:?}");
+
+        // What TLS 1.0 says to a hello that offers 1.2 and 1.3: an alert, or its own version (RFC 5246 appendix E.1).
+        let alert = b"\x15\x03\x01\x00\x02\x02\x46".to_vec();
+        let hello =
+            [b"\x16\x03\x01\x00\x2a\x02\x00\x00\x26\x03\x01".as_slice(), &[7; 32], b"\x00\x00\x2f\x00"].concat();
+        for answer in [alert, hello] {
+            let (address, _play) = serve(move |mut stream| async move {
+                let mut first = [0; 5];
+                stream.read_exact(&mut first).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+                linger(stream).await;
+            })
+            .await;
+            let reason = reason_of(address, ca_file.clone()).await;
+            assert!(matches!(&reason, Disconnect::TlsProtocol(why) if why.contains("TLS 1.2")), "{reason:?}");
+        }
     })
     .await;
 }
