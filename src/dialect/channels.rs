@@ -47,6 +47,11 @@ impl Channels {
         }
     }
 
+    /// The channel's params.
+    pub(crate) fn params(&self, id: ChannelId) -> Option<&str> {
+        self.params.get(&id)?.1.as_deref()
+    }
+
     /// All channels of that name.
     pub(crate) fn named(&self, name: &str) -> &[ChannelId] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)

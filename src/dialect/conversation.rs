@@ -35,6 +35,7 @@ use serde_json::{Map, Value};
 
 use super::bindings::Bindings;
 use super::channels::Channels;
+use super::checksum::States;
 use super::fill::{ChannelView, Context};
 use super::framing::Session;
 use super::held::Held;
@@ -124,6 +125,8 @@ pub struct Conversation {
     bindings: Bindings,
     held: Held,
     channels: Channels,
+    /// What checksums are held against.
+    states: States,
     /// Replies to the frame at hand.
     replies: usize,
     /// The last reading of the clock that was passed in.
@@ -156,6 +159,7 @@ impl Conversation {
             bindings: Bindings::default(),
             held: Held::default(),
             channels,
+            states: States::default(),
             replies: 0,
             clock: Mono::default(),
             session: None,
@@ -257,6 +261,7 @@ impl Conversation {
     pub fn forget_channel(&mut self, channel: ChannelId) {
         self.bindings.leave(self.clock, channel);
         self.variables.forget_channel(channel);
+        self.states.forget(channel);
         self.channels.remove(channel);
     }
 

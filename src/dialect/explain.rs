@@ -116,6 +116,8 @@ fn named_values(rule: &Rule, message: &Message<'_>, context: &Context<'_>) -> Ve
             fields.push((key, text.into_owned()));
         }
     }
+    let checked = rule.checksum.and_then(|pointer| message.words(pointer));
+    fields.extend(checked.map(|text| ("checksum", text.into_owned())));
     let retry_after = rule.retry_after.and_then(|pointer| message.text(pointer));
     fields.extend(retry_after.map(|text| ("retry_after", text.into_owned())));
     for (key, when) in [("lost", &rule.lost), ("resumed", &rule.resumed), ("forget", &rule.forget)] {

@@ -54,17 +54,20 @@ pub enum Skipped {
     Namespace,
     /// An attachment beyond the limit; its placeholder stays in the event.
     Attachment,
+    /// A channel's state that a checksum stands for and that could not be read, or kept: it goes unchecked.
+    Checksum,
 }
 
 impl Skipped {
     /// All of them.
-    pub const ALL: [Skipped; 2] = [Skipped::Namespace, Skipped::Attachment];
+    pub const ALL: [Skipped; 3] = [Skipped::Namespace, Skipped::Attachment, Skipped::Checksum];
 
     /// As the metric's label says it.
     pub fn word(self) -> &'static str {
         match self {
             Skipped::Namespace => "namespace",
             Skipped::Attachment => "attachment",
+            Skipped::Checksum => "checksum",
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Then;
+use super::{Checksum, Then};
 
 /// `[limits]`: what the provider allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,17 +67,19 @@ pub enum Rotate {
     BreakBeforeMake,
 }
 
-/// `[gap]`: upstream's sequence numbers have no holes, and what to do about one.
+/// `[gap]`: what proves that nothing is missing, numbers without holes or checksums, and what to do about a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GapPolicy {
-    /// What a sequence counts.
-    pub scope: GapScope,
+    /// What a sequence counts; `None`: numbers may have holes, and only a checksum proves something.
+    pub scope: Option<GapScope>,
     /// From one number to the next; at least 1.
     pub step: u64,
     /// What is done about a hole, besides telling it.
     pub then: OnGap,
     /// How long an event waits for those before it; `None`: not at all.
     pub reorder: Option<Duration>,
+    /// Whose checksums over channels' states are held against ours.
+    pub checksum: Option<Checksum>,
 }
 
 /// What is done about missing numbers.

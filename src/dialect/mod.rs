@@ -19,11 +19,13 @@
 //! | `variable`, `variables`, `fill` | names, stored values, and what a name means at one moment |
 //! | `conversation` | the running state: `pending` requests, `bindings` of subscription ids, `held` events, `channels` |
 //! | `fetch`, `sign`, `jwt` | calls whose answers supply variables, signatures, when a token ends |
+//! | `checksum` | a channel's state held against the checksum that a provider sends over it |
 //! | `limits`, `units`, `timestamp` | what the provider allows, and small notations |
 //! | `explain`, `rehearsal` | what a frame would mean, for people; recorded conversations held again |
 
 mod bindings;
 mod channels;
+mod checksum;
 mod composition;
 mod condition;
 pub mod conversation;
@@ -53,6 +55,7 @@ mod variable;
 mod variables;
 mod wire;
 
+pub use checksum::Checksum;
 pub use conversation::{Carried, Conversation, Equipment, Timing, Wanted};
 pub use explain::Explained;
 pub use fetch::{NoSupply, Supply, may_call};
@@ -317,6 +320,13 @@ pub enum Heard<'a> {
     Lost {
         /// Which.
         target: Target<'a>,
+    },
+    /// Upstream's checksum over a channel's state is not ours (`[gap] checksum`): something is missing, or was misread.
+    Mismatched {
+        /// Which.
+        target: Target<'a>,
+        /// It was a whole state that is wrong in itself, and that was told before.
+        whole: bool,
     },
     /// Upstream asks for a new connection.
     Reconnect {

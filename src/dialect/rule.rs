@@ -90,6 +90,8 @@ pub(crate) struct Rule {
     pub(crate) message: Option<Value>,
     pub(crate) set: Vec<(Variable, Value)>,
     pub(crate) each: Option<Each>,
+    /// What the dialect's check reads: changes or state of the channel, and the checksum over it.
+    pub(crate) checksum: Option<PointerId>,
     pub(crate) lost: When,
     pub(crate) resumed: When,
     pub(crate) forget: When,

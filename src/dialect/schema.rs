@@ -1,8 +1,7 @@
 //! A dialect, loaded: its file's form, checked and compiled.
 //!
 //! Invariant: a [`Dialect`] that exists is complete: every pointer, hole and variable in it is known. Loading tells all
-//! errors at once, each with its place. Unknown keys are errors; keys of the language that this version does not carry out
-//! yet are errors that say so.
+//! errors at once, each with its place. Unknown keys are errors.
 //! Deliberately not here: reading files (the caller's), and what rules and templates do (`conversation`).
 //!
 //! - `document`: places and faults. `tables`, `send`, `rules`, `credentials`: the parts of the file. `calls`: what is asked
@@ -28,6 +27,7 @@ pub use self::credentials::TokenCall;
 
 use self::connect::{Carriage, Connect, UrlChannels};
 use self::document::{Faults, Place, Section};
+use super::checksum::Check;
 use super::composition::Composition;
 use super::fetch::Fetch;
 use super::framing::Framing;
@@ -65,6 +65,8 @@ pub struct Dialect {
     pub(crate) templates: Templates,
     pub(crate) rules: Vec<Rule>,
     pub(crate) repair: Option<RepairForm>,
+    /// What `[gap] checksum` names.
+    pub(crate) check: Option<Check>,
     /// All pointers of all rules.
     pub(crate) pointers: PointerSet,
     /// What the engine need not do unless some template names it.
@@ -217,7 +219,7 @@ impl Dialect {
 
     /// Whether its events have ids, or numbers without holes per channel, so that the same event is known on two connections.
     pub fn tells_events_apart(&self) -> bool {
-        let numbered = self.gap.is_some_and(|gap| gap.scope == GapScope::Channel);
+        let numbered = self.gap.is_some_and(|gap| gap.scope == Some(GapScope::Channel));
         let mut events = self.rules.iter().filter(|rule| rule.class == Class::Event);
         events.any(|rule| rule.fields.id.is_some() || (numbered && rule.fields.seq.is_some()))
     }
@@ -301,6 +303,11 @@ impl Dialect {
         events.peek().is_some() && events.all(|rule| rule.sub.is_some())
     }
 
+    /// Whether upstream's checksums are held against ours.
+    pub fn checks(&self) -> bool {
+        self.check.is_some()
+    }
+
     /// Whether upstream states whole channels by itself.
     pub fn states(&self) -> bool {
         self.hears(Class::Snapshot)
@@ -381,6 +388,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
         faults.add(0, "frames of Socket.IO need a rule that is `ready`: match = { \"#packet\" = \"connect\" }");
     }
     replies_exist(&rules, &on, &templates, faults);
+    let check = check(gap.as_ref(), gap_place, &rules, &on, faults);
     file.finish(faults);
     let secrets = credentials::secrets(&connect, &carriages, &templates, &signs, &fetches);
     let follows = templates.follows();
@@ -403,9 +411,32 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
         templates,
         rules,
         repair,
+        check,
         pointers,
         follows,
     }
+}
+
+/// What `[gap] checksum` and the rules that have checksums come to: neither means anything without the other.
+fn check(
+    gap: Option<&GapPolicy>,
+    gap_place: Option<Place<'_>>,
+    rules: &[Rule],
+    places: &[Place<'_>],
+    faults: &mut Faults,
+) -> Option<Check> {
+    let named = gap.and_then(|gap| gap.checksum);
+    let checked = rules.iter().zip(places).filter(|(rule, _)| rule.checksum.is_some());
+    if named.is_none() && rules.len() == places.len() {
+        checked.for_each(|(_, place)| faults.add(place.at, "`checksum` needs [gap] checksum, which says whose it is"));
+        return None;
+    }
+    let begins = rules.iter().any(|rule| rule.class == Class::Snapshot && rule.checksum.is_some());
+    if let (Some(place), false, true) = (gap_place, begins, rules.len() == places.len()) {
+        faults
+            .add(place.at, "[gap] checksum needs a rule that is `snapshot` with `checksum`: the state it begins with");
+    }
+    named.and_then(Check::new)
 }
 
 /// The ways to connect, the better one first.

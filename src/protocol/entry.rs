@@ -12,7 +12,7 @@ fn continuity(reason: GapReason) -> &'static str {
     match reason {
         // A message was too large, and nobody knows of which channel it was; a channel was silent, and maybe rightly so.
         GapReason::Reconnect | GapReason::TransportSwitch | GapReason::Oversize | GapReason::Silence => "unknown",
-        GapReason::UpstreamSeq | GapReason::Slow => "lost",
+        GapReason::UpstreamSeq | GapReason::Checksum | GapReason::Slow => "lost",
     }
 }
 

@@ -16,6 +16,7 @@ use crate::config::RepairConfig;
 use super::feed::RingId;
 use super::held::{Held, HeldEvent};
 use super::pairs::AttemptId;
+use super::stats::GapReason;
 use super::time::Mono;
 
 /// The pause between two tries grows up to so many cool-downs.
@@ -53,6 +54,8 @@ pub struct Wound {
     pub told: bool,
     /// Nothing is wrong: a client wants the present state.
     pub sound: bool,
+    /// By what it was noticed.
+    pub reason: GapReason,
 }
 
 /// What became of the wish to repair.
@@ -210,7 +213,7 @@ impl Repairs {
         let Some(repair) = self.open.get_mut(&ring) else { return };
         self.held_bytes -= repair.held.bytes();
         repair.held = Held::default();
-        repair.wound = Wound { missing: None, floor: 0, told: true, sound: false };
+        repair.wound = Wound { missing: None, floor: 0, told: true, sound: false, reason: GapReason::UpstreamSeq };
         if matches!(repair.stage, Stage::Asked(_)) {
             self.enter(ring, Stage::Ready);
         }
@@ -262,6 +265,12 @@ impl Repairs {
         let until = now + given_up.unwrap_or(self.config.cooldown);
         self.rests.insert(ring, Rest { until, given_up: given_up.is_some() });
         Some(Ended { wound: repair.wound, began: repair.began, held: repair.held })
+    }
+
+    /// A state came and is of no use: it is not asked for again before long.
+    pub fn rest(&mut self, now: Mono, ring: RingId) {
+        self.end(now, ring, Some(self.config.given_up_for));
+        self.rests.insert(ring, Rest { until: now + self.config.given_up_for, given_up: true });
     }
 
     /// How long nobody tries again what was tried in vain.
@@ -334,7 +343,8 @@ mod tests {
     use super::super::time::Time;
     use super::*;
 
-    const WOUND: Wound = Wound { missing: Some((2, 4)), floor: 1, told: true, sound: false };
+    const WOUND: Wound =
+        Wound { missing: Some((2, 4)), floor: 1, told: true, sound: false, reason: GapReason::UpstreamSeq };
     const RING: RingId = RingId(1);
 
     fn at(ms: u64) -> Mono {
@@ -423,7 +433,10 @@ mod tests {
         let asked = repairs.ask(at(0), RING);
         repairs.begin_anew(RING);
         assert_eq!((repairs.expects(RING, asked), repairs.counts()), (false, (1, 0)));
-        assert_eq!(repairs.wound(RING), Some(Wound { missing: None, floor: 0, told: true, sound: false }));
+        assert_eq!(
+            repairs.wound(RING),
+            Some(Wound { missing: None, floor: 0, told: true, sound: false, reason: GapReason::UpstreamSeq })
+        );
         assert_eq!(repairs.next_ready(), Some((RING, How::Fetch)));
     }
 }

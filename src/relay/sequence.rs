@@ -79,7 +79,7 @@ impl Sequence {
 
     /// What numbers count, if they prove anything.
     pub fn scope(&self) -> Option<GapScope> {
-        self.policy.map(|policy| policy.scope)
+        self.policy.and_then(|policy| policy.scope)
     }
 
     /// What the dialect wants done about missing numbers.
@@ -96,7 +96,7 @@ impl Sequence {
     /// The number that is due next after what was seen, if anything was.
     pub fn expected(&self, ring: RingId) -> Option<u64> {
         let policy = self.policy?;
-        let last = match policy.scope {
+        let last = match policy.scope? {
             GapScope::Channel => self.channels.get(&ring)?,
             GapScope::Connection => self.connection.as_ref()?,
         };
@@ -114,9 +114,11 @@ impl Sequence {
     /// Judges an event's numbers and remembers them, unless it is a duplicate or early. `waited`: nothing that belongs before
     /// it is waited for any more.
     pub fn judge(&mut self, ring: RingId, attempt: AttemptId, numbers: Option<(u64, u64)>, waited: bool) -> Order {
-        let (Some(policy), Some((first, last))) = (self.policy, numbers) else { return Order::Next };
+        let (Some(policy), Some(scope), Some((first, last))) = (self.policy, self.scope(), numbers) else {
+            return Order::Next;
+        };
         self.turn_to(attempt);
-        let before = match policy.scope {
+        let before = match scope {
             GapScope::Channel => self.channels.get(&ring).copied(),
             // Numbers of a connection begin anew with each connection.
             GapScope::Connection => self.connection.filter(|last| last.attempt == attempt),
@@ -124,7 +126,7 @@ impl Sequence {
         let step = policy.step.max(1);
         let mut order = before.map_or(Order::Next, |before| compare(step, before, attempt, first, last));
         if order == Order::Duplicate {
-            let known = match policy.scope {
+            let known = match scope {
                 GapScope::Channel => self.channels.get_mut(&ring),
                 GapScope::Connection => self.connection.as_mut(),
             };
@@ -137,7 +139,7 @@ impl Sequence {
         }
         if order != Order::Duplicate {
             let newest = Last::new(last, attempt);
-            match policy.scope {
+            match scope {
                 GapScope::Channel => drop(self.channels.insert(ring, newest)),
                 GapScope::Connection => self.connection = Some(newest),
             }
@@ -222,7 +224,13 @@ mod tests {
     const FIRST: AttemptId = AttemptId(1);
 
     fn sequence(scope: GapScope) -> Sequence {
-        Sequence::new(Some(&GapPolicy { scope, step: 1, then: OnGap::Report, reorder: None }))
+        Sequence::new(Some(&GapPolicy {
+            scope: Some(scope),
+            step: 1,
+            then: OnGap::Report,
+            reorder: None,
+            checksum: None,
+        }))
     }
 
     #[test]
@@ -288,10 +296,11 @@ mod tests {
     #[test]
     fn within_the_window_a_number_too_high_is_early_and_not_remembered() {
         let policy = GapPolicy {
-            scope: GapScope::Channel,
+            scope: Some(GapScope::Channel),
             step: 1,
             then: OnGap::Report,
             reorder: Some(Duration::from_millis(50)),
+            checksum: None,
         };
         let mut numbers = Sequence::new(Some(&policy));
         numbers.judge(RING, FIRST, Some((5, 5)), false);

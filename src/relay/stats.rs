@@ -163,6 +163,8 @@ words! {
         Oversize = "oversize";
         /// Upstream stopped talking about the channel.
         Silence = "silence";
+        /// Upstream's checksum over the channel's state is another one than ours.
+        Checksum = "checksum";
     }
 }
 
@@ -385,6 +387,8 @@ pub struct FeedStats {
     pub dropped: Counts<DropReason>,
     /// Events that came before their turn and waited.
     pub reordered: u64,
+    /// Checksums of upstream's that were not those of the state.
+    pub mismatched: u64,
     /// Gaps told, upstream's and sessions'.
     pub gaps: Counts<GapReason>,
     /// Resets told.

@@ -6,13 +6,15 @@ use std::collections::BTreeSet;
 use super::Conversation;
 use super::receive::Turn;
 use crate::dialect::bindings::Bound;
+use crate::dialect::checksum::Verdict;
 use crate::dialect::field::Field;
 use crate::dialect::held::HeldMessage;
 use crate::dialect::message::Message;
 use crate::dialect::pending::Op;
 use crate::dialect::rule::{Class, Each, Taken};
+use crate::dialect::scan::PointerId;
 use crate::dialect::variable::{LAST_ID, LAST_SEQ, Variable};
-use crate::dialect::{ChannelId, Event, Heard, RequestId, Role, Target};
+use crate::dialect::{ChannelId, Event, Heard, RequestId, Role, Skipped, Target};
 
 /// What a rule's `channel` and `sub` lead to.
 enum Led<'t> {
@@ -107,8 +109,38 @@ impl Conversation {
             taken.key = asked.key.as_ref().map(|key| Cow::Owned(key.to_string()));
         }
         let key = asked.is_some().then(|| taken.key.as_deref().map(Box::<str>::from)).flatten();
+        let wrong = turn.rule.checksum.is_some_and(|at| self.is_wrong(turn, at, target, heard));
+        // A change to a wrong state is none; a state that is wrong in itself comes before the word that it is.
+        if wrong && role == Role::Event {
+            heard(Heard::Mismatched { target, whole: false });
+        }
         self.tell(turn, target, taken, role, heard);
+        if wrong && role == Role::Snapshot {
+            heard(Heard::Mismatched { target, whole: true });
+        }
         self.answer_asked(asked, key, heard);
+    }
+
+    /// Whether the checksum in a message is not that of the channel's state.
+    fn is_wrong(
+        &mut self,
+        turn: Turn<'_>,
+        at: PointerId,
+        target: Target<'_>,
+        heard: &mut dyn FnMut(Heard<'_>),
+    ) -> bool {
+        let (Some(check), Some(bytes)) = (&turn.dialect.check, turn.message.raw(at)) else { return false };
+        let channel = match target {
+            Target::Channel(channel) => Some(channel),
+            Target::Name(name) => self.channels.named(name).first().copied(),
+        };
+        let Some(channel) = channel else { return false };
+        let begins = (turn.rule.class == Class::Snapshot).then(|| self.channels.params(channel));
+        let verdict = self.states.judge(check, channel, begins, bytes);
+        if verdict == Verdict::Unchecked {
+            heard(Heard::Skipped(Skipped::Checksum, 1));
+        }
+        verdict == Verdict::Wrong
     }
 
     /// The question for a state that a message names as what it answers.

@@ -167,7 +167,7 @@ impl Conversation {
 
     /// A message that is nobody's event counts, too, where numbers count the whole connection.
     pub(super) fn count_numbers(&self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
-        if turn.dialect.gap().is_some_and(|gap| gap.scope == GapScope::Connection)
+        if turn.dialect.gap().is_some_and(|gap| gap.scope == Some(GapScope::Connection))
             && let Some((first, last)) = turn.rule.fields.numbers(&turn.message)
         {
             heard(Heard::Numbered(first, last));

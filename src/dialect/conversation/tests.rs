@@ -198,6 +198,7 @@ fn show(heard: &Heard<'_>) -> String {
         }
         Heard::Ready { resumed } => words.push(if *resumed { "resumed" } else { "ready" }.to_owned()),
         Heard::Lost { target: of } => words.push(format!("lost {}", target(of))),
+        Heard::Mismatched { target: of, .. } => words.push(format!("mismatched {}", target(of))),
         Heard::Reconnect { retry_after } => {
             words.push("reconnect".to_owned());
             words.extend(retry_after.map(|after| format!("after={after:?}")));

@@ -37,7 +37,8 @@ pub enum Verdict {
     Understood,
     /// An outbound frame that none of its templates makes.
     Foreign,
-    /// An inbound frame with a message that no rule matches, that lacks what its rule needs, or that is malformed.
+    /// An inbound frame with a message that no rule matches, that lacks what its rule needs, that is malformed, or whose
+    /// checksum is not that of the state.
     Puzzling,
 }
 
@@ -166,6 +167,7 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
             .and("message", quoted(message))
             .and("then", then.map(self::then)),
         Heard::Lost { target } => Words::new("lost").bare(Some(self::target(*target, names))),
+        Heard::Mismatched { target, .. } => Words::new("mismatched").bare(Some(self::target(*target, names))),
         Heard::Reconnect { retry_after } => {
             Words::new("reconnect").and("retry_after", retry_after.map(|time| format!("{}ms", time.as_millis())))
         }

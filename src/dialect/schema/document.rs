@@ -165,7 +165,6 @@ pub(super) struct Section<'a> {
     pub(super) at: usize,
     entries: Vec<(&'a str, usize, Place<'a>)>,
     known: Vec<&'static str>,
-    later: &'static [&'static str],
 }
 
 impl<'a> Section<'a> {
@@ -174,13 +173,7 @@ impl<'a> Section<'a> {
         if !place.is_table() {
             faults.add(place.at, format!("{name} must be a table"));
         }
-        Section { at: place.at, entries: place.entries(), known: Vec::new(), later: &[] }
-    }
-
-    /// Names keys of the language that this version does not carry out.
-    pub(super) fn later(mut self, keys: &'static [&'static str]) -> Self {
-        self.later = keys;
-        self
+        Section { at: place.at, entries: place.entries(), known: Vec::new() }
     }
 
     pub(super) fn take(&mut self, key: &'static str) -> Option<Place<'a>> {
@@ -265,9 +258,7 @@ impl<'a> Section<'a> {
     /// All keys were asked for: the others are faults.
     pub(super) fn finish(self, faults: &mut Faults) {
         for (key, key_at, _) in &self.entries {
-            if self.later.contains(key) {
-                faults.add(*key_at, format!("`{key}` is not supported yet by this version"));
-            } else if !self.known.contains(key) {
+            if !self.known.contains(key) {
                 faults.add(*key_at, format!("unknown field `{key}`, expected one of {}", quoted(&self.known)));
             }
         }

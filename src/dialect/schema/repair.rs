@@ -23,7 +23,7 @@ pub(super) fn compile(
         if place.is_none() {
             faults.add(gap.at, "then = \"fetch\" needs [repair], which says what is fetched");
         }
-        if policy.scope == GapScope::Connection {
+        if policy.scope == Some(GapScope::Connection) {
             faults.add(
                 gap.at,
                 "then = \"fetch\" needs scope = \"channel\": an answer is merged by its channel's numbers",

@@ -67,11 +67,12 @@ struct Reader<'r> {
 /// The keys that mean something in a rule of each class, besides those that mean something in all.
 fn keys_of(class: Class) -> &'static [&'static str] {
     match class {
-        Class::Event => {
-            &["channel", "sub", "key", "fold", "type", "id", "seq", "ts", "data", "decode", "req", "each", "lost"]
-        }
+        Class::Event => &[
+            "channel", "sub", "key", "fold", "type", "id", "seq", "ts", "data", "decode", "req", "each", "lost",
+            "checksum",
+        ],
         Class::Snapshot => {
-            &["channel", "sub", "key", "type", "id", "seq", "ts", "data", "decode", "req", "each", "lost"]
+            &["channel", "sub", "key", "type", "id", "seq", "ts", "data", "decode", "req", "each", "lost", "checksum"]
         }
         Class::Ack => &[
             "req", "of", "channel", "sub", "bind", "data", "decode", "each", "lost", "key", "fold", "type", "id",
@@ -116,6 +117,7 @@ impl Reader<'_> {
             message: self.value(&mut on, "message"),
             set: self.set(&mut on),
             each: self.each(&mut on),
+            checksum: self.pointer(&mut on, "checksum"),
             lost: self.when(&mut on, "lost"),
             resumed: self.when(&mut on, "resumed"),
             forget: self.when(&mut on, "forget"),
@@ -124,6 +126,9 @@ impl Reader<'_> {
         rule.fields = self.fields(&mut on);
         if class.is_none() && on.take("is").is_none() {
             self.faults.add(on.at, "missing field `is`: a rule says what its messages are");
+        }
+        if let (Some(_), Some(place)) = (&rule.each, on.take("checksum")) {
+            self.faults.add(place.at, "a checksum is over the channel as a whole: not with `each`");
         }
         if let Some(class) = class {
             self.check(&on, class, place);

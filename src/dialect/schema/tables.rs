@@ -1,6 +1,7 @@
 //! `[frame] [limits] [gap] [close]`: from the file to plain values.
 
 use super::document::{Faults, Section};
+use crate::dialect::checksum::CHECKSUMS;
 use crate::dialect::framing::{FrameKind, Framing, Inflate, MAIN};
 use crate::dialect::limits::{CloseTable, GapPolicy, GapScope, Limits, OnGap};
 use crate::dialect::units;
@@ -94,9 +95,11 @@ fn duration(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -
 }
 
 pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<GapPolicy> {
-    let mut gap = section?.later(&["checksum"]);
+    let mut gap = section?;
+    let checksum = gap.word("checksum", &CHECKSUMS, faults);
     let scopes = [("channel", GapScope::Channel), ("connection", GapScope::Connection)];
-    let scope = gap.word("scope", &scopes, faults).unwrap_or(GapScope::Channel);
+    let otherwise = checksum.is_none().then_some(GapScope::Channel);
+    let scope = gap.word("scope", &scopes, faults).or(otherwise);
     let step = gap.number("step", 1, 1_000_000, faults).unwrap_or(1);
     let thens = [
         ("report", OnGap::Report),
@@ -106,8 +109,18 @@ pub(super) fn gap(section: Option<Section<'_>>, faults: &mut Faults) -> Option<G
     ];
     let then = gap.word("then", &thens, faults).unwrap_or(OnGap::Report);
     let reorder = duration(&mut gap, "reorder", faults);
+    if scope.is_none() {
+        for key in ["step", "reorder"] {
+            if let Some(place) = gap.take(key) {
+                faults.add(place.at, format!("`{key}` is about numbers: it needs `scope`, what they count"));
+            }
+        }
+    }
+    if let (Some(_), OnGap::Fetch, Some(place)) = (checksum, then, gap.take("checksum")) {
+        faults.add(place.at, "a checksum is over the state that comes on the connection: then = \"resubscribe\"");
+    }
     gap.finish(faults);
-    Some(GapPolicy { scope, step: u64::from(step), then, reorder })
+    Some(GapPolicy { scope, step: u64::from(step), then, reorder, checksum })
 }
 
 pub(super) fn close(section: Option<Section<'_>>, faults: &mut Faults) -> CloseTable {

@@ -87,7 +87,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"ignore\"\nchanel = \"/c\"\n",
         &[
-            "6:1: unknown field `chanel`, expected one of `match`, `is`, `channel`, `sub`, `decode`, `fold`, `req`, `of`, `bind`, `then`, `retry_after`, `code`, `message`, `set`, `each`, `lost`, `resumed`, `forget`, `reply`, `key`, `type`, `id`, `seq`, `ts`, `data`",
+            "6:1: unknown field `chanel`, expected one of `match`, `is`, `channel`, `sub`, `decode`, `fold`, `req`, `of`, `bind`, `then`, `retry_after`, `code`, `message`, `set`, `each`, `checksum`, `lost`, `resumed`, `forget`, `reply`, `key`, `type`, `id`, `seq`, `ts`, `data`",
         ],
     ),
     (
@@ -191,7 +191,7 @@ const FAULTS: &[(&str, &[&str])] = &[
             "7:15: `ping_jitter` must be true or false",
             "8:10: unknown variant `some`, expected one of `all`, `messages`",
             "10:8: `step` must be a whole number from 1 to 1000000",
-            "11:1: `checksum` is not supported yet by this version",
+            "11:12: unknown variant `x`, expected one of `kraken-v2`",
         ],
     ),
     (
@@ -220,7 +220,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         &[
             "3:1: missing field `match`: a rule says which messages it is about",
             "3:1: a rule that is `event` needs `channel` or `sub`",
-            "5:1: `bind` has no effect in a rule that is `event`, where these have: `channel`, `sub`, `key`, `fold`, `type`, `id`, `seq`, `ts`, `data`, `decode`, `req`, `each`, `lost`",
+            "5:1: `bind` has no effect in a rule that is `event`, where these have: `channel`, `sub`, `key`, `fold`, `type`, `id`, `seq`, `ts`, `data`, `decode`, `req`, `each`, `lost`, `checksum`",
             "6:1: a rule that is `ack` needs `req`, `channel`, `of` or `sub`",
             "7:9: `match` must be a table of conditions: \"/pointer\" = value",
             "9:1: missing field `is`: a rule says what its messages are",
@@ -350,7 +350,7 @@ fn limits_and_tables_read_as_written() {
     let gap = dialect.gap().unwrap();
     assert_eq!(
         (gap.scope, gap.step, gap.then),
-        (super::super::GapScope::Connection, 2, super::super::OnGap::Reconnect)
+        (Some(super::super::GapScope::Connection), 2, super::super::OnGap::Reconnect)
     );
     assert_eq!(gap.reorder, Some(std::time::Duration::from_millis(50)));
     assert_eq!((dialect.on_close(4050), dialect.on_close(4100)), (Some(Then::Fatal), None));
@@ -362,4 +362,32 @@ fn limits_and_tables_read_as_written() {
     assert!(phoenix.publish_joins() && phoenix.publishes() && phoenix.unsubscribes() && phoenix.has_ping());
     assert_eq!(phoenix.confirm(), Confirm::Ack);
     assert!(!Dialect::builtin("plain").unwrap().publish_joins());
+}
+
+#[test]
+fn a_checksum_has_a_name_and_rules_that_say_where_it_is() {
+    let head = "dialect = 1\nname = \"x\"\n";
+    let rule = |is: &str, more: &str| {
+        format!("[[on]]\nmatch = {{ \"/{is}\" = 1 }}\nis = \"{is}\"\nchannel = \"/c\"\n{more}\n")
+    };
+    let faults = |text: String| {
+        let errors = Dialect::parse("bad.toml", &format!("{head}{text}")).err().unwrap_or_default();
+        errors.into_iter().map(|error| format!("{}:{}: {}", error.line, error.column, error.reason)).collect::<Vec<_>>()
+    };
+    let gap = "[gap]\nchecksum = \"kraken-v2\"\n";
+    let checked = rule("snapshot", "checksum = \"\"") + &rule("event", "checksum = \"\"");
+    assert_eq!(faults(format!("{gap}{checked}")), Vec::<String>::new());
+    assert_eq!(faults(checked.clone()).len(), 2, "both rules need [gap] checksum");
+    let only = faults(format!("{gap}{}", rule("event", "checksum = \"\"")));
+    assert_eq!(only, ["3:1: [gap] checksum needs a rule that is `snapshot` with `checksum`: the state it begins with"]);
+    let each = faults(format!("{gap}{}", rule("snapshot", "checksum = \"\"\neach = { at = \"/l\" }")));
+    assert_eq!(each, ["9:12: a checksum is over the channel as a whole: not with `each`"]);
+    let fetch = faults(format!(
+        "{gap}then = \"fetch\"\nreorder = \"1s\"\n[repair]\nget = \"/x\"\nis = \"snapshot\"\nseq = \"/n\"\n{checked}"
+    ));
+    let expected = [
+        "4:12: a checksum is over the state that comes on the connection: then = \"resubscribe\"",
+        "6:11: `reorder` is about numbers: it needs `scope`, what they count",
+    ];
+    assert_eq!(fetch, expected);
 }

@@ -8,7 +8,7 @@
 //! `heard/`, what upstream says:
 //! - `hearing`: what its messages lead to. `strange`: those that nobody understood.
 //! - `events`: what enters the feed. `mapping`: one channel of upstream's as many local ones.
-//! - `sequencing`: numbers: duplicates, what comes early, holes. `repairing`: what mends holes. `resuming`: what a lost connection
+//! - `sequencing`: numbers: duplicates, what comes early, holes. `checking`: checksums. `repairing`: what mends holes. `resuming`: what a lost connection
 //!   means for the feed, and when that is known. `refreshing`: asking for the present state.
 //! - `watching`: channels that are silent. `judging`: how good upstream is, and who is told.
 //!

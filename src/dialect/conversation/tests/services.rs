@@ -106,13 +106,17 @@ fn kraken_answers_once_per_symbol() {
     assert_eq!(talk.hear(&acked("A/USD")), ["acked #1 subscribe[1]"]);
     assert_eq!(talk.hear(&acked("A/USD")), ["acked #0 subscribe[]"]);
     assert_eq!(
-        talk.hear(r#"{"channel":"book","type":"snapshot","data":[{"symbol":"A/USD","bids":[]}]}"#),
-        [r#"snapshot book:A/USD type=book [{"symbol":"A/USD","bids":[]}]"#]
+        talk.hear(r#"{"channel":"book","type":"snapshot","data":[{"symbol":"A/USD","bids":[],"checksum":0}]}"#),
+        [r#"snapshot book:A/USD type=book [{"symbol":"A/USD","bids":[],"checksum":0}]"#]
     );
-    assert_eq!(
-        talk.hear(r#"{"channel":"book","type":"update","data":[{"symbol":"A/USD","bids":[1]}]}"#),
-        [r#"event book:A/USD type=book append [{"symbol":"A/USD","bids":[1]}]"#]
-    );
+    let update =
+        |sum: u32| format!(r#"[{{"symbol":"A/USD","bids":[{{"price":1,"qty":1}}],"asks":[],"checksum":{sum}}}]"#);
+    let said = |data: &str| format!(r#"{{"channel":"book","type":"update","data":{data}}}"#);
+    let (right, wrong) = (update(3596227959), update(7));
+    let told = |data: &str| format!("event book:A/USD type=book append {data}");
+    assert_eq!(talk.hear(&said(&right)), [told(&right)]);
+    assert_eq!(talk.hear(&said(&wrong)), ["mismatched book:A/USD".to_owned(), told(&wrong)]);
+    assert_eq!(talk.hear(&said(&wrong)), [told(&wrong)], "it is not checked before its next state");
     assert_eq!(talk.hear(r#"{"channel":"heartbeat"}"#), ["ignored"]);
     assert_eq!(talk.hear(r#"{"channel":"book","type":"update","data":[]}"#), ["unextracted 3"]);
     let deep = talk.try_subscribe(&[("book:A/USD", Some(r#"{"depth":10}"#)), ("book:B/USD", None)], false);

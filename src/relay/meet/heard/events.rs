@@ -62,7 +62,7 @@ impl Relay {
         self.feed.iter().filter(|(_, ring)| !ring.name.starts_with('$')).map(|(id, _)| id).collect()
     }
 
-    fn rings_for(&mut self, at: Time, target: Target<'_>, into: &mut Vec<RingId>) {
+    pub(in crate::relay) fn rings_for(&mut self, at: Time, target: Target<'_>, into: &mut Vec<RingId>) {
         match target {
             Target::Channel(channel) => self.direct_rings(channel, into),
             Target::Name(name) => {

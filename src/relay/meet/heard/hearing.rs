@@ -147,6 +147,7 @@ impl Relay {
                 self.heard_gone(now, attempt, target, &Refusal { code, message, then, retry_after: None });
             }
             Heard::Lost { target } => self.target_lost(at, target),
+            Heard::Mismatched { target, whole } => self.checksum_failed(at, attempt, target, whole),
             Heard::Reconnect { retry_after } => {
                 self.heard_reconnect(now, attempt, retry_after);
             }

@@ -16,7 +16,7 @@ use crate::relay::naming;
 use crate::relay::pairs::Reply;
 use crate::relay::refresh::{Found, Subject};
 use crate::relay::repair::{How, Opened, Wound};
-use crate::relay::stats::Cost;
+use crate::relay::stats::{Cost, GapReason};
 use crate::relay::time::{Mono, Time};
 
 use crate::relay::meet::messages::waiting::Asker;
@@ -127,7 +127,7 @@ impl Relay {
 
     fn refresh_by_repair(&mut self, now: Time, ring: RingId, how: How) -> Result<bool, Refusal> {
         let floor = self.sequence.newest(ring).map_or(0, |(number, _)| number);
-        let wound = Wound { missing: None, floor, told: false, sound: true };
+        let wound = Wound { missing: None, floor, told: false, sound: true, reason: GapReason::UpstreamSeq };
         match self.repairs.open(now.mono, ring, how, wound) {
             Opened::UnderWay => Ok(true),
             Opened::Resting => Err(Refusal::new(ErrorCode::Unavailable, "it was tried in vain not long ago")),

@@ -79,7 +79,11 @@ impl Relay {
         if !states {
             return true;
         }
-        match self.mend(at, ring, Wound { missing: None, floor: 0, told: false, sound: false }) {
+        match self.mend(
+            at,
+            ring,
+            Wound { missing: None, floor: 0, told: false, sound: false, reason: GapReason::UpstreamSeq },
+        ) {
             None => return true,
             Some(How::Fetch) => self.hold(at, attempt, ring, event),
             Some(How::Resubscribe) => self.stats.feed.dropped.bump(DropReason::NoBase),
@@ -142,9 +146,9 @@ impl Relay {
         self.reached(attempt, channel, Standing::Wanted);
     }
 
-    /// Events of the whole connection are missing: connects anew.
-    pub(in crate::relay) fn renew_connection(&mut self, attempt: AttemptId) {
-        let message = "upstream's sequence has a hole".to_owned();
+    /// Something is missing that only another connection brings: connects anew. `why` is for people.
+    pub(in crate::relay) fn renew_connection(&mut self, attempt: AttemptId, why: &str) {
+        let message = why.to_owned();
         self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after: None, message });
     }
 
@@ -341,7 +345,7 @@ impl Relay {
         let Some(mut ended) = self.repairs.end(at.mono, ring, Some(rest)) else { return };
         self.stats.repair.ended.bump(end);
         if !ended.wound.sound {
-            let hole = Hole { span: ended.wound.missing, reason: GapReason::UpstreamSeq, repair: Some(FAILED) };
+            let hole = Hole { span: ended.wound.missing, reason: ended.wound.reason, repair: Some(FAILED) };
             self.admit_hole(at, ring, hole);
             if !ended.held.is_empty() {
                 self.sequence.forget(ring);

@@ -129,9 +129,10 @@ impl Relay {
         }
     }
 
-    /// Whether an increment would change a state that is not known, where numbers prove what belongs to it.
+    /// Whether an increment would change a state that is not known, where numbers or checksums prove what belongs to it.
     fn lacks_base(&self, ring: RingId) -> bool {
-        self.sequence.scope().is_some() && self.feed.ring(ring).is_some_and(|ring| ring.values.lacks_base())
+        let proven = self.sequence.scope().is_some() || self.dialect.checks();
+        proven && self.feed.ring(ring).is_some_and(|ring| ring.values.lacks_base())
     }
 
     /// Lets an event in, and into the channels that are parts of this one.
@@ -186,7 +187,8 @@ impl Relay {
         let reconnects = self.sequence.repair() == OnGap::Reconnect && role != Role::Snapshot;
         let floor = missing.0.saturating_sub(self.sequence.step());
         for ring in rings {
-            let wound = Wound { missing: Some(missing), floor, told: true, sound: false };
+            let wound =
+                Wound { missing: Some(missing), floor, told: true, sound: false, reason: GapReason::UpstreamSeq };
             let how = if role == Role::Snapshot { None } else { self.mend(at, ring, wound) };
             let repair = how.map(How::text).or(reconnects.then_some("reconnect"));
             let hole = Hole { span: Some(missing), reason: GapReason::UpstreamSeq, repair };
@@ -197,7 +199,7 @@ impl Relay {
             }
         }
         if reconnects {
-            self.renew_connection(attempt);
+            self.renew_connection(attempt, "upstream's sequence has a hole");
         }
     }
 }
