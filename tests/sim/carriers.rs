@@ -123,7 +123,6 @@ impl World {
     }
 
     pub fn kill_disk(&mut self) {
-        self.disk.told_late = self.disk.in_flight.is_some() || self.clients.iter().any(|client| client.stuck);
         self.disk.dead = true;
     }
 
@@ -135,9 +134,8 @@ impl World {
             }
             let text = String::from_utf8_lossy(item.text()).into_owned();
             self.note(format!("client {at} <- {text}"));
-            if self.disk.dead && !self.disk.told_late && text.contains("\"kind\":\"accepted\"") && self.told_new(&text)
-            {
-                self.violation = Some(format!("S16: accepted after the store failed: {text}"));
+            if text.contains("\"kind\":\"accepted\"") && self.never_vouched(&text) {
+                self.violation = Some(format!("S16: accepted before the disk vouched for it: {text}"));
             }
             if text.starts_with("{\"kind\":\"event\"") && text.contains("\"channel\":\"s:") {
                 self.covered("event of a mapped channel");
@@ -154,11 +152,11 @@ impl World {
         }
     }
 
-    /// Whether an `accepted` names a message that is not on the disk.
-    pub fn told_new(&self, text: &str) -> bool {
+    /// Whether an `accepted` names a message that the disk never vouched for.
+    pub fn never_vouched(&self, text: &str) -> bool {
         let frame: Value = serde_json::from_str(text).unwrap_or_default();
         let id = frame["message"].as_str().and_then(tidegate::relay::record::MessageId::parse);
-        id.is_none_or(|id| !self.disk.holds(id))
+        id.is_none_or(|id| !self.disk.vouched(id))
     }
 
     pub fn cover_told(&mut self) {

@@ -1,6 +1,6 @@
 //! The modelled disk: a commit is atomic and durable once answered; a crash before the answer keeps it or loses it whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
@@ -14,12 +14,13 @@ pub struct Disk {
     pub in_flight: Option<Vec<Operation>>,
     /// Every later commit fails.
     pub dead: bool,
-    /// When it died a commit was on its way, or a client was stuck: what was accepted before may be told after.
-    pub told_late: bool,
+    /// All that it ever said it had, or that it held when the relay began.
+    ever: BTreeSet<MessageId>,
 }
 
 impl Disk {
     pub fn apply(&mut self, operations: &[Operation]) {
+        self.answered(operations);
         for operation in operations {
             match operation {
                 Operation::Accept(message) => {
@@ -45,8 +46,21 @@ impl Disk {
         }
     }
 
+    /// The relay hears that these are durable.
+    pub fn answered(&mut self, operations: &[Operation]) {
+        self.ever.extend(operations.iter().filter_map(|operation| match operation {
+            Operation::Accept(message) => Some(message.id),
+            _ => None,
+        }));
+    }
+
     pub fn holds(&self, id: MessageId) -> bool {
         self.outcomes.contains_key(&id) || self.messages.values().any(|(message, _)| message.id == id)
+    }
+
+    /// Whether it ever vouched for this message, which may have ended and been forgotten since.
+    pub fn vouched(&self, id: MessageId) -> bool {
+        self.ever.contains(&id)
     }
 
     pub fn pending(&self) -> usize {

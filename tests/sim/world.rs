@@ -292,6 +292,7 @@ impl World {
                 match &input {
                     Input::Committed => {
                         let operations = self.disk.in_flight.take().unwrap_or_default();
+                        self.disk.answered(&operations);
                         if !(self.fault == Some(Fault::CommitLies) && self.chance(10)) {
                             self.disk.apply(&operations);
                         }
