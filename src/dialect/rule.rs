@@ -193,8 +193,11 @@ impl Fields {
 
     /// The message's numbers, first and last.
     pub(crate) fn numbers(&self, message: &Message<'_>) -> Option<(u64, u64)> {
-        let (first, last) = self.seq?;
-        Some((message.number(first)?, message.number(last)?))
+        let (from, to) = self.seq?;
+        let last = message.number(to)?;
+        // Mostly both are the same field.
+        let first = if from == to { last } else { message.number(from)? };
+        Some((first, last))
     }
 }
 

@@ -68,20 +68,15 @@ impl Wall {
         let micros = (self.0 % 1_000_000_000) / 1_000;
         let (year, month, day) = civil_from_days(secs / 86_400);
         let of_day = secs % 86_400;
-        put(out, year, 4);
-        out.push(b'-');
-        put(out, month, 2);
-        out.push(b'-');
-        put(out, day, 2);
-        out.push(b'T');
-        put(out, of_day / 3600, 2);
-        out.push(b':');
-        put(out, of_day / 60 % 60, 2);
-        out.push(b':');
-        put(out, of_day % 60, 2);
-        out.push(b'.');
-        put(out, micros, 6);
-        out.push(b'Z');
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        put(&mut text[..4], year);
+        put(&mut text[5..7], month);
+        put(&mut text[8..10], day);
+        put(&mut text[11..13], of_day / 3600);
+        put(&mut text[14..16], of_day / 60 % 60);
+        put(&mut text[17..19], of_day % 60);
+        put(&mut text[20..26], micros);
+        out.extend_from_slice(&text);
     }
 
     /// The same as [`Wall::write_rfc3339`], as a string.
@@ -103,11 +98,11 @@ fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn put(out: &mut Vec<u8>, mut value: u64, width: usize) {
-    let at = out.len();
-    out.resize(at + width, b'0');
-    for digit in out[at..].iter_mut().rev() {
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
+/// Fills a field with the last digits of a value.
+#[inline]
+fn put(field: &mut [u8], mut value: u64) {
+    for digit in field.iter_mut().rev() {
+        *digit = b'0' + (value % 10).to_le_bytes()[0];
         value /= 10;
     }
 }

@@ -89,6 +89,10 @@ impl Pacing {
     /// miss its turn too, comes before its time.
     pub fn order(&self) -> [Class; Class::ALL.len()] {
         let mut order = Class::ALL;
+        // None of them can be late, whatever comes first.
+        if self.latest.iter().all(|latest| *latest > self.count + order.len() as u64) {
+            return order;
+        }
         let mut by_turn = Class::ALL;
         by_turn.sort_by_key(|class| (self.latest[*class as usize], *class));
         // The n-th of those that must be asked can be asked at the n-th frame from here.

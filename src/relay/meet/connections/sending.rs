@@ -36,11 +36,15 @@ impl Relay {
         self.gather_address(now.mono);
         self.stage_barrier(now);
         let load = |attempt| Load { attempt, frames: Vec::new(), carried: Vec::new() };
-        let mut loads = self.senders().map(|attempt| attempt.map(load));
+        let senders = self.senders();
+        if senders[0].is_none() {
+            return;
+        }
+        let mut loads = senders.map(|attempt| attempt.map(load));
         let (mut frames, mut bytes) = (0, 0);
         while frames < FRAMES_MAX
             && bytes < BYTES_MAX
-            && let Some((attempt, outgoing)) = self.next_outgoing(now)
+            && let Some((attempt, outgoing)) = self.next_outgoing(now, senders)
         {
             let Some(load) = loads.iter_mut().flatten().find(|load| load.attempt == attempt) else { break };
             frames += 1;
@@ -116,9 +120,7 @@ impl Relay {
     }
 
     /// The next frame and the attempt on which it leaves, if the bucket has a token for it.
-    fn next_outgoing(&mut self, now: Time) -> Option<(AttemptId, Outgoing)> {
-        let senders = self.senders();
-        senders[0]?;
+    fn next_outgoing(&mut self, now: Time, senders: [Option<AttemptId>; 2]) -> Option<(AttemptId, Outgoing)> {
         if self.link.pacing.control_is_free()
             && !self.link.pacing.held(now.mono)
             && let Some(ping) = self.first_of(senders, |relay, attempt| relay.next_ping(now, attempt))
@@ -157,10 +159,10 @@ impl Relay {
 
     /// The next frame of a class on this attempt.
     fn next_of(&mut self, now: Time, attempt: AttemptId, class: Class) -> Option<Outgoing> {
-        let ready = self.attempts.get(attempt)?.is_ready();
+        let sender = self.attempts.get(attempt)?;
+        let (ready, posting) = (sender.is_ready(), sender.posting);
         // Without a token that holds, messages wait.
-        let serves = ready && self.attempts.serves(attempt) && !self.attempts.get(attempt)?.lease.is_over();
-        let posting = self.attempts.get(attempt)?.posting;
+        let serves = ready && self.attempts.serves(attempt) && !sender.lease.is_over();
         match class {
             Class::Critical | Class::Message if posting && self.dialect.posts_messages() => None,
             Class::Control if posting && self.dialect.posts_subscribes() => None,
