@@ -52,6 +52,7 @@ impl Default for UpstreamConfig {
             url: "wss://example.com/stream".to_owned(),
             endpoints: Vec::new(),
             transports: vec![Transport::WebSocket],
+            climb_after: Duration::from_secs(300),
             dialect: "plain".to_owned(),
             params: serde_json::Map::new(),
             headers: Vec::new(),

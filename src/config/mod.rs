@@ -123,6 +123,8 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<EndpointConfig>,
     /// How to connect, the preferred way first; never empty, and the dialect has all of them.
     pub transports: Vec<Transport>,
+    /// How long a transport that is not the first one serves before a better one is tried.
+    pub climb_after: Duration,
     /// Built-in name or path of a dialect.
     pub dialect: String,
     /// For the dialect's connection templates: JSON values by name.

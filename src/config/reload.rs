@@ -29,6 +29,7 @@ keys! {
     "upstream.url" => upstream.url;
     "upstream.endpoints" => upstream.endpoints;
     "upstream.transports" => upstream.transports;
+    "upstream.climb_after" => upstream.climb_after;
     "upstream.dialect" => upstream.dialect;
     "upstream.params" => upstream.params;
     "upstream.headers" => upstream.headers;

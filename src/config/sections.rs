@@ -85,6 +85,7 @@ fn upstream(r: &mut Reader, d: UpstreamConfig) -> UpstreamConfig {
         url: r.text("upstream.url").unwrap_or(first),
         endpoints,
         transports: transports(r, d.transports),
+        climb_after: r.duration("upstream.climb_after", d.climb_after, from_millis(100, 86_400)),
         dialect: r.text("upstream.dialect").unwrap_or(d.dialect),
         params: params(r, "upstream.params").unwrap_or_default(),
         headers: headers(r),

@@ -86,6 +86,7 @@ fn upstream(config: &UpstreamConfig, secret_params: &[String]) -> Value {
         "connect_timeout": duration::write(config.connect_timeout),
         "handshake_timeout": duration::write(config.handshake_timeout),
         "backoff": backoff(config.backoff),
+        "climb_after": duration::write(config.climb_after),
         "stable_for": duration::write(config.stable_for),
         "max_attempts": config.max_attempts,
         "ping_interval": duration::write(config.ping_interval),

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// Every field's name, without its `#`, and what gives it.
-pub(crate) const NAMES: [(&str, &str); 8] = [
+pub(crate) const NAMES: [(&str, &str); 9] = [
     // `event`, `ack`, `connect`, `connect_error`, `disconnect`.
     ("packet", "frame.kind = \"socket.io\""),
     // The number by which an event wants to be answered, or that an ack answers.
@@ -15,12 +15,14 @@ pub(crate) const NAMES: [(&str, &str); 8] = [
     // Where a lost connection goes on, if connection state recovery is on.
     ("offset", "frame.kind = \"socket.io\""),
     // An event's id and type.
-    ("id", "an event stream"),
+    ("id", "an event stream, or a message with a head"),
     ("event", "an event stream"),
     // HTTP's status, and the fields that name a version of what is polled.
     ("status", "a poll"),
     ("etag", "a poll"),
     ("last_modified", "a poll"),
+    // The last one in seconds since 1970.
+    ("last_modified_s", "a poll"),
 ];
 
 /// One field of one message.

@@ -20,6 +20,7 @@ use self::socketio::{Kind, Packet};
 pub(crate) use self::socketio::{MAIN, Sent};
 use super::WireFrame;
 use super::field::Field;
+use super::timestamp;
 
 /// How messages are told apart in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +46,8 @@ pub(crate) struct Framing {
     pub(crate) namespace: Box<str>,
     /// How binary frames are compressed.
     pub(crate) inflate: Option<Inflate>,
+    /// A message on a WebSocket begins with lines that say something about it, and an empty one.
+    pub(crate) head: bool,
 }
 
 /// What is passed over on purpose, and counted.
@@ -127,6 +130,11 @@ impl Framing {
                 let data = event.data.as_deref().unwrap_or_default();
                 with_fields(frame, |fields| self.texts(fields, &lines::text_or_json(data), each));
             }
+            (_, WireFrame::Text(bytes) | WireFrame::Binary(bytes)) if self.head => {
+                let (id, body) = lines::head(bytes);
+                let fields = [Field::text("id", id.unwrap_or_default())];
+                self.texts(&fields[..usize::from(id.is_some())], &lines::text_or_json(body), each);
+            }
             (_, frame) => with_fields(frame, |fields| self.texts(fields, frame.body(), each)),
         }
     }
@@ -199,8 +207,13 @@ fn with_fields<T>(frame: &WireFrame, then: impl FnOnce(&[Field<'_>]) -> T) -> T 
         }
         _ => return then(&[]),
     };
+    let date = match frame {
+        WireFrame::Answer(answer) => answer.last_modified.as_deref().and_then(timestamp::http_date),
+        _ => None,
+    };
     let texts = texts.into_iter().filter_map(|(name, value)| Some(Field::text(name, value.as_deref()?)));
     let status = status.map(|status| Field::number("status", u64::from(status)));
-    let fields: Vec<Field<'_>> = texts.chain(status).collect();
+    let date = date.map(|seconds| Field::number("last_modified_s", seconds));
+    let fields: Vec<Field<'_>> = texts.chain(status).chain(date).collect();
     then(&fields)
 }

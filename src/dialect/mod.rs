@@ -328,6 +328,9 @@ pub enum Heard<'a> {
         /// It was a whole state that is wrong in itself, and that was told before.
         whole: bool,
     },
+    /// The connection was to begin with the newest event that had come before it, and began with another one: what was
+    /// between them is not known.
+    Unproven,
     /// Upstream asks for a new connection.
     Reconnect {
         /// When to try again.

@@ -242,7 +242,7 @@ impl Dialect {
 
     /// Whether a later connection of this transport goes on where the last one ended, without holes.
     pub fn resumes(&self, transport: Transport) -> bool {
-        self.carriages.get(&transport).is_some_and(|carriage| carriage.resumes)
+        self.connect.resumes || self.carriages.get(&transport).is_some_and(|carriage| carriage.resumes)
     }
 
     /// Whether messages can be published at all.
@@ -375,6 +375,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let connect = connect::connect(file.section("connect", faults), &names, whole.then_some(&fetches[..]), faults);
     let carriages = connect::transports(file.section("transport", faults), &names, faults);
     let transports = transports_of(&connect, &carriages, faults);
+    places_are_named(&connect, &carriages, &transports, faults);
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
     let gap_place = file.take("gap");
@@ -447,6 +448,22 @@ fn transports_of(connect: &Connect, carriages: &BTreeMap<Transport, Carriage>, f
         faults.add(0, "no transport: without a WebSocket there has to be a [transport.sse], long-poll or poll");
     }
     transports
+}
+
+/// Where the ids of events are places, each transport has to name the place from which it goes on; an event stream does so by
+/// itself.
+fn places_are_named(
+    connect: &Connect,
+    carriages: &BTreeMap<Transport, Carriage>,
+    transports: &[Transport],
+    faults: &mut Faults,
+) {
+    let own = |transport: &Transport| carriages.get(transport).is_some_and(|own| own.address.names_place());
+    let common = connect.address.names_place();
+    let names = |transport: &Transport| *transport == Transport::Sse || common || own(transport);
+    if connect.resumes && !transports.iter().all(names) {
+        faults.add(0, "`resumes` in [connect] needs {cursor?} in an address or header of every transport");
+    }
 }
 
 fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>> {

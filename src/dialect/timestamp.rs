@@ -1,4 +1,4 @@
-//! Upstream's times: numbers whose unit shows in their magnitude, and RFC 3339 texts.
+//! Upstream's times: numbers whose unit shows in their magnitude, RFC 3339 texts, and HTTP's dates.
 //!
 //! Invariant: what is no time reads as `None`; nothing overflows, nothing is rounded up.
 
@@ -75,6 +75,15 @@ fn rfc3339(text: &str) -> Option<Wall> {
     seconds.checked_mul(SECOND)?.checked_add(nanos).map(Wall)
 }
 
+/// `Sat, 21 Nov 2026 03:48:48 GMT`, HTTP's preferred form (RFC 9110 section 5.6.7), in seconds since 1970.
+pub(crate) fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let (_, text) = text.split_once(", ")?;
+    let [day, month, year, time, "GMT"] = text.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let month = MONTHS.find(month).filter(|at| month.len() == 3 && at % 3 == 0)? / 3 + 1;
+    rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).map(|time| time.0 / SECOND)
+}
+
 fn number_of(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |sum, digit| Some(sum * 10 + u64::from(char::from(*digit).to_digit(10)?)))
 }
@@ -132,6 +141,23 @@ mod tests {
         }
         for text in ["", "-1", "1e9", "99999999999999999999", ".", "1.2.3", "true"] {
             assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn http_dates_are_read_in_their_preferred_form() {
+        assert_eq!(http_date("Sat, 21 Nov 2026 03:48:48 GMT"), Some(1_795_232_928));
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        for text in [
+            "",
+            "Sat, 21 Nov 2026 03:48:48 UTC",
+            "Saturday, 21-Nov-26 03:48:48 GMT",
+            "Sat, 21 ovD 2026 03:48:48 GMT",
+            "Sat, 31 Nov 2026 03:48:48 GMT",
+            "Sat, 1 Nov 2026 03:48:48 GMT",
+            "Sat, 21 Nov 2026 é GMT",
+        ] {
+            assert_eq!(http_date(text), None, "{text}");
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.link.ready)),
     metric("tidegate_link_rotations_total", "Connections to upstream that took over from one that still served.",
         Counter(|v| v.stats.link.rotations)),
-    metric("tidegate_link_transport_switches_total", "Times that another transport than before served.",
+    metric("tidegate_link_transport_switches_total", "Times that another transport than before served; before the first connection that is the best one.",
         Counter(|v| v.stats.link.transport_switches)),
     metric("tidegate_link_flaps_total", "Connections to upstream that were live for less than upstream.stable_for.",
         Counter(|v| v.stats.link.flaps)),

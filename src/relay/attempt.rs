@@ -171,6 +171,8 @@ pub struct Attempt {
     pub addressed: Vec<ChannelId>,
     /// It begins where an earlier one ended, without a hole.
     pub goes_on: bool,
+    /// It is another transport's than the connection that served before it.
+    pub switched: bool,
     /// A request that left by POST is not answered yet; no other one leaves until then.
     pub posting: bool,
     /// Signs of life.
@@ -216,6 +218,7 @@ impl Attempt {
             transport: Transport::default(),
             addressed: Vec::new(),
             goes_on: false,
+            switched: false,
             posting: false,
             heartbeat: Heartbeat::new(now, config.ping_interval, config.ping_misses),
             acked: Acked::default(),

@@ -108,8 +108,8 @@ pub struct Link {
     pub endpoints: Endpoints,
     /// Over which transport.
     pub ladder: Ladder,
-    /// The transport of the connection that served last.
-    pub served_over: Option<Transport>,
+    /// The transport of the connection that served last; the best one before the first.
+    pub served_over: Transport,
     /// Connects that the provider allows; `None`: it names no limit.
     pub connects: Option<Bucket>,
     /// Endings in a row that were a fault of one side.
@@ -140,8 +140,8 @@ impl Link {
             pacing: Pacing::new(limits),
             rotation: Rotation::new([config.max_age, limits.age]),
             endpoints: Endpoints::new(&config.addresses(), config.backoff),
-            ladder: Ladder::new(&config.transports),
-            served_over: None,
+            ladder: Ladder::new(&config.transports, config.climb_after),
+            served_over: config.transports.first().copied().unwrap_or_default(),
             connects: limits.connects.map(connects),
             faults: 0,
             flaps: 0,

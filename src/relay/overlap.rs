@@ -95,11 +95,19 @@ impl Overlap {
         self.newer.is_some()
     }
 
-    /// The newer connection leads from now on.
-    pub fn take_over(&mut self) {
+    /// The newer connection leads from now on. Gives the channels of which the older one still owed events that only ids tell
+    /// apart; where there are numbers, these will show what is missing.
+    pub fn take_over(&mut self) -> BTreeSet<RingId> {
         self.taken_over = true;
-        self.ahead.clear();
         self.ahead_numbers.clear();
+        std::mem::take(&mut self.ahead).into_iter().map(|(ring, _)| ring).collect()
+    }
+
+    /// The connection that took over is gone, and this one is opened in its place.
+    pub fn followed_by(&mut self, next: AttemptId) {
+        if self.taken_over {
+            self.newer = Some(next);
+        }
     }
 
     /// The older connection is gone.
@@ -267,6 +275,19 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_the_newer_one_leads_in_its_place() {
+        let next = AttemptId(3);
+        let mut overlap = open();
+        overlap.followed_by(next);
+        assert_eq!(overlap.plain(RING, next), Merge::Admit, "nothing was taken over yet");
+        overlap.take_over();
+        overlap.followed_by(next);
+        assert_eq!(overlap.plain(RING, next), Merge::Admit);
+        assert_eq!(overlap.named(RING, next, "a"), Merge::Admit);
+        assert_eq!(overlap.plain(RING, OLD), Merge::PassOver);
+    }
+
+    #[test]
     fn ids_of_two_connections_are_one_stream() {
         let mut overlap = open();
         assert_eq!(overlap.named(RING, OLD, "a"), Merge::Admit);
@@ -276,7 +297,7 @@ mod tests {
         assert_eq!(overlap.named(RING, OLD, "b"), Merge::Admit);
         assert_eq!(overlap.named(RING, OLD, "c"), Merge::Admit);
         assert!(overlap.is_level());
-        overlap.take_over();
+        assert!(overlap.take_over().is_empty());
         assert_eq!(overlap.named(RING, NEW, "c"), Merge::Duplicate);
         assert_eq!(overlap.named(RING, NEW, "d"), Merge::Admit);
         assert_eq!(overlap.named(RING, OLD, "d"), Merge::PassOver);

@@ -1,7 +1,8 @@
-//! Holes that may turn out to be none: what was live when a connection was lost whose session upstream may go on with.
+//! Holes that may turn out to be none, or to be another transport's: what was live when a connection was lost.
 //!
 //! Some services send what was missed before they say that the session goes on. Until they have said so, or that another one
-//! begins, nobody can tell whether a channel has a hole.
+//! begins, nobody can tell whether a channel has a hole. Where there are several transports, nobody can tell what the hole is
+//! before one of them serves.
 //! Invariant: a channel is in here once, with the reason of its first loss; only what was live is.
 //! Deliberately not here: who hears of a hole (`meet::heard::resuming`).
 
@@ -9,6 +10,17 @@ use std::collections::BTreeMap;
 
 use crate::dialect::ChannelId;
 use crate::relay::stats::GapReason;
+
+/// What the next connection that serves says about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sequel {
+    /// Upstream went on where the lost one ended: there is no hole.
+    GoesOn,
+    /// Nobody knows what was missed.
+    Lost,
+    /// The same, and the connection is another transport's.
+    Switched,
+}
 
 /// Losses without a verdict.
 #[derive(Debug, Default)]

@@ -1,10 +1,15 @@
 //! Another connection takes over, and another transport: the sessions read on as if nothing had happened, and where something is
 //! missing they are told what.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use serde_json::json;
 
+use crate::client::Client;
 use crate::common::until;
-use crate::hub::{Hub, numbered, with_websocket};
+use crate::hub::{Hub, anywhere, numbered, with_websocket};
 use crate::rig::{Place, Relay};
 use crate::transports::{named, numbers};
 use crate::upstream::Upstream;
@@ -121,9 +126,61 @@ fn without_numbers_the_way_from_one_transport_to_the_next_is_a_gap() {
     hub.cut(false);
     wait_over(&relay, "sse");
     hub.event("a", 2);
-    // Told when the connection was lost: which transport comes next was not known then.
     let gap = client.next_of("gap");
-    assert_eq!((&gap["reason"], &gap["continuity"]), (&json!("reconnect"), &json!("unknown")), "{gap}");
+    assert_eq!((&gap["reason"], &gap["continuity"]), (&json!("transport_switch"), &json!("unknown")), "{gap}");
     assert_eq!(numbers(&mut client, 1), named("a", [2]), "one gap, not one for each refusal");
+    relay.stop();
+}
+
+/// Ends the thread that makes events, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn down_and_up_the_ladder_again_and_again_brings_each_event_once() {
+    /// Down and up again.
+    const ROUNDS: u32 = 5;
+    let hub = Hub::new();
+    let mut place = either(&hub, &anywhere());
+    let ladder = r#"["websocket", "sse", "long-poll"]"#;
+    let relay = place.set("upstream.transports", ladder).set("upstream.climb_after", "\"150ms\"").start();
+    let mut client = relay.subscriber("a");
+    wait_over(&relay, "websocket");
+    let (stop, sent, mut seen) = (AtomicBool::new(false), AtomicU64::new(0), 0);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                hub.event("a", sent.load(Ordering::Relaxed) + 1);
+                sent.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let mut read_on = |client: &mut Client| {
+            let to = sent.load(Ordering::Relaxed) + 10;
+            assert_eq!(numbers(client, usize::try_from(to - seen).unwrap()), named("a", seen + 1..=to));
+            seen = to;
+        };
+        read_on(&mut client);
+        for _ in 0..ROUNDS {
+            for (refused, next) in [(&["ws"][..], "sse"), (&["ws", "sse"], "long-poll")] {
+                hub.refuse(refused);
+                hub.cut(false);
+                wait_over(&relay, next);
+                read_on(&mut client);
+            }
+            hub.refuse(&[]);
+            wait_over(&relay, "websocket");
+            read_on(&mut client);
+        }
+    });
+    let rest = usize::try_from(sent.load(Ordering::Relaxed) - seen).unwrap();
+    assert_eq!(numbers(&mut client, rest), named("a", seen + 1..=seen + rest as u64));
+    assert_eq!(relay.metric("tidegate_link_transport_switches_total"), f64::from(4 * ROUNDS));
     relay.stop();
 }

@@ -1,5 +1,5 @@
 //! A service that speaks HTTP: it keeps every event, and brings them by event stream, long-poll or poll from where a client
-//! says it ended, or by WebSocket from now on; it takes messages by POST. Connections can be cut, and refused for a while, and
+//! says it ended, or else from now on, also by WebSocket; it takes messages by POST. Connections can be cut, and refused for a while, and
 //! single transports be refused.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -48,6 +48,12 @@ pub fn with_websocket() -> String {
     let dialect = DIALECT.replace("websocket = false", "path = \"/ws/{channel*}\"");
     assert_ne!(dialect, DIALECT);
     dialect
+}
+
+/// And goes on over all of them where the last connection ended, whatever its transport was.
+pub fn anywhere() -> String {
+    let places = "[connect]\nresumes = true\nheaders = { last-event-id = \"{cursor?}\" }\n";
+    with_websocket().replace("[connect]\n", places)
 }
 
 /// And with numbers that have no holes.
@@ -153,14 +159,15 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
     loop {
-        let (mut line, mut after, mut length, mut key) = (String::new(), None, 0, None);
+        let (mut line, mut after, mut version, mut length, mut key) = (String::new(), None, None, 0, None);
         reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
         loop {
             let mut field = String::new();
             reader.read_line(&mut field).ok().filter(|read| *read > 0)?;
             let Some((name, value)) = field.trim_end().split_once(": ") else { break };
             match name.to_lowercase().as_str() {
-                "last-event-id" | "if-none-match" => after = value.trim_matches('"').parse().ok(),
+                "last-event-id" => after = value.parse().ok(),
+                "if-none-match" => version = value.trim_matches('"').parse().ok(),
                 "content-length" => length = value.parse().ok()?,
                 "sec-websocket-key" => key = Some(derive_accept_key(value.as_bytes())),
                 _ => {}
@@ -176,13 +183,13 @@ fn serve(stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> Option<()> {
             kind if shared.0.lock().unwrap().refused.contains(&kind) => {
                 "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()
             }
-            "ws" => return talk(stream, shared, &channels, &key?),
+            "ws" => return talk(stream, shared, &channels, after, &key?),
             "sse" => return stream_events(stream, shared, &channels, after),
             "publish" => {
                 shared.0.lock().unwrap().posts.push(serde_json::from_slice(&body).ok()?);
                 "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n".to_owned()
             }
-            kind => poll(shared, &channels, after, if kind == "poll" { Duration::ZERO } else { HELD }),
+            kind => poll(shared, &channels, version.or(after), if kind == "poll" { Duration::ZERO } else { HELD }),
         };
         stream.write_all(answer.as_bytes()).ok()?;
     }
@@ -237,9 +244,15 @@ fn stream_events(
     }
 }
 
-fn talk(mut stream: TcpStream, shared: &(Mutex<State>, Condvar), channels: &[&str], accept: &str) -> Option<()> {
+fn talk(
+    mut stream: TcpStream,
+    shared: &(Mutex<State>, Condvar),
+    channels: &[&str],
+    after: Option<usize>,
+    accept: &str,
+) -> Option<()> {
     // Before the answer: what happens after it is brought.
-    let mut place = shared.0.lock().unwrap().events.len();
+    let mut place = after.unwrap_or(shared.0.lock().unwrap().events.len());
     let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
     stream.write_all(format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes()).ok()?;
     stream.set_read_timeout(Some(Duration::from_millis(10))).ok()?;

@@ -1,12 +1,17 @@
 //! nginx with nchan, through the dialect `nchan`.
 
+use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::common::{request, until};
 use crate::door::Door;
-use crate::rig::{Relay, offset};
+use crate::rig::{App, Relay, offset};
 use crate::script::{self, Server, folder, free_port, has};
 
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
@@ -30,14 +35,21 @@ fn nginx(dir: &tempfile::TempDir) -> Server {
 
 /// Publishes to the channel `tides`; how many heard it.
 fn post(service: &Server, data: &Value) -> u64 {
-    let address = ([127, 0, 0, 1], service.port()).into();
-    let answer = request(address, "POST /pub/tides", &["Accept: text/json"], &data.to_string());
+    post_to(([127, 0, 0, 1], service.port()).into(), "tides", data)
+}
+
+fn post_to(address: SocketAddr, channel: &str, data: &Value) -> u64 {
+    let answer = request(address, &format!("POST /pub/{channel}"), &["Accept: text/json"], &data.to_string());
     let info: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
     info["subscribers"].as_u64().unwrap()
 }
 
 fn relay(door: &Door, channel: &str, transport: &str) -> Relay {
-    let params = format!("params = {{ channel = \"{channel}\" }}\ntransports = [\"{transport}\"]");
+    over(door, channel, &format!("transports = [\"{transport}\"]"))
+}
+
+fn over(door: &Door, channel: &str, transports: &str) -> Relay {
+    let params = format!("params = {{ channel = \"{channel}\" }}\n{transports}");
     Relay::start(&format!("ws://{}", door.address()), "nchan", &params, "")
 }
 
@@ -77,6 +89,88 @@ fn goes_on(test: &str, transport: &str) {
     app.has_no("event");
 }
 
+/// Publishes 1, 2, 3, … until it is told to stop; gives the last number.
+fn publisher(service: &Server, stop: &Arc<AtomicBool>) -> thread::JoinHandle<u64> {
+    let (address, stop) = (([127, 0, 0, 1], service.port()).into(), stop.clone());
+    thread::spawn(move || {
+        let mut n = 0;
+        while !stop.load(Ordering::Relaxed) {
+            n += 1;
+            post_to(address, "tides", &json!({"cm": n}));
+            thread::sleep(Duration::from_millis(5));
+        }
+        n
+    })
+}
+
+/// Waits until the relay serves over this transport.
+fn serves_over(relay: &Relay, transport: &str) {
+    until(&format!("a connection over {transport}"), || {
+        let upstream = &relay.feed("/v1/status")["upstream"];
+        (upstream["state"] == "live" && upstream["transport"] == transport).then_some(())
+    });
+}
+
+/// What an app hears of the numbers: each once, in order, and nothing between them.
+struct Heard {
+    app: App,
+    last: u64,
+    before: Option<u64>,
+}
+
+impl Heard {
+    fn read_to(&mut self, number: u64) {
+        while self.last < number {
+            let event = self.app.frame("event");
+            self.last += 1;
+            assert_eq!(event["data"]["cm"], self.last, "{event}");
+            assert!(self.before.is_none_or(|before| event["prev"] == before), "nothing between: {event}");
+            self.before = Some(offset(&event));
+        }
+    }
+}
+
+/// Down the ladder to its last rung and up again, while messages are published all the time.
+#[test]
+fn the_ladder_loses_nothing_and_brings_nothing_twice() {
+    if !can_run("nchan_ladder") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = nginx(&dir);
+    let door = Door::new();
+    door.lead_to(service.port());
+    let ladder = "transports = [\"websocket\", \"sse\", \"long-poll\"]\nclimb_after = \"500ms\"";
+    let relay = over(&door, "tides", ladder);
+    let mut app = relay.app();
+    app.subscribe(json!("tides"));
+    serves_over(&relay, "websocket");
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = publisher(&service, &stop);
+    let mut heard = Heard { app, last: 0, before: None };
+    heard.read_to(20);
+    for (forbidden, next) in [("no-websocket", "sse"), ("no-sse", "long-poll")] {
+        std::fs::write(dir.path().join(forbidden), "").unwrap();
+        door.shut();
+        door.lead_to(service.port());
+        serves_over(&relay, next);
+        heard.read_to(heard.last + 20);
+    }
+    for (forbidden, next) in [("no-sse", "sse"), ("no-websocket", "websocket")] {
+        std::fs::remove_file(dir.path().join(forbidden)).unwrap();
+        serves_over(&relay, next);
+        heard.read_to(heard.last + 20);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent = publisher.join().unwrap();
+    heard.read_to(sent);
+    for kind in ["event", "gap", "reset"] {
+        heard.app.has_no(kind);
+    }
+    assert_eq!(relay.metric("tidegate_link_transport_switches_total"), "4");
+    assert_eq!(relay.metric("tidegate_dialect_unmatched_total"), "0");
+}
+
 #[test]
 fn an_event_stream_goes_on_where_it_ended() {
     goes_on("nchan_sse", "sse");
@@ -85,6 +179,47 @@ fn an_event_stream_goes_on_where_it_ended() {
 #[test]
 fn a_long_poll_goes_on_where_it_ended() {
     goes_on("nchan_long_poll", "long-poll");
+}
+
+#[test]
+fn a_websocket_goes_on_where_it_ended() {
+    goes_on("nchan_websocket", "websocket");
+}
+
+/// nginx keeps two messages of this channel: of more nobody knows.
+#[test]
+fn what_the_service_did_not_keep_is_a_gap() {
+    if !can_run("nchan_few") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = nginx(&dir);
+    let address = ([127, 0, 0, 1], service.port()).into();
+    let door = Door::new();
+    door.lead_to(service.port());
+    let relay = relay(&door, "few", "websocket");
+    let mut app = relay.app();
+    app.subscribe(json!("few"));
+    relay.upstream("live");
+    until("a subscriber", || (post_to(address, "few", &json!(0)) > 0).then_some(()));
+    post_to(address, "few", &json!(1));
+    let mut before = app.frame("event");
+    while before["data"] != 1 {
+        before = app.frame("event");
+    }
+    door.shut();
+    for n in 2..=4 {
+        post_to(address, "few", &json!(n));
+    }
+    door.lead_to(service.port());
+    let gap = app.frame("gap");
+    assert_eq!((&gap["reason"], &gap["prev"]), (&json!("reconnect"), &json!(offset(&before))), "{gap}");
+    for (n, prev) in [(3, Some(offset(&gap))), (4, None)] {
+        let event = app.frame("event");
+        assert_eq!(event["data"], n, "what it kept: {event}");
+        assert!(prev.is_none_or(|prev| event["prev"] == prev), "{event}");
+    }
+    app.has_no("gap");
 }
 
 #[test]
@@ -117,13 +252,15 @@ fn a_channel_of_a_real_nginx() {
     let first = app.frame("event");
     assert_eq!(first["data"], json!({"cm": 313}), "{first}");
 
+    // Another nginx keeps nothing of what the first one had: it cannot go on there.
     drop(service);
-    let gap = app.frame("gap");
-    assert_eq!((&gap["reason"], &gap["prev"]), (&json!("reconnect"), &json!(offset(&first))), "{gap}");
+    until("the connection to be lost", || (relay.feed("/v1/status")["upstream"]["state"] != "live").then_some(()));
     let service = nginx(&dir);
     door.lead_to(service.port());
     relay.upstream("live");
     assert_eq!(post(&service, &json!({"cm": 100})), 1);
+    let gap = app.frame("gap");
+    assert_eq!((&gap["reason"], &gap["prev"]), (&json!("reconnect"), &json!(offset(&first))), "{gap}");
     let event = app.frame("event");
     assert_eq!((&event["data"], &event["prev"]), (&json!({"cm": 100}), &json!(offset(&gap))), "{event}");
     assert_eq!(relay.metric("tidegate_dialect_unmatched_total"), "0");

@@ -75,7 +75,12 @@ pub(super) struct Place {
     transport: Transport,
     /// Of which channels, where that matters.
     channels: Vec<Box<str>>,
-    text: Option<Box<str>>,
+    /// What the service calls it; empty: nothing. Where ids are places, the newest event's.
+    text: String,
+    /// Where ids are places: that of the event before the newest one.
+    before: String,
+    /// Where ids are places: the event with which the connection has to begin, so that nothing can be missing before it.
+    first: Option<Box<str>>,
     etag: Option<Box<str>>,
     last_modified: Option<Box<str>>,
 }
@@ -83,27 +88,49 @@ pub(super) struct Place {
 impl Place {
     /// Forgets the place if it belongs to another transport or other channels.
     pub(super) fn suit(&mut self, origin: &Origin, dialect: &Dialect) {
+        let anywhere = dialect.connect.resumes;
         // Ids of an event stream that carries many channels count over all of them.
-        let matters = origin.transport != Transport::Sse || dialect.url_channels(Transport::Sse) == UrlChannels::One;
+        let over_all = anywhere || origin.transport == Transport::Sse;
+        let matters = !over_all || dialect.url_channels(origin.transport) == UrlChannels::One;
         let channels: Vec<Box<str>> =
             origin.channels.iter().filter(|_| matters).map(|known| known.name.clone()).collect();
-        if self.transport != origin.transport || self.channels != channels {
-            *self = Place { transport: origin.transport, channels, ..Place::default() };
+        if (self.transport != origin.transport && !anywhere) || self.channels != channels {
+            *self = Place { channels, ..Place::default() };
+        }
+        self.transport = origin.transport;
+        if anywhere {
+            (self.etag, self.last_modified) = (None, None);
+            self.first = (!self.before.is_empty()).then(|| self.text.as_str().into());
         }
     }
 
-    /// What the service calls it.
+    /// What the service is told.
     pub(super) fn text(&self) -> Option<&str> {
-        self.text.as_deref()
+        let text = if self.first.is_some() { &self.before } else { &self.text };
+        Some(text.as_str()).filter(|text| !text.is_empty())
     }
 
     /// Whether there is one.
-    pub(super) fn is_known(&self) -> bool {
-        self.text.is_some() || self.etag.is_some() || self.last_modified.is_some()
+    fn is_known(&self) -> bool {
+        !self.text.is_empty() || self.etag.is_some() || self.last_modified.is_some()
     }
 
     fn set(&mut self, text: Option<&str>) {
-        self.text = text.filter(|text| !text.is_empty() && text.len() <= CURSOR_MAX).map(Into::into);
+        self.before.clear();
+        self.text.clear();
+        self.text.push_str(text.filter(|text| text.len() <= CURSOR_MAX).unwrap_or_default());
+    }
+
+    /// An event of this id came.
+    fn advance(&mut self, id: &str) {
+        if id.len() > CURSOR_MAX {
+            return self.set(None);
+        }
+        if self.text != id {
+            std::mem::swap(&mut self.before, &mut self.text);
+            self.text.clear();
+            self.text.push_str(id);
+        }
     }
 
     /// Whether an answer names the very version that was asked to be newer than.
@@ -133,6 +160,8 @@ pub(super) struct Asking {
     retry: Option<Duration>,
     /// The place stands behind something that was too large to be read.
     skipped: bool,
+    /// A poll was answered.
+    pub(super) answered: bool,
 }
 
 impl Asking {
@@ -168,6 +197,11 @@ impl Conversation {
         self.asking.retry
     }
 
+    /// Whether the connection was of use: where each poll is a request of its own, one of them was answered.
+    pub fn got_through(&self) -> bool {
+        !self.transport().polls() || self.asking.answered
+    }
+
     /// Whether the place is worth something though the session is not.
     pub(super) fn skipped(&self) -> bool {
         self.asking.skipped
@@ -175,7 +209,23 @@ impl Conversation {
 
     /// Whether the next connection of this transport goes on where this one ends, without holes.
     pub fn goes_on(&self) -> bool {
-        self.dialect.resumes(self.transport()) && self.place.is_known()
+        let known = if self.dialect.connect.resumes { !self.place.before.is_empty() } else { self.place.is_known() };
+        known && self.dialect.resumes(self.transport())
+    }
+
+    /// Where ids are places: an event came. Whether it is the one with which the connection had to begin, and was told before.
+    pub(super) fn was_told(&mut self, id: Option<&str>, heard: &mut dyn FnMut(Heard<'_>)) -> bool {
+        if let Some(first) = self.place.first.take() {
+            if id == Some(&*first) {
+                return true;
+            }
+            heard(Heard::Unproven);
+        }
+        match id {
+            Some(id) => self.place.advance(id),
+            None => self.place.set(None),
+        }
+        false
     }
 
     /// Whether a message of ours can leave at all: by the connection itself, or by POST.
@@ -228,7 +278,7 @@ impl Conversation {
     /// Notes what an event of a stream says beside its data.
     pub(super) fn streamed(&mut self, event: &StreamEvent) {
         self.asking.skipped = event.data.is_none();
-        if event.id.is_some() {
+        if event.id.is_some() && (self.asking.skipped || !self.dialect.connect.resumes) {
             self.place.set(event.id.as_deref());
         }
         if event.retry.is_some() {
@@ -247,6 +297,7 @@ impl Conversation {
             0 | 408 | 504 if long => false,
             _ => return self.poll_failed(answer, heard),
         };
+        self.asking.answered = true;
         if new {
             self.read(now, frame, heard);
         } else {
@@ -262,7 +313,8 @@ impl Conversation {
             }
         }
         let carriage = dialect.carriages.get(&self.transport());
-        if let (true, Some(cursor)) = (new, carriage.and_then(|carriage| carriage.cursor.as_ref()))
+        if let (true, Some(cursor)) =
+            (new && !dialect.connect.resumes, carriage.and_then(|carriage| carriage.cursor.as_ref()))
             && let Some(text) = std::str::from_utf8(&answer.body).ok().and_then(|body| within(cursor, body))
         {
             self.place.set(Some(&text.into_text()));
@@ -285,9 +337,12 @@ impl Conversation {
         self.asking.due = Some(next);
     }
 
-    /// Whether an answer brings only what the last one brought.
+    /// Whether an answer brings only what the last one brought. What waited for something new and names it is new, whatever
+    /// it says.
     fn is_old(&mut self, answer: &Answer) -> bool {
-        if self.place.repeats(answer) || answer.body == self.asking.last {
+        let named = answer.etag.is_some() || answer.last_modified.is_some();
+        let waited = named && self.transport() == Transport::LongPoll;
+        if self.place.repeats(answer) || (!waited && answer.body == self.asking.last) {
             return true;
         }
         self.asking.last = answer.body.clone();

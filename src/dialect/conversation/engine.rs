@@ -50,6 +50,7 @@ impl Conversation {
                 None => self.poll_failed(answer, heard),
             };
         }
+        self.asking.answered = true;
         let took = now.mono.since(self.asking.left);
         self.read(now, frame, heard);
         let pause = if took >= HASTY || answer.body.iter().any(|byte| *byte == b'4' || *byte == b'b') {

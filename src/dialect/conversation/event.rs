@@ -255,6 +255,9 @@ impl Conversation {
         role: Role,
         heard: &mut dyn FnMut(Heard<'_>),
     ) {
+        if turn.dialect.connect.resumes && self.was_told(taken.id.as_deref(), heard) {
+            return heard(Heard::Ignored);
+        }
         let follows = turn.dialect.follows;
         if follows.last_id || follows.seq {
             self.follow(turn, target, &taken);

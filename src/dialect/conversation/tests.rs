@@ -197,6 +197,7 @@ fn show(heard: &Heard<'_>) -> String {
             words.extend(then.map(|then| format!("{then:?}")));
         }
         Heard::Ready { resumed } => words.push(if *resumed { "resumed" } else { "ready" }.to_owned()),
+        Heard::Unproven => words.push("unproven".to_owned()),
         Heard::Lost { target: of } => words.push(format!("lost {}", target(of))),
         Heard::Mismatched { target: of, .. } => words.push(format!("mismatched {}", target(of))),
         Heard::Reconnect { retry_after } => {

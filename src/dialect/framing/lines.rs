@@ -1,5 +1,5 @@
 //! Frames that hold JSON texts and nothing else: one, one a line, or records ended by 0x1E; arrays whole or element by
-//! element.
+//! element. And texts with a head.
 
 use std::borrow::Cow;
 
@@ -27,6 +27,27 @@ pub(super) fn message(split: bool, text: &[u8], each: &mut dyn FnMut(Option<&[u8
         return each(None);
     }
     elements(text).for_each(|element| each(Some(element)));
+}
+
+/// A message whose head says something about it in lines of `name: value` that an empty line ends, as nchan's `ws+meta.nchan`
+/// has it: its `id`, and what follows the head. A message without such a head is all content.
+pub(super) fn head(message: &[u8]) -> (Option<&str>, &[u8]) {
+    let (mut id, mut rest) = (None, message);
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        rest = &rest[end + 1..];
+        if line.is_empty() {
+            return if rest.len() + 1 == message.len() { (None, message) } else { (id, rest) };
+        }
+        let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(": ")) else { break };
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            break;
+        }
+        if name.eq_ignore_ascii_case("id") {
+            id = Some(value);
+        }
+    }
+    (None, message)
 }
 
 /// The data of an event: JSON as it is; plain text, as many event streams have it, as a JSON string. What begins like JSON's

@@ -7,7 +7,8 @@ use super::*;
 use crate::dialect::field::FieldValue;
 
 fn framing(kind: FrameKind, split: bool) -> Framing {
-    Framing { kind, split, namespace: if kind == FrameKind::SocketIo { MAIN.into() } else { "".into() }, inflate: None }
+    let namespace = if kind == FrameKind::SocketIo { MAIN.into() } else { "".into() };
+    Framing { kind, split, namespace, ..Framing::default() }
 }
 
 /// What one part is, in a line.
@@ -43,7 +44,7 @@ struct Wire(Option<Box<Session>>);
 
 impl Wire {
     fn framing() -> Framing {
-        Framing { kind: FrameKind::SocketIo, split: false, namespace: "/market".into(), inflate: None }
+        Framing { kind: FrameKind::SocketIo, namespace: "/market".into(), ..Framing::default() }
     }
 
     fn hear(&mut self, frame: &WireFrame) -> Vec<String> {
@@ -73,6 +74,23 @@ fn each_kind_finds_its_messages() {
     assert_eq!(read(FrameKind::Ndjson, false, "{}\r\n\n1\n"), ["{}\r", "1"]);
     assert_eq!(read(FrameKind::Ndjson, true, "[1]\n[2"), ["1", "malformed"]);
     assert_eq!(read(FrameKind::Records, false, "{}\u{1e}1\u{1e}"), ["{}", "1"]);
+}
+
+#[test]
+fn a_head_says_the_id_and_is_no_content() {
+    let framing = Framing { head: true, ..Framing::default() };
+    let read = |frame: &str| {
+        let mut all = Vec::new();
+        framing.read(&mut None, &text(frame), &mut |part| all.push(show(part)));
+        all
+    };
+    assert_eq!(read("id: 5:0\ncontent-type: text/plain\n\n{\"a\":1}"), ["{\"a\":1} #id=5:0"]);
+    assert_eq!(read("id: 5:0\r\n\r\na: b\n\nc"), ["\"a: b\\n\\nc\" #id=5:0"], "the first empty line ends it");
+    assert_eq!(read("content-type: text/plain\n\n1"), ["1"]);
+    for whole in ["{\"id\": 1}", "{\"id\": 1,\n\n\"b\":2}", "[1]\n\n", "\n7"] {
+        assert_eq!(read(whole), [whole], "there is no head");
+    }
+    assert_eq!(read("id: 5:0"), ["\"id: 5:0\""], "nothing ends it");
 }
 
 #[test]

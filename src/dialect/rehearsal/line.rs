@@ -166,6 +166,7 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
             .and("code", code.as_ref().map(|code| word(code)))
             .and("message", quoted(message))
             .and("then", then.map(self::then)),
+        Heard::Unproven => Words::new("unproven"),
         Heard::Lost { target } => Words::new("lost").bare(Some(self::target(*target, names))),
         Heard::Mismatched { target, .. } => Words::new("mismatched").bare(Some(self::target(*target, names))),
         Heard::Reconnect { retry_after } => {

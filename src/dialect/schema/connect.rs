@@ -32,6 +32,8 @@ pub(crate) struct Connect {
     pub(crate) join: Box<str>,
     /// The service has a WebSocket.
     pub(crate) websocket: bool,
+    /// The ids of events are places from which a later connection goes on, whatever its transport.
+    pub(crate) resumes: bool,
     /// Calls before a connection, in their order.
     pub(crate) fetch: Vec<usize>,
 }
@@ -44,6 +46,7 @@ impl Default for Connect {
             subprotocols: Vec::new(),
             join: JOIN.into(),
             websocket: true,
+            resumes: false,
             fetch: Vec::new(),
         }
     }
@@ -106,6 +109,11 @@ impl Address {
         self.path.iter().chain(query).chain(self.headers.iter().map(|(_, value)| value))
     }
 
+    /// Whether it says from where the connection is to go on.
+    pub(crate) fn names_place(&self) -> bool {
+        self.templates().any(|template| template.uses(|variable| matches!(variable, Variable::Cursor)))
+    }
+
     /// Which channels it names.
     pub(crate) fn channels(&self) -> UrlChannels {
         let named = |template: &Template| {
@@ -143,9 +151,10 @@ pub(super) fn connect(
     }
     let join = section.text("join", faults).map_or(JOIN, |text| text.value).into();
     let websocket = section.boolean("websocket", faults).unwrap_or(true);
+    let resumes = section.boolean("resumes", faults).unwrap_or(false);
     section.finish(faults);
     let subprotocols = subprotocols.iter().map(|text| text.value.to_owned()).collect();
-    Connect { url, address, subprotocols, join, websocket, fetch }
+    Connect { url, address, subprotocols, join, websocket, resumes, fetch }
 }
 
 pub(super) fn transports(

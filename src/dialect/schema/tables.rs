@@ -40,8 +40,15 @@ pub(super) fn frame(section: Option<Section<'_>>, faults: &mut Faults) -> Framin
     {
         faults.add(place.at, "binary frames of Socket.IO are attachments: `inflate` has no meaning");
     }
+    let head = frame.boolean("head", faults).unwrap_or(false);
+    if head
+        && kind != FrameKind::Json
+        && let Some(place) = frame.take("head")
+    {
+        faults.add(place.at, "`head` needs `kind = \"json\"`");
+    }
     frame.finish(faults);
-    Framing { kind, split, namespace: namespace.into(), inflate }
+    Framing { kind, split, namespace: namespace.into(), inflate, head }
 }
 
 /// A name that a packet can carry.

@@ -95,7 +95,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         &[
             "4:11: a JSON Pointer starts with '/': \"type\"",
             "4:23: bad '~' escape in JSON Pointer \"/c~2\" (only ~0 and ~1)",
-            "4:35: unknown frame field `#evnt`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`",
+            "4:35: unknown frame field `#evnt`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`, `#last_modified_s`",
         ],
     ),
     (
@@ -174,6 +174,11 @@ const FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("[frame]\nnamespace = \"/m\"\n", &["4:13: `namespace` needs `kind = \"socket.io\"`"]),
+    ("[frame]\nkind = \"ndjson\"\nhead = true\n", &["5:8: `head` needs `kind = \"json\"`"]),
+    (
+        "[connect]\nresumes = true\n[transport.sse]\n",
+        &["1:1: `resumes` in [connect] needs {cursor?} in an address or header of every transport"],
+    ),
     ("[frame]\ninflate = \"zip\"\n", &["4:11: unknown variant `zip`, expected one of `gzip`, `zlib-stream`"]),
     (
         "[frame]\nkind = \"socket.io\"\ninflate = \"gzip\"\n",
@@ -242,7 +247,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"event\"\nchannel = \"{/a}:{b}:{#c}:{\"\ndata = \"/~\"\nts = \"time\"\nset = { token = \"/t\", ok = 1, \"channel.x\" = \"{/y\" }\neach = { key = \"/k\", chan = \"/c\" }\nreply = \"receipt\"\n",
         &[
             "6:17: unknown variable {b} in a rule",
-            "6:21: unknown frame field `#c`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`",
+            "6:21: unknown frame field `#c`, expected one of `#packet`, `#ack`, `#offset`, `#id`, `#event`, `#status`, `#etag`, `#last_modified`, `#last_modified_s`",
             "6:26: `{` without `}`",
             "7:8: bad '~' escape in JSON Pointer \"/~\" (only ~0 and ~1)",
             "8:6: a JSON Pointer starts with '/': \"time\"",

@@ -2,8 +2,8 @@
 //! and climbs back after a while.
 //!
 //! Invariants: only what shows that a transport does not get through counts as a refusal; what the network or the service does
-//! (no name, nobody there, overload, wrong credentials) does not. After a fall the next climb waits, twice as long after each
-//! climb that failed, so that nothing goes up and down all the time.
+//! (no name, nobody there, overload, wrong credentials) does not. After a fall the next climb waits `upstream.climb_after`, twice
+//! as long after each climb that failed, so that nothing goes up and down all the time.
 //! Deliberately not here: the connections themselves, and what a switch is told as.
 
 use std::time::Duration;
@@ -15,9 +15,8 @@ use crate::dialect::Transport;
 
 /// Refusals in a row after which the next transport is taken.
 const REFUSALS: u32 = 3;
-/// How long the first climb waits, and the longest wait.
-const CLIMB_AFTER: Duration = Duration::from_secs(300);
-const CLIMB_MAX: Duration = Duration::from_secs(4 * 3_600);
+/// How often the wait for a climb is doubled at most.
+const DOUBLINGS: u32 = 6;
 
 /// The transports from the best to the last resort, and the one in use.
 #[derive(Debug)]
@@ -29,12 +28,19 @@ pub struct Ladder {
     climb: Option<Mono>,
     /// Climbs in a row that failed.
     slips: u32,
+    /// How long the first climb waits.
+    climb_after: Duration,
 }
 
 impl Ladder {
     /// Begins with the best one.
-    pub fn new(rungs: &[Transport]) -> Self {
-        Ladder { rungs: rungs.to_vec(), at: 0, refusals: 0, climb: None, slips: 0 }
+    pub fn new(rungs: &[Transport], climb_after: Duration) -> Self {
+        Ladder { rungs: rungs.to_vec(), at: 0, refusals: 0, climb: None, slips: 0, climb_after }
+    }
+
+    /// Whether the next connection may be another transport's.
+    pub fn has_several(&self) -> bool {
+        self.rungs.len() > 1
     }
 
     /// The one in use.
@@ -55,7 +61,9 @@ impl Ladder {
 
     /// A connection over this transport is ready and serves.
     pub fn serves(&mut self, now: Mono, transport: Transport) {
-        self.refusals = 0;
+        if !transport.polls() {
+            self.refusals = 0;
+        }
         let Some(at) = self.rungs.iter().position(|rung| *rung == transport) else { return };
         if at < self.at {
             self.slips = 0;
@@ -96,8 +104,7 @@ impl Ladder {
     }
 
     fn plan_climb(&mut self, now: Mono) {
-        let wait = CLIMB_AFTER.saturating_mul(1 << self.slips.min(16)).min(CLIMB_MAX);
-        self.climb = Some(now + wait);
+        self.climb = Some(now + self.climb_after.saturating_mul(1 << self.slips.min(DOUBLINGS)));
     }
 }
 
@@ -119,6 +126,7 @@ mod tests {
     use super::*;
 
     const RUNGS: [Transport; 3] = [Transport::WebSocket, Transport::Sse, Transport::LongPoll];
+    const CLIMB_AFTER: Duration = Duration::from_secs(300);
 
     fn at(seconds: u64) -> Mono {
         Mono(seconds * 1_000_000_000)
@@ -135,7 +143,7 @@ mod tests {
 
     #[test]
     fn refusals_of_the_upgrade_count_and_the_network_does_not() {
-        let mut ladder = Ladder::new(&RUNGS);
+        let mut ladder = Ladder::new(&RUNGS, CLIMB_AFTER);
         let network = [
             Ending::Carrier(Disconnect::Refused),
             Ending::Carrier(Disconnect::Dns(String::new())),
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_got_through_forgets_refusals() {
-        let mut ladder = Ladder::new(&RUNGS);
+        let mut ladder = Ladder::new(&RUNGS, CLIMB_AFTER);
         for _ in 0..10 {
             end(&mut ladder, 0, &status(400));
             end(&mut ladder, 0, &status(400));
@@ -173,7 +181,7 @@ mod tests {
 
     #[test]
     fn it_climbs_after_a_while_and_later_after_each_failure() {
-        let mut ladder = Ladder::new(&RUNGS);
+        let mut ladder = Ladder::new(&RUNGS, CLIMB_AFTER);
         for _ in 0..3 {
             end(&mut ladder, 0, &status(404));
         }
@@ -188,8 +196,25 @@ mod tests {
     }
 
     #[test]
+    fn the_wait_for_a_climb_grows_to_a_limit() {
+        let mut ladder = Ladder::new(&RUNGS, CLIMB_AFTER);
+        for _ in 0..3 {
+            end(&mut ladder, 0, &status(404));
+        }
+        ladder.serves(at(0), Transport::Sse);
+        let waits: Vec<u64> = (0..9)
+            .map(|_| {
+                let wait = ladder.climb_due().unwrap();
+                ladder.ended(at(0), Transport::WebSocket, false, &status(404));
+                wait.0 / 300_000_000_000
+            })
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
     fn one_transport_alone_never_falls() {
-        let mut ladder = Ladder::new(&RUNGS[..1]);
+        let mut ladder = Ladder::new(&RUNGS[..1], CLIMB_AFTER);
         for _ in 0..10 {
             assert_eq!(end(&mut ladder, 0, &status(404)), Transport::WebSocket);
         }

@@ -10,6 +10,7 @@ fn config(max_attempts: u32) -> UpstreamConfig {
     UpstreamConfig {
         endpoints: Vec::new(),
         transports: vec![Transport::WebSocket],
+        climb_after: Duration::from_secs(300),
         url: "wss://upstream.example/".to_owned(),
         dialect: "plain".to_owned(),
         params: serde_json::Map::new(),

@@ -15,6 +15,7 @@ mod service;
 mod silence;
 mod socketio;
 mod strange;
+mod switching;
 
 use serde_json::{Value, json};
 

@@ -102,6 +102,72 @@ fn a_stream_goes_on_where_it_ended() {
     assert_eq!(connect(&mut talk.reconnect(true), Transport::Sse, &[]).1, last("11"));
 }
 
+/// Ids of events are places over all transports; over WebSocket they stand in the message.
+const ANYWHERE: &str = "[connect]\nresumes = true\nheaders = { last = '{cursor?}' }\n[transport.sse]\n[transport.long-poll]\n\
+    [[on]]\nmatch = { '#etag' = { exists = true } }\nis = 'event'\nchannel = 'c'\nid = '{#last_modified_s}:{#etag}'\n\
+    [[on]]\nmatch = { '#event' = 'x' }\nis = 'event'\nchannel = 'c'\nid = '#id'\n\
+    [[on]]\nmatch = { '/i' = { exists = true } }\nis = 'event'\nchannel = 'c'\nid = '/i'\ndata = '/n'\n";
+
+fn last(headers: &[(String, String)]) -> Option<&str> {
+    headers.iter().find(|(name, _)| name == "last").map(|(_, value)| value.as_str())
+}
+
+#[test]
+fn what_follows_the_newest_event_on_any_transport_misses_nothing() {
+    let mut talk = Talk::new(dialect(ANYWHERE), None);
+    assert_eq!(last(&connect(&mut talk, Transport::WebSocket, &[]).1), None);
+    talk.open();
+    talk.hear(r#"{"i":"90:0","n":1}"#);
+    assert!(!talk.conversation.goes_on(), "with one event nothing can be proved");
+    talk.hear(r#"{"i":"90:1","n":2}"#);
+    talk.hear(r#"{"i":"90:1","n":2}"#);
+    assert!(talk.conversation.goes_on());
+
+    let mut talk = talk.reconnect(false);
+    assert_eq!(last(&connect(&mut talk, Transport::Sse, &[]).1), Some("90:0"), "behind the one before the newest");
+    assert!(talk.conversation.goes_on());
+    assert_eq!(talk.frame(&event(Some("90:1"), Some("x"), Some("2"))), ["ignored"], "as it was asked to");
+    assert_eq!(talk.frame(&event(Some("91:0"), Some("x"), Some("3"))), ["event c id=91:0 3"]);
+    assert_eq!(talk.frame(&event(Some("91:0"), Some("x"), Some("3"))), ["event c id=91:0 3"], "it said it twice");
+
+    // A connection that brings nothing changes nothing.
+    let mut talk = talk.reconnect(false);
+    connect(&mut talk, Transport::WebSocket, &[]);
+    let mut talk = talk.reconnect(false);
+    assert_eq!(last(&connect(&mut talk, Transport::LongPoll, &[]).1), Some("90:1"));
+    talk.open();
+    let date = Some("Thu, 01 Jan 1970 00:01:31 GMT".into());
+    let polled = |etag: &str, body: &str| match answer(AskFor::Poll, 200, Some(etag), body) {
+        WireFrame::Answer(answer) => WireFrame::Answer(Box::new(Answer { last_modified: date.clone(), ..*answer })),
+        other => other,
+    };
+    assert_eq!(poll(&mut talk).as_deref(), Some(""));
+    assert_eq!(talk.frame(&polled("0", "3")), ["ignored"]);
+    let conditions = " if-none-match: 0 if-modified-since: Thu, 01 Jan 1970 00:01:31 GMT";
+    assert_eq!(poll(&mut talk).as_deref(), Some(conditions));
+    assert_eq!(talk.frame(&polled("1", "3")), ["event c id=91:1 3"], "the same words are another event");
+
+    let mut talk = talk.reconnect(false);
+    assert_eq!(last(&connect(&mut talk, Transport::WebSocket, &[]).1), Some("91:0"));
+    talk.open();
+    let heard = talk.hear(r#"{"i":"99:0","n":9}"#);
+    assert_eq!(heard, ["unproven", "event c id=99:0 9"], "somebody forgot what was between");
+    talk.hear(r#"{"n":1,"i":null}"#);
+    assert!(!talk.conversation.goes_on(), "an event without an id has no place");
+}
+
+#[test]
+fn what_was_too_large_is_not_asked_for_again() {
+    let mut talk = Talk::new(dialect(ANYWHERE), None);
+    connect(&mut talk, Transport::Sse, &[]);
+    talk.frame(&event(Some("1"), Some("x"), Some("1")));
+    talk.frame(&event(Some("2"), Some("x"), Some("2")));
+    talk.frame(&event(Some("3"), None, None));
+    let mut talk = talk.reconnect(true);
+    assert_eq!(last(&connect(&mut talk, Transport::WebSocket, &[]).1), Some("3"));
+    assert!(!talk.conversation.goes_on());
+}
+
 #[test]
 fn a_place_belongs_to_its_transport_and_channels() {
     let text =

@@ -14,6 +14,7 @@ use crate::relay::pairs::{AttemptId, Disconnect, Fetch, Output};
 use crate::relay::redact::address;
 use crate::relay::stats::{GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
+use crate::relay::unsettled::Sequel;
 
 use super::fetches::Asker;
 
@@ -106,19 +107,18 @@ impl Relay {
             self.credentials_refused(now, &ending.detail());
         }
         if !serves {
-            return self.second_lost(now, id, &ending, on_close);
+            return self.second_lost(now, &attempt, &ending, on_close);
         }
         let fatal = link::plan(&ending, on_close) == Plan::Fatal;
         let oversize = ending == Ending::Carrier(Disconnect::Oversize);
         // A session that went on would begin with the message that was too large.
         let forget = fatal || oversize || code.is_some_and(|code| self.dialect.forgets_on_close(code));
+        let conversation = attempt.conversation.as_ref().filter(|_| !forget);
+        let from_place = conversation.is_some_and(|conversation| conversation.goes_on());
         // A candidate, if there is one, has a session of its own.
-        let may_go_on = !forget
-            && self.attempts.is_empty()
-            && attempt
-                .conversation
-                .as_ref()
-                .is_some_and(|conversation| conversation.may_go_on() || conversation.goes_on());
+        let in_session = self.attempts.is_empty() && conversation.is_some_and(|conversation| conversation.may_go_on());
+        let may_go_on = from_place || in_session;
+        let may_switch = self.link.ladder.has_several() && !fatal && !oversize;
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
@@ -127,9 +127,9 @@ impl Relay {
             self.stats.link.lost += u64::from(ending != Ending::Carrier(Disconnect::Asked));
             let reason = if oversize { GapReason::Oversize } else { GapReason::Reconnect };
             let live: Vec<ChannelId> = attempt.acked.all_live().collect();
-            self.connection_lost(now, &live, reason, may_go_on);
+            self.connection_lost(now, &live, reason, may_go_on || may_switch);
         } else if forget {
-            self.settle_losses(now, false);
+            self.settle_losses(now, Sequel::Lost);
         }
         if let Some(conversation) = attempt.conversation {
             self.link.carried = Some(conversation.into_carried(forget));
@@ -137,6 +137,10 @@ impl Relay {
         self.interest.attempt_lost();
         self.stats.link.disconnects.bump(ending.reason());
         self.link.ended(now.mono, &ending, on_close, &mut self.rng);
+        if !may_go_on && self.link.state() != LinkState::BackingOff {
+            // No other connection will say it soon.
+            self.settle_losses(now, Sequel::Lost);
+        }
         if was_ready {
             // What upstream found too large is never taken for anything else again.
             let large = if code == Some(1009) { self.outbox.largest_in_flight() } else { None };
@@ -145,7 +149,7 @@ impl Relay {
                 self.outbox.reject(now, message, ErrorCode::TooLarge.text());
             }
         }
-        self.succeed(now);
+        self.succeed(now, from_place);
         self.link_moved(now);
     }
 
@@ -224,6 +228,7 @@ impl Relay {
         {
             let attempt = self.new_attempt(now, id, true);
             self.attempts.begin(attempt);
+            self.overlap.followed_by(id);
             self.fetch(Asker::Credentials(id), Fetch::Credentials);
             self.stats.link.attempts += 1;
             self.link_moved(now);

@@ -164,8 +164,16 @@ impl Relay {
 
     fn take_over(&mut self, now: Time, candidate: Candidate) {
         self.handover.candidate = None;
-        self.overlap.take_over();
+        let owed = self.overlap.take_over();
+        let reason = self.cut_reason();
+        for ring in owed {
+            self.ring_lost(now, ring, reason);
+        }
         self.attempts.swap();
+        if let Some(newer) = self.attempts.active_mut() {
+            // What it began with does not matter any more: both brought the same.
+            newer.goes_on = false;
+        }
         let code = self.dialect.ours();
         let older: Vec<AttemptId> = self.attempts.ids().filter(|id| *id != candidate.id).collect();
         for id in older {
@@ -183,7 +191,8 @@ impl Relay {
     /// This attempt, which is ready, serves from now on: what it has reached with the channels is what counts.
     fn serve(&mut self, now: Time, id: AttemptId) {
         self.link.ready(now.mono, &mut self.rng);
-        self.way_serves(now, id);
+        let sequel = self.way_serves(now, id);
+        self.settle_losses(now, sequel);
         let wanted = self.interest.attempt_ready();
         let Some(attempt) = self.attempts.get_mut(id).filter(|_| self.dialect.subscribes()) else { return };
         let mut live = Vec::new();
@@ -200,11 +209,13 @@ impl Relay {
         }
     }
 
-    /// The connection that served is gone without being asked: the candidate takes its place as far as it is.
-    pub(in crate::relay) fn succeed(&mut self, now: Time) {
+    /// The connection that served is gone without being asked: the candidate takes its place as far as it is. `from_place`:
+    /// the next connection can go on exactly where that one ended, which is better than a candidate that cannot.
+    pub(in crate::relay) fn succeed(&mut self, now: Time, from_place: bool) {
         self.link.rotation.lost();
-        let Some(id) = self.attempts.candidate().map(Attempt::id) else { return };
-        if self.link.state() != LinkState::BackingOff {
+        let Some(candidate) = self.attempts.candidate() else { return };
+        let (id, whole) = (candidate.id(), candidate.goes_on && self.overlap.is_level());
+        if self.link.state() != LinkState::BackingOff || (from_place && !whole) {
             return self.drop_candidate(now);
         }
         self.handover.candidate = None;
@@ -217,15 +228,13 @@ impl Relay {
     }
 
     /// A connection is over that did not serve: the candidate, or the one from which it took over.
-    pub(in crate::relay) fn second_lost(&mut self, now: Time, id: AttemptId, ending: &Ending, on_close: Option<Then>) {
-        if !self.handover.is(id) {
+    pub(in crate::relay) fn second_lost(&mut self, now: Time, lost: &Attempt, ending: &Ending, on_close: Option<Then>) {
+        if !self.handover.is(lost.id()) {
             return self.overlap.older_gone(now.mono);
         }
         let Some(Candidate { why, .. }) = self.handover.candidate.take() else { return };
         self.stats.link.disconnects.bump(ending.reason());
-        for ring in self.overlap.newer_gone() {
-            self.ring_lost(now, ring, GapReason::Reconnect);
-        }
+        self.cut_back(now, lost);
         let (reason, detail) = (ending.reason(), ending.detail());
         self.outputs.push_back(Output::Notify(Notice::NotTakenOver { why: why.text(), reason, detail }));
         if why == Why::Told
@@ -297,9 +306,26 @@ impl Relay {
 
     fn cut_over(&mut self, now: Time, ring: RingId) {
         if !self.tells_apart(ring) && self.overlap.cut(ring) {
-            let transport = |attempt: &Attempt| attempt.transport;
-            let switch = self.attempts.active().map(transport) != self.attempts.candidate().map(transport);
-            self.ring_lost(now, ring, if switch { GapReason::TransportSwitch } else { GapReason::Reconnect });
+            let reason = self.cut_reason();
+            self.ring_lost(now, ring, reason);
+        }
+    }
+
+    /// What it is called that one of the two connections speaks for a channel in the other's place.
+    fn cut_reason(&self) -> GapReason {
+        let transport = |attempt: &Attempt| attempt.transport;
+        match self.attempts.active().map(transport) == self.attempts.candidate().map(transport) {
+            true => GapReason::Reconnect,
+            false => GapReason::TransportSwitch,
+        }
+    }
+
+    /// The candidate is gone: the channels for which it spoke are again those of the connection that serves.
+    fn cut_back(&mut self, now: Time, candidate: &Attempt) {
+        let same = self.attempts.active().is_none_or(|active| active.transport == candidate.transport);
+        let reason = if same { GapReason::Reconnect } else { GapReason::TransportSwitch };
+        for ring in self.overlap.newer_gone() {
+            self.ring_lost(now, ring, reason);
         }
     }
 
@@ -346,11 +372,10 @@ impl Relay {
     pub(in crate::relay) fn drop_candidate(&mut self, now: Time) {
         self.handover.candidate = None;
         let Some(id) = self.attempts.candidate().map(Attempt::id) else { return };
-        if self.attempts.remove(id).is_some_and(|attempt| attempt.phase() > Phase::Dialing) {
+        let Some(dropped) = self.attempts.remove(id) else { return };
+        if dropped.phase() > Phase::Dialing {
             self.outputs.push_back(Output::Disconnect { attempt: id, code: self.dialect.ours() });
         }
-        for ring in self.overlap.newer_gone() {
-            self.ring_lost(now, ring, GapReason::Reconnect);
-        }
+        self.cut_back(now, &dropped);
     }
 }

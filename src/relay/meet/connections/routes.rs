@@ -8,6 +8,7 @@ use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
 use crate::relay::redact::address;
 use crate::relay::stats::{CloseClass, ThrottlePlace};
 use crate::relay::time::{Mono, Time};
+use crate::relay::unsettled::Sequel;
 
 /// Endings in a row that are a fault of one side, after which people are told.
 const FAULTS_TOLD: u32 = 3;
@@ -42,13 +43,21 @@ impl Relay {
         self.link.ladder.climb_due().filter(|_| self.dialect.rotate() == Rotate::MakeBeforeBreak)
     }
 
-    /// An attempt serves from now on: its way is the right one.
-    pub(in crate::relay) fn way_serves(&mut self, now: Time, id: AttemptId) {
-        let Some(transport) = self.attempts.get(id).map(|attempt| attempt.transport) else { return };
-        if self.link.served_over.replace(transport).is_some_and(|before| before != transport) {
-            self.stats.link.transport_switches += 1;
+    /// An attempt serves from now on: its way is the right one. What that means for what was lost before.
+    pub(in crate::relay) fn way_serves(&mut self, now: Time, id: AttemptId) -> Sequel {
+        let Some(attempt) = self.attempts.get(id) else { return Sequel::Lost };
+        let (transport, goes_on) = (attempt.transport, attempt.goes_on);
+        let switched = std::mem::replace(&mut self.link.served_over, transport) != transport;
+        self.stats.link.transport_switches += u64::from(switched);
+        if let Some(attempt) = self.attempts.get_mut(id) {
+            attempt.switched = switched;
         }
         self.link.ladder.serves(now.mono, transport);
+        match (goes_on, switched) {
+            (true, _) => Sequel::GoesOn,
+            (false, true) => Sequel::Switched,
+            (false, false) => Sequel::Lost,
+        }
     }
 
     /// An attempt ended: what that says about its endpoint and transport, and about the two sides.
@@ -83,7 +92,9 @@ impl Relay {
                 self.outputs.push_back(Output::Notify(Notice::Faults { times: FAULTS_TOLD, reason, detail }));
             }
         }
-        self.link.ladder.ended(now.mono, attempt.transport, attempt.peer().is_some(), ending);
+        // Where each poll is a request of its own, being connected says nothing.
+        let answered = attempt.conversation.as_ref().is_none_or(|talk| talk.got_through());
+        self.link.ladder.ended(now.mono, attempt.transport, attempt.peer().is_some() && answered, ending);
     }
 
     /// The endpoints for `GET /v1/status`: where, failures in a row, how the last one ended, how long each rests.

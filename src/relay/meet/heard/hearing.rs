@@ -17,6 +17,7 @@ use crate::relay::outbox::Confirm;
 use crate::relay::pairs::AttemptId;
 use crate::relay::stats::{GapReason, ThrottlePlace};
 use crate::relay::time::Time;
+use crate::relay::unsettled::Sequel;
 
 use super::strange::not_understood;
 
@@ -148,6 +149,7 @@ impl Relay {
             }
             Heard::Lost { target } => self.target_lost(at, target),
             Heard::Mismatched { target, whole } => self.checksum_failed(at, attempt, target, whole),
+            Heard::Unproven => self.heard_unproven(at, attempt),
             Heard::Reconnect { retry_after } => {
                 self.heard_reconnect(now, attempt, retry_after);
             }
@@ -189,15 +191,14 @@ impl Relay {
 
     /// Authentication is done: everything wanted is subscribed, or live at once.
     fn heard_ready(&mut self, now: Time, attempt: AttemptId, resumed: bool) {
-        let goes_on = resumed || self.attempts.get(attempt).is_some_and(|ready| ready.goes_on);
         let Some(took) = self.attempt_mut(attempt).and_then(|ready| ready.ready(now.mono)) else { return };
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);
         let serves = self.attempts.serves(attempt);
         if serves {
             self.link.ready(now.mono, &mut self.rng);
-            self.way_serves(now, attempt);
-            self.settle_losses(now, goes_on);
+            let sequel = self.way_serves(now, attempt);
+            self.settle_losses(now, if resumed { Sequel::GoesOn } else { sequel });
         } else {
             // What was admitted until now is told to the one that serves first.
             self.follow_interest();

@@ -127,6 +127,17 @@ fn ids_make_one_stream_of_two_connections() {
 }
 
 #[test]
+fn what_a_stuck_one_owes_by_id_alone_is_told_as_a_gap() {
+    let (mut service, one, old) = live(IDS);
+    let new = beside(&mut service);
+    event(&mut service, new, "a", &[5]);
+    service.pass_seconds(10);
+    assert_eq!(service.closed, [old]);
+    event(&mut service, new, "a", &[6]);
+    assert_eq!(service.told(one), ["gap a reconnect", "event a 6"], "5 was passed over, and never came");
+}
+
+#[test]
 fn without_numbers_or_ids_each_channel_is_cut_once_and_told_so() {
     let (mut service, one, old) = live(NOTHING);
     let new = beside(&mut service);

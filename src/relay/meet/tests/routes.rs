@@ -68,6 +68,7 @@ fn a_transport_that_does_not_get_through_gives_way_to_the_next() {
     assert_eq!(service.relay.link_word(), "live");
     let status = String::from_utf8(service.relay.link_json(service.now)).unwrap();
     assert!(status.contains("\"transport\":\"sse\""), "{status}");
+    assert_eq!(service.relay.stats.link.transport_switches, 1, "from the best one, which never served");
 }
 
 #[test]
