@@ -2,6 +2,8 @@
 //!
 //! Invariant: a condition about a missing value is false, except `exists = false` and `not`.
 
+use serde_json::Value;
+
 use super::fill::Context;
 use super::message::Message;
 use super::scan::{Kind, PointerId};
@@ -69,6 +71,29 @@ impl Test {
             Test::Any(_) | Test::All(_) | Test::Not(_) => 3,
             Test::Variable(_) => 4,
         }
+    }
+}
+
+/// Whether a value of an answer meets a test; `None`: it is not there. Variables have no value here.
+pub(crate) fn meets(test: &Test, value: Option<&Value>) -> bool {
+    match (test, value) {
+        (Test::Exists(exists), value) => *exists == value.is_some(),
+        (Test::Not(test), value) => !meets(test, value),
+        (Test::All(tests), value) => tests.iter().all(|test| meets(test, value)),
+        (Test::Any(tests), value) => tests.iter().any(|test| meets(test, value)),
+        (Test::Text(wanted), Some(Value::String(text))) => **wanted == **text,
+        (Test::Prefix(prefix), Some(Value::String(text))) => text.starts_with(&**prefix),
+        (Test::Number(wanted), Some(Value::Number(number))) => number.as_f64() == Some(*wanted),
+        (Test::Bool(wanted), Some(Value::Bool(bool))) => wanted == bool,
+        (Test::Type(wanted), Some(value)) => match value {
+            Value::Null => *wanted == Type::Kind(Kind::Null),
+            Value::Bool(_) => *wanted == Type::Kind(Kind::Bool),
+            Value::Number(_) => *wanted == Type::Kind(Kind::Number),
+            Value::String(text) => *wanted == Type::Kind(Kind::String) || *wanted == Type::Empty && text.is_empty(),
+            Value::Array(list) => *wanted == Type::Kind(Kind::Array) || *wanted == Type::Empty && list.is_empty(),
+            Value::Object(map) => *wanted == Type::Kind(Kind::Object) || *wanted == Type::Empty && map.is_empty(),
+        },
+        _ => false,
     }
 }
 

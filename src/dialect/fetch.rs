@@ -10,6 +10,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::condition::{Test, meets};
 use super::fill::Context;
 use super::http::{HttpAnswer, HttpRequest, same_origin};
 use super::pointer::Pointer;
@@ -61,6 +62,9 @@ pub(crate) enum Body {
     Form(Vec<(Box<str>, Template)>),
 }
 
+/// Conditions that an answer meets together; none: it does not.
+pub(crate) type AnswerIs = Vec<(Pointer, Test)>;
+
 /// A call as the dialect defines it.
 #[derive(Debug)]
 pub(crate) struct Fetch {
@@ -72,6 +76,10 @@ pub(crate) struct Fetch {
     pub(crate) take: Vec<(Variable, Pointer)>,
     /// Where the answer's words about a failure stand.
     pub(crate) message: Option<Pointer>,
+    /// What an answer is that supplies nothing, whatever its status.
+    pub(crate) failed: AnswerIs,
+    /// What an answer is that refuses our credentials.
+    pub(crate) denied: AnswerIs,
     pub(crate) ttl: Option<Duration>,
     pub(crate) when: When,
     /// Only for channels of these patterns; empty: for all.
@@ -128,7 +136,7 @@ impl std::fmt::Debug for Supply {
 /// Why an answer supplies nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoSupply {
-    /// The other side refuses our credentials (401, 403).
+    /// The other side refuses our credentials (401, 403, or what the dialect says).
     pub denied: bool,
     /// It will not do better soon (other 4xx): asking again as it is makes no sense.
     pub refused: bool,
@@ -156,12 +164,18 @@ impl Fetch {
         let words = self.message.as_ref().zip(body.as_ref()).and_then(|(pointer, body)| at(body, pointer));
         let words = words.map(|words| cut(words.as_str().map_or_else(|| words.to_string(), str::to_owned)));
         let no = |message: String| NoSupply { denied: false, refused: false, retry_after: None, message };
-        if !answer.is_good() {
+        let is = |conditions: &AnswerIs| {
+            let holds =
+                |(pointer, test): &(Pointer, Test)| meets(test, body.as_ref().and_then(|body| at(body, pointer)));
+            !conditions.is_empty() && conditions.iter().all(holds)
+        };
+        let denied = is(&self.denied);
+        if !answer.is_good() || denied || is(&self.failed) {
             let said = words.map(|words| format!(": {words}")).unwrap_or_default();
             let redirects = if (300..400).contains(&answer.status) { " (redirects are not followed)" } else { "" };
             return Err(NoSupply {
-                denied: matches!(answer.status, 401 | 403),
-                refused: (300..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429),
+                denied: denied || matches!(answer.status, 401 | 403),
+                refused: denied || (300..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429),
                 retry_after: retry_after(answer),
                 message: format!("HTTP status {}{redirects}{said}", answer.status),
             });

@@ -117,10 +117,11 @@ impl Credentials {
         }
     }
 
-    /// What was supplied and needs no renewal yet.
+    /// What was supplied and need not be asked for now: it is not time to renew it, or that was tried in vain just before.
     pub fn fresh(&self, now: Mono, source: Source) -> Option<&Supply> {
         let held = self.held(source)?;
-        held.supply.as_ref().filter(|_| held.renew_at.is_some_and(|at| now < at) && held.failures == 0)
+        let later = held.renew_at.is_some_and(|at| now < at) && held.until.is_some_and(|until| now < until);
+        held.supply.as_ref().filter(|_| later)
     }
 
     /// What was supplied and has not run out.
@@ -260,7 +261,8 @@ mod tests {
         all.supplied(at(0), SOURCE, supply(Some(100)), &mut rng);
         all.asked(SOURCE, true);
         assert_eq!(all.failed(at(81), SOURCE, true, |_| Duration::from_secs(5)), 1);
-        assert!(all.fresh(at(82), SOURCE).is_none() && all.holds(at(99), SOURCE).is_some());
+        assert!(all.fresh(at(82), SOURCE).is_some(), "a connection that is made meanwhile does not ask again");
+        assert!(all.fresh(at(86), SOURCE).is_none() && all.holds(at(99), SOURCE).is_some());
         assert!(!all.asks_again(at(82), SOURCE), "to hold longer was refused");
         assert_eq!(all.renewal(at(86)), Some(SOURCE));
         assert!(all.holds(at(100), SOURCE).is_none(), "it has run out");

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::outbox::{Lane, OnUnknown};
+use super::redact::HIDDEN;
 use crate::config::{ChannelPolicy, Config, RingConfig};
 use crate::protocol::request::ChannelRequest;
 
@@ -132,6 +133,40 @@ fn identity(name: &str, shown: &str) -> String {
     out
 }
 
+/// The params of a message as they are stored: without the secrets that the configuration fixes. [`whole`] adds them again.
+pub fn stored(config: &Config, secret: &[String], local: &str, params: Option<Box<str>>) -> Option<Box<str>> {
+    let fixed = policy(config, local).is_some_and(|policy| policy.params.is_some());
+    match &params {
+        // They were an object when the channel was resolved.
+        Some(all) if fixed && !secret.is_empty() => match public(all, secret) {
+            Ok(shown) => Some(shown).filter(|shown| !shown.is_empty()).map(Into::into),
+            Err(_) => params,
+        },
+        _ => params,
+    }
+}
+
+/// All params of a stored message for this upstream channel, with the secrets that the configuration fixes now.
+pub fn whole<'a>(config: &'a Config, secret: &[String], base: &str, params: Option<&'a str>) -> Option<&'a str> {
+    if secret.is_empty() {
+        return params;
+    }
+    let leads = |policy: &&ChannelPolicy| match &policy.upstream {
+        Some(upstream) => upstream == base,
+        None => matches(&policy.pattern, base),
+    };
+    let fixed = config.channels.iter().filter(leads).filter_map(|policy| policy.params.as_deref());
+    let mut fitting = fixed.filter(|fixed| public(fixed, secret).as_deref() == Ok(params.unwrap_or_default()));
+    fitting.next().or(params)
+}
+
+/// The parameters for people: the secret ones as `***`.
+pub fn shown(params: &str, secret: &[String]) -> String {
+    let Ok(mut all) = serde_json::from_str::<Map<String, Value>>(params) else { return HIDDEN.to_owned() };
+    all.iter_mut().filter(|(name, _)| secret.contains(name)).for_each(|(_, value)| *value = HIDDEN.into());
+    Value::Object(all).to_string()
+}
+
 /// The parameters without the secret ones; empty if none is left. They are canonical already and stay so.
 fn public(params: &str, secret: &[String]) -> Result<String, String> {
     let all: Map<String, Value> =
@@ -214,6 +249,28 @@ mod tests {
         assert_eq!((named.local.as_str(), named.upstream.as_str()), ("service:a", r#"status?{"region":"eu"}"#));
         let all: Vec<(String, &str)> = mappings(&config, &secret).collect();
         assert_eq!(all, [(named.upstream, "service:")]);
+    }
+
+    #[test]
+    fn secrets_of_the_configuration_are_not_stored_and_those_of_a_request_are() {
+        let secret = ["pin".to_owned()];
+        let mut config = Config::default();
+        config.channels = vec![
+            mapping("mapped:*", Some("base"), Some(r#"{"pin":"1"}"#)),
+            mapping("fixed", None, Some(r#"{"a":"9","pin":"2"}"#)),
+            mapping("*", None, None),
+        ];
+        for (local, base, params, kept) in [
+            ("mapped:x", "base", r#"{"pin":"1"}"#, None),
+            ("fixed", "fixed", r#"{"a":"9","pin":"2"}"#, Some(r#"{"a":"9"}"#)),
+            ("free", "free", r#"{"pin":"3"}"#, Some(r#"{"pin":"3"}"#)),
+        ] {
+            let stored = stored(&config, &secret, local, Some(params.into()));
+            assert_eq!(stored.as_deref(), kept, "{local}");
+            assert_eq!(whole(&config, &secret, base, stored.as_deref()), Some(params), "{local}");
+        }
+        assert_eq!(whole(&config, &secret, "free", None), None);
+        assert_eq!(shown(r#"{"a":"9","pin":"2"}"#, &secret), r#"{"a":"9","pin":"***"}"#);
     }
 
     #[test]

@@ -135,20 +135,14 @@ impl Redactor {
 
     /// Without known ones, nor the beginning of one at the end, where a text was cut.
     fn known(&self, bytes: &[u8]) -> Vec<u8> {
-        let whole = bytes.strip_suffix("…".as_bytes()).unwrap_or(bytes);
+        let cut = bytes.strip_suffix("…".as_bytes()).unwrap_or(bytes).len();
         let mut out = Vec::with_capacity(bytes.len());
         let mut at = 0;
         while let Some(first) = bytes.get(at) {
-            let rest = &bytes[at..];
-            let left = whole.get(at..).unwrap_or_default();
-            let hidden = self.forms.iter().filter(|form| form.first() == Some(first)).find_map(|form| {
-                let telling = (form.len() / 4).clamp(SHORT, WORTH_HIDING);
-                let cut = (telling..form.len()).contains(&left.len()) && form.starts_with(left);
-                if cut { Some(left.len()) } else { rest.starts_with(form).then_some(form.len()) }
-            });
-            match hidden {
+            let mut candidates = self.forms.iter().filter(|form| form.first() == Some(first));
+            match candidates.find_map(|form| found(form, &bytes[at..], cut.saturating_sub(at))) {
                 Some(length) => {
-                    let quoted = *first == b'"' && length > 1 && rest[length - 1] == b'"';
+                    let quoted = is_quoted(&bytes[at..at + length]);
                     out.extend_from_slice(if quoted { b"\"***\"" } else { HIDDEN.as_bytes() });
                     at += length;
                 }
@@ -172,6 +166,34 @@ impl Redactor {
         let query = if members.is_empty() { String::new() } else { format!("?{}", members.join("&")) };
         self.text(&address(start)) + &query
     }
+}
+
+/// How many bytes at the beginning of `text` are this form, or its beginning where the text was cut after `cut` bytes. As
+/// JSON may stand in JSON, backslashes in between count for nothing.
+fn found(form: &[u8], text: &[u8], cut: usize) -> Option<usize> {
+    if is_quoted(form) {
+        return text.starts_with(form).then_some(form.len());
+    }
+    let mut length = 0;
+    for (matched, wanted) in form.iter().enumerate() {
+        while length < cut && text[length] == b'\\' {
+            length += 1;
+        }
+        if length >= cut {
+            let telling = (form.len() / 4).clamp(SHORT, WORTH_HIDING);
+            return (matched >= telling).then_some(cut);
+        }
+        if text[length] != *wanted {
+            return None;
+        }
+        length += 1;
+    }
+    Some(length)
+}
+
+/// Whether a form is a whole JSON string: a short secret's.
+fn is_quoted(form: &[u8]) -> bool {
+    (3..SHORT + 2).contains(&form.len()) && form.first() == Some(&b'"') && form.last() == Some(&b'"')
 }
 
 /// Scheme, host and path of an address, for people; without what stands before and after them, and without what looks like
@@ -281,16 +303,12 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     if secret.len() < SHORT {
         return vec![json.into_bytes()];
     }
-    let inner = json[1..json.len() - 1].to_owned();
-    let twice = serde_json::Value::from(inner.as_str()).to_string();
     let html = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let percent = |set: &'static AsciiSet| utf8_percent_encode(secret, set).to_string();
     let (all, unreserved) = (percent(NON_ALPHANUMERIC), percent(UNRESERVED));
     let mut forms = vec![
         secret.to_owned(),
-        inner.replace('/', "\\/"),
-        twice[1..twice.len() - 1].to_owned(),
-        inner,
+        json[1..json.len() - 1].to_owned(),
         secret.escape_default().to_string(),
         secret.as_bytes().escape_ascii().to_string(),
         html.replace('"', "&quot;").replace('\'', "&#39;"),
@@ -304,7 +322,9 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     if secret.len() >= WORTH_HIDING {
         forms.extend((0..3).flat_map(|shift| base64_within(secret, shift)));
     }
-    forms.into_iter().map(String::into_bytes).collect()
+    // Backslashes count for nothing: see `found`.
+    let plain = |form: String| form.replace('\\', "").into_bytes();
+    forms.into_iter().map(plain).filter(|form| form.len() >= SHORT && !is_quoted(form)).collect()
 }
 
 /// The same with the digits of `%XX` in lower case.
@@ -412,6 +432,11 @@ mod tests {
         let secret = "a\"b/c d+é";
         let redactor = knowing(secret);
         let json = serde_json::json!({"x": secret, "y": [format!("Bearer {secret}!")]}).to_string();
+        let mut text = secret.to_owned();
+        for _ in 0..4 {
+            text = serde_json::Value::from(text).to_string();
+            assert!(!redactor.text(&text).contains("b/c") && !redactor.text(&text).contains(" d+"), "{text}");
+        }
         let nested = serde_json::json!({"inner": json}).to_string();
         let url = format!("x/{}/y", utf8_percent_encode(secret, NON_ALPHANUMERIC));
         for text in [secret.to_owned(), json, url] {

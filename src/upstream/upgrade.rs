@@ -90,9 +90,9 @@ fn verify(headers: &HeaderMap, key: &str, offered: &[String]) -> Result<(), Disc
         return wrong("101 with a wrong Sec-WebSocket-Accept");
     }
     match headers.get(SEC_WEBSOCKET_PROTOCOL) {
-        Some(chosen) if !offered.iter().any(|o| o.as_bytes() == chosen.as_bytes()) => {
-            Err(Disconnect::BadUpgrade(format!("subprotocol {} was not offered", show(chosen.as_bytes()))))
-        }
+        Some(chosen) if !offered.iter().any(|o| o.as_bytes() == chosen.as_bytes()) => Err(Disconnect::BadUpgrade(
+            format!("it chose a subprotocol that was not offered: {}", show(chosen.as_bytes())),
+        )),
         _ => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ mod common;
 
 mod client;
 mod hub;
+mod parrot;
 mod rig;
 mod sse;
 mod upstream;
@@ -28,6 +29,8 @@ mod pacing;
 mod power;
 mod recovery;
 mod resume;
+mod secrets;
 mod sharing;
+mod tokens;
 mod transports;
 mod watching;

@@ -58,7 +58,13 @@ impl Place {
 
     /// Starts a relay.
     pub fn start(&self) -> Relay {
-        let command = Process::command(self.dir.path(), &self.path("tidegate.toml"));
+        self.start_with(&[])
+    }
+
+    /// Starts a relay with these environment variables.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Relay {
+        let mut command = Process::command(self.dir.path(), &self.path("tidegate.toml"));
+        command.envs(environment.iter().copied());
         let process = Process::start(command, self.dir.path());
         let (feed, admin) = (process.address("feed"), process.address("admin"));
         Relay { process, feed, admin, _dir: self.dir.clone() }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Templates;
 use super::connect::{Carriage, Connect};
 use super::document::{Faults, Place, Section, Text};
+use super::rules::answer_conditions;
 use crate::dialect::Transport;
 use crate::dialect::fetch::{self, Body, Fetch, NoSupply, Question, Supply, When};
 use crate::dialect::http::HttpAnswer;
@@ -146,6 +147,8 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
     }
     let take = taken(&mut section, when, names, faults);
     let message = section.text("message", faults).and_then(|text| pointer(text, faults));
+    let failed = answer_conditions(&mut section, "failed", faults);
+    let denied = answer_conditions(&mut section, "denied", faults);
     let channels = patterns(&mut section, faults);
     if when == When::Connect
         && let Some(place) = section.take("channels")
@@ -165,7 +168,19 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
     }
     let question = question(&mut section, names, scope, &label, faults);
     section.finish(faults);
-    Some(Fetch { name: name.into(), question: question?, refresh, take, message, ttl, when, channels, optional })
+    Some(Fetch {
+        name: name.into(),
+        question: question?,
+        refresh,
+        take,
+        message,
+        failed,
+        denied,
+        ttl,
+        when,
+        channels,
+        optional,
+    })
 }
 
 fn duration(section: &mut Section<'_>, faults: &mut Faults) -> Option<std::time::Duration> {
@@ -379,6 +394,8 @@ impl TokenCall {
                 }
                 let ttl = duration(&mut section, &mut faults);
                 let message = section.text("message", &mut faults).and_then(|text| pointer(text, &mut faults));
+                let failed = answer_conditions(&mut section, "failed", &mut faults);
+                let denied = answer_conditions(&mut section, "denied", &mut faults);
                 let names = Names::new(None);
                 let question = question(&mut section, &names, Scope::Fetch, "token_fetch", &mut faults);
                 section.finish(&mut faults);
@@ -388,6 +405,8 @@ impl TokenCall {
                     refresh: None,
                     take: vec![(Variable::Token, take)],
                     message,
+                    failed,
+                    denied,
                     ttl,
                     when: When::Connect,
                     channels: Vec::new(),

@@ -3,7 +3,9 @@
 use super::document::{Faults, Place, Section, Text, quoted};
 use crate::dialect::Fold;
 use crate::dialect::condition::{Condition, TYPES, Test};
+use crate::dialect::fetch::AnswerIs;
 use crate::dialect::pending::OPS;
+use crate::dialect::pointer::Pointer;
 use crate::dialect::rule::{CLASSES, Class, Each, Fields, Reply, Rule, When};
 use crate::dialect::scan::{PointerId, PointerSet};
 use crate::dialect::units;
@@ -55,6 +57,26 @@ pub(super) fn answer(
         fields.data = pointer("", reader.pointers).ok();
     }
     Some(Rule { class: class?, decode, fold, each, fields, ..Rule::default() })
+}
+
+/// Conditions on an HTTP answer, which know no variables.
+pub(super) fn answer_conditions(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> AnswerIs {
+    let Some(place) = section.take(key) else { return Vec::new() };
+    let entries = place.entries();
+    if entries.is_empty() {
+        faults.add(place.at, format!("`{key}` must be a table of conditions: \"/pointer\" = value"));
+    }
+    let (mut names, mut pointers) = (Names::new(None), PointerSet::new());
+    let mut conditions = Vec::with_capacity(entries.len());
+    for (text, at, value) in entries {
+        let test = Reader { names: &mut names, pointers: &mut pointers, faults }.test(value);
+        match (Pointer::parse(text), test) {
+            (Ok(pointer), Some(test)) => conditions.push((pointer, test)),
+            (Err(error), _) => faults.add(at, error.to_string()),
+            (Ok(_), None) => {}
+        }
+    }
+    conditions
 }
 
 /// What all functions here need.

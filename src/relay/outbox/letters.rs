@@ -98,7 +98,7 @@ impl Outbox {
     }
 
     /// One dead letter, whole; also one that was published again.
-    pub fn letter_shown(&self, id: MessageId) -> Option<Vec<u8>> {
+    pub fn letter_shown(&self, id: MessageId, params: impl Fn(&str) -> String) -> Option<Vec<u8>> {
         let outcome = self.outcomes.get(id)?;
         let letter = outcome.letter.as_ref()?;
         let mut history = List::new();
@@ -108,7 +108,9 @@ impl Outbox {
         let object = head(Object::new(), outcome).raw("history", &history.end());
         let object = object.text_if("redriven_as", letter.redriven.map(|(as_id, _)| as_id.to_string()).as_deref());
         Some(match &letter.message {
-            Some(message) => object.raw("publish", &as_publish(message)).end(),
+            Some(message) => object
+                .raw("publish", &as_publish(message, message.channel.params.as_deref().map(params).as_deref()))
+                .end(),
             None => object.end(),
         })
     }
@@ -131,10 +133,10 @@ fn head(object: Object, outcome: &StoredOutcome) -> Object {
     }
 }
 
-/// The message as somebody would publish it; its time to live begins anew.
-pub fn as_publish(message: &StoredMessage) -> Vec<u8> {
+/// The message as somebody would publish it, with these params of its channel; its time to live begins anew.
+pub fn as_publish(message: &StoredMessage, params: Option<&str>) -> Vec<u8> {
     let object = Object::new().text("channel", &message.channel.name);
-    let object = match &message.channel.params {
+    let object = match params {
         Some(params) => object.raw("params", params.as_bytes()),
         None => object,
     };

@@ -82,7 +82,7 @@ async fn a_wrong_101_is_refused() {
         linger(stream).await;
     })
     .await;
-    assert_eq!(foreign.1, Disconnect::BadUpgrade("subprotocol three was not offered".to_owned()));
+    assert_eq!(foreign.1, Disconnect::BadUpgrade("it chose a subprotocol that was not offered: three".to_owned()));
     let hung_up = ending(|mut stream| async move {
         read_head(&mut stream).await;
     })

@@ -287,7 +287,11 @@ fn slack_is_asked_for_an_address_and_every_envelope_is_acknowledged() {
         dialect.fetch_supply(talk.now, 0, &answer, false)
     };
     let refused = answer(r#"{"ok":false,"error":"invalid_auth"}"#).unwrap_err();
-    assert!(refused.message.ends_with("invalid_auth"), "{}", refused.message);
+    assert!(refused.message.ends_with("invalid_auth") && refused.denied, "{refused:?}");
+    let later = answer(r#"{"ok":false,"error":"internal_error"}"#).unwrap_err();
+    assert!(later.message.ends_with("internal_error") && !later.denied && !later.refused, "{later:?}");
+    let odd = answer(r#"{"ok":false,"url":"wss://wss-primary.slack.com/x"}"#).unwrap_err();
+    assert!(!odd.denied, "{odd:?}");
     let supply = answer(r#"{"ok":true,"url":"wss://wss-primary.slack.com/link/?ticket=t&app_id=a"}"#).unwrap();
     assert_eq!(supply.holds, None, "an address is good for one connection");
     talk.conversation.supply(0, &supply, None);

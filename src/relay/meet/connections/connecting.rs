@@ -105,6 +105,8 @@ impl Relay {
         }
         if link::plan(&ending, on_close) == Plan::Credentials {
             self.credentials_refused(now, &ending.detail());
+        } else if ending.reason() == "denied" {
+            self.stats.auth.failures += 1;
         }
         if !serves {
             return self.second_lost(now, &attempt, &ending, on_close);

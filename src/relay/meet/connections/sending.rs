@@ -7,6 +7,7 @@ use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Carried};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
+use crate::relay::naming;
 use crate::relay::outbox::Confirm;
 use crate::relay::pairs::{AttemptId, Output};
 use crate::relay::record::StoredMessage;
@@ -272,7 +273,8 @@ impl Relay {
     fn next_publish(&mut self, now: Time, id: AttemptId, critical_only: bool) -> Option<Outgoing> {
         for _ in 0..UNSENDABLE_MAX {
             let message = self.next_message(now, critical_only)?;
-            let spec = message_spec(&message);
+            let mut spec = message_spec(&message);
+            spec.params = naming::whole(&self.config, self.dialect.secret_params(), spec.channel, spec.params);
             let conversation = self.attempts.get_mut(id)?.conversation.as_mut()?;
             match conversation.publish(now, &spec) {
                 Ok(outgoing) => {

@@ -44,7 +44,7 @@ impl Hourly {
 /// The counter behind a quantity that is counted.
 fn count(stats: &Stats, quantity: Quantity) -> u64 {
     match quantity {
-        Quantity::Denied => stats.link.disconnects.get(&"denied"),
+        Quantity::Denied => stats.auth.failures,
         Quantity::ProtocolErrors => stats.link.protocol_errors,
         Quantity::NotUnderstood => stats.dialect.unmatched + stats.dialect.unextracted + stats.dialect.malformed,
         Quantity::Gaps => stats.feed.gaps.total(),

@@ -12,6 +12,7 @@ use crate::protocol::codes::ErrorCode;
 use crate::protocol::request::Publish;
 use crate::protocol::request::parse::{RequestLimits, parse_publish};
 use crate::relay::Relay;
+use crate::relay::naming;
 use crate::relay::outbox::{Refusal, as_publish};
 use crate::relay::pairs::{CallId, Reply};
 use crate::relay::record::{MessageId, StoredMessage};
@@ -35,7 +36,8 @@ impl Relay {
     }
 
     pub(in crate::relay) fn show_letter(&mut self, call: CallId, id: &str) {
-        let shown = MessageId::parse(id).and_then(|id| self.outbox.letter_shown(id));
+        let shown = MessageId::parse(id)
+            .and_then(|id| self.outbox.letter_shown(id, |params| naming::shown(params, self.dialect.secret_params())));
         let reply = match shown {
             Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
             None => problem(&not_found()),
@@ -100,7 +102,12 @@ impl Relay {
         let spec = MessageSpec {
             id: MessageId(0),
             channel: &publish.channel.name,
-            params: publish.channel.params.as_deref(),
+            params: naming::whole(
+                &self.config,
+                self.dialect.secret_params(),
+                &publish.channel.name,
+                publish.channel.params.as_deref(),
+            ),
             key: publish.key.as_deref(),
             kind: publish.kind.as_deref(),
             data: &publish.data,
@@ -116,7 +123,8 @@ impl Relay {
     /// The message as a publish, with other members where the edit names them. Payload bytes stay as they are.
     fn edited(&self, message: &StoredMessage, edit: &str) -> Result<Publish, Refusal> {
         let invalid = |why: String| Refusal::new(ErrorCode::Invalid, why);
-        let before = String::from_utf8(as_publish(message)).map_err(|error| invalid(error.to_string()))?;
+        let before = String::from_utf8(as_publish(message, message.channel.params.as_deref()))
+            .map_err(|error| invalid(error.to_string()))?;
         let mut members: std::collections::BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(&before).map_err(|error| invalid(error.to_string()))?;
         if !edit.trim().is_empty() {

@@ -196,7 +196,10 @@ impl Relay {
     }
 
     fn want_channel(&mut self, now: Time, message: &StoredMessage) -> Result<ChannelId, WantError> {
-        let (name, params) = (&*message.channel.name, message.channel.params.as_deref());
+        let config = std::sync::Arc::clone(&self.config);
+        let name = &*message.channel.name;
+        let params = message.channel.params.as_deref();
+        let params = naming::whole(&config, self.dialect.secret_params(), name, params);
         let identity = naming::upstream_identity(self.dialect.secret_params(), name, params);
         // The params were an object when the message was accepted.
         let identity = identity.unwrap_or_else(|_| name.to_owned());

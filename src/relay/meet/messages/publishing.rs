@@ -109,7 +109,7 @@ impl Relay {
             }
             publish.key = Some(key.into());
         }
-        publish.channel.name = named.base.into();
+        let local = std::mem::replace(&mut publish.channel.name, named.base.into());
         publish.channel.params = named.params;
         publish.on_unknown = publish.on_unknown.or(Some(named.on_unknown));
         let spec = MessageSpec {
@@ -122,7 +122,11 @@ impl Relay {
             idempotency_key: publish.idempotency_key.as_deref(),
         };
         match self.outbound.checker.check_publish(&spec) {
-            Ok(()) | Err(SendError::NotJoined) => Ok(publish),
+            Ok(()) | Err(SendError::NotJoined) => {
+                let params = publish.channel.params.take();
+                publish.channel.params = naming::stored(&self.config, self.dialect.secret_params(), &local, params);
+                Ok(publish)
+            }
             Err(error) => Err(self.unpublishable(error)),
         }
     }

@@ -15,7 +15,7 @@ fn dead(bench: &mut Bench, publish: Publish) -> MessageId {
 }
 
 fn shown(bench: &Bench, id: MessageId) -> serde_json::Value {
-    serde_json::from_slice(&bench.outbox.letter_shown(id).expect("a dead letter")).unwrap()
+    serde_json::from_slice(&bench.outbox.letter_shown(id, str::to_owned).expect("a dead letter")).unwrap()
 }
 
 fn again(bench: &mut Bench, id: MessageId, data: &str) -> Result<MessageId, Refusal> {
@@ -32,7 +32,7 @@ fn a_dead_letter_is_kept_whole_beyond_the_time_of_outcomes_and_over_a_restart() 
     assert_eq!((&letter["reason"], &letter["attempts"]), (&"outcome_unknown".into(), &1.into()));
     assert_eq!(letter["history"][0]["reason"], "connection_lost");
     assert_eq!(letter["publish"]["order_key"], "a");
-    let text = String::from_utf8(bench.outbox.letter_shown(id).unwrap()).unwrap();
+    let text = String::from_utf8(bench.outbox.letter_shown(id, str::to_owned).unwrap()).unwrap();
     assert!(text.contains("{\"n\":1.10}"), "payload bytes stay as they are: {text}");
     let list: serde_json::Value = serde_json::from_slice(&bench.outbox.letters_listing(None, 10)).unwrap();
     assert_eq!((&list["count"], &list["dead_letters"][0]["message"]), (&1.into(), &id.to_string().into()));
