@@ -461,9 +461,13 @@ impl Attempt {
         let heartbeat = open.then(|| self.heartbeat.due());
         let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
         let lease = self.lease.due().filter(|_| open);
-        let poll = self.conversation.as_ref().and_then(|conversation| conversation.poll_due());
-        let poll = poll.filter(|_| open && self.may_send());
-        [self.deadline, heartbeat, acked, leaving, lease, poll].into_iter().flatten().min()
+        [self.deadline, heartbeat, acked, leaving, lease].into_iter().flatten().min()
+    }
+
+    /// When the next poll may leave, as far as this connection is concerned: it also needs a token.
+    pub fn poll_due(&self) -> Option<Mono> {
+        let open = matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.may_send();
+        self.conversation.as_ref().filter(|_| open)?.poll_due()
     }
 }
 

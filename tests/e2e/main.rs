@@ -24,6 +24,7 @@ mod full;
 mod handover;
 mod kill;
 mod link;
+mod misbehaving;
 mod outage;
 mod pacing;
 mod power;

@@ -180,7 +180,8 @@ impl Relay {
         self.find_metric(name).unwrap_or_else(|| panic!("/metrics has no {name}"))
     }
 
-    fn find_metric(&self, name: &str) -> Option<f64> {
+    /// One metric, if it is there.
+    pub fn find_metric(&self, name: &str) -> Option<f64> {
         let answer = self.tell("GET /metrics", &[], "");
         let value = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         Some(value.parse().unwrap())

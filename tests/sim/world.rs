@@ -84,6 +84,9 @@ pub enum Coming {
     Frame(AttemptId, String),
 }
 
+/// See [`World::wakes`]: more than this is a relay that does not sleep.
+const WAKES_MAX: u32 = 50;
+
 pub struct World {
     pub relay: Relay,
     pub config: Arc<Config>,
@@ -104,6 +107,8 @@ pub struct World {
     pub coverage: Coverage,
     pub journal: Vec<String>,
     pub violation: Option<String>,
+    /// Steps in a row in which no time passed because the relay had something to do at once.
+    pub wakes: u32,
     pub status: Value,
     pub quiet: Quiet,
 }
@@ -166,6 +171,7 @@ impl World {
             coverage: Coverage::default(),
             journal: Vec::new(),
             violation: None,
+            wakes: 0,
             status: Value::Null,
             quiet: Quiet::default(),
         }
@@ -264,6 +270,15 @@ impl World {
 
     /// The same in steps of at most so many milliseconds.
     pub fn pass_at_most(&mut self, milliseconds: u64) {
+        let before = self.now.mono;
+        self.pass_to_next(milliseconds);
+        self.wakes = if self.now.mono == before { self.wakes + 1 } else { 0 };
+        if self.wakes > WAKES_MAX {
+            self.violation.get_or_insert("S28: the relay wants to be woken again and again at one moment".to_owned());
+        }
+    }
+
+    fn pass_to_next(&mut self, milliseconds: u64) {
         let next = self.coming.keys().next().map(|(at, _)| *at).into_iter().chain(self.relay.poll_timeout()).min();
         let step = Duration::from_micros(1 + self.rng.below(milliseconds * 1_000));
         let to = (self.now.mono + step).min(next.unwrap_or(Mono(u64::MAX))).max(self.now.mono);

@@ -38,6 +38,12 @@ const CURSOR_MAX: usize = 4096;
 /// Characters of a refusal that are kept.
 const WORDS_MAX: usize = 200;
 
+/// Whether nobody knows what a message means. What is ignored is known: by a rule, or because it came before.
+fn means_nothing(said: &Heard<'_>) -> bool {
+    use Heard::{Malformed, Numbered, Skipped, Unextracted, Unmatched};
+    matches!(said, Skipped(..) | Numbered(..) | Unmatched | Unextracted(_) | Malformed)
+}
+
 /// A channel that the address names.
 #[derive(Debug, Clone)]
 pub(super) struct Named {
@@ -298,8 +304,13 @@ impl Conversation {
             _ => return self.poll_failed(answer, heard),
         };
         self.asking.answered = true;
+        // An answer that is another one each time and means nothing is none.
+        let mut brought = false;
         if new {
-            self.read(now, frame, heard);
+            self.read(now, frame, &mut |said| {
+                brought |= !means_nothing(&said);
+                heard(said);
+            });
         } else {
             heard(Heard::Ignored);
         }
@@ -320,7 +331,7 @@ impl Conversation {
             self.place.set(Some(&text.into_text()));
         }
         let took = now.mono.since(self.asking.left);
-        let pause = if new || took >= HASTY {
+        let pause = if brought || took >= HASTY {
             self.asking.hasty = 0;
             Duration::ZERO
         } else {

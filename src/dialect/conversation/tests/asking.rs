@@ -213,6 +213,11 @@ fn a_long_poll_follows_another_and_none_runs_hot() {
         assert!(poll(&mut talk).is_some());
     }
     assert_eq!(pauses, [100, 200, 400, 800]);
+    // Something else each time, and nobody knows what.
+    let strange = answer(AskFor::Poll, 200, None, "<html>12:01:07");
+    assert_eq!(talk.frame(&strange), ["malformed", "hasty"]);
+    talk.pass(2);
+    assert!(poll(&mut talk).is_some());
     // Nothing after a while is what a long-poll is made of.
     talk.pass(30);
     assert_eq!(talk.frame(&answer(AskFor::Poll, 504, None, "<html>")), ["ignored"]);

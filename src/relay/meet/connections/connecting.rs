@@ -210,11 +210,22 @@ impl Relay {
         let begin = begin.map(|due| self.next_connect(due).unwrap_or(due));
         let token = self.link.pacing.due().filter(|_| self.attempts.iter().any(Attempt::may_send));
         let attempts = self.attempts.iter().filter_map(Attempt::due);
+        // A poll whose time has come waits for its token like everything else.
+        let poll = self.attempts.iter().filter_map(Attempt::poll_due).min();
+        let poll = poll.map(|due| token.map_or(due, |token| token.max(due)));
         attempts
             .chain(
-                [begin, token, self.address_due(), self.interest.due(), self.handover_due(), self.credentials_due()]
-                    .into_iter()
-                    .flatten(),
+                [
+                    begin,
+                    token,
+                    poll,
+                    self.address_due(),
+                    self.interest.due(),
+                    self.handover_due(),
+                    self.credentials_due(),
+                ]
+                .into_iter()
+                .flatten(),
             )
             .min()
     }

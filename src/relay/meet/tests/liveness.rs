@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::dialect::{Answer, AskFor};
 
 /// Lets `seconds` pass; the service answers each ping after `slow`, as long as the connection is the one that it came on.
 fn answering(service: &mut Service, seconds: u64, slow: Duration) {
@@ -84,4 +85,30 @@ fn the_band_of_upstreams_quality_is_told_when_it_changes_and_shown_with_its_term
     assert_eq!((&shown["score"], &shown["band"]), (&json!(0), &json!("down")));
     assert_eq!(shown["terms"]["reconnects"]["value"], 2.0);
     assert_eq!(service.relay.stats.link.lost, 2);
+}
+
+/// `Service::pass` holds that nothing is asked for at one moment again and again.
+#[test]
+fn a_poll_that_waits_for_its_token_sleeps() {
+    let dialect = "dialect = 1\nname = \"polled\"\n[limits]\nrate = \"1/s\"\nburst = 1\n[connect]\nwebsocket = false\n\
+                   [transport.long-poll]\n[[on]]\nmatch = { \"/n\" = { exists = true } }\nis = \"event\"\nchannel = \"a\"\n";
+    let mut service =
+        Service::speaking(dialect, |config| config.upstream.transports = vec![crate::dialect::Transport::LongPoll]);
+    service.connect();
+    let mut polls = Vec::new();
+    for n in 0..5 {
+        let asks = std::mem::take(&mut service.sent).into_iter();
+        polls.extend(asks.filter_map(|(at, frame)| matches!(frame, WireFrame::Ask(_)).then_some(at)));
+        assert_eq!(polls.len(), n + 1, "one poll after the other");
+        service.say_frame(WireFrame::Answer(Box::new(Answer {
+            of: AskFor::Poll,
+            status: 200,
+            etag: None,
+            last_modified: None,
+            retry_after: None,
+            body: bytes::Bytes::from(format!("{{\"n\":{n}}}")),
+        })));
+        service.pass_seconds(1);
+    }
+    assert!(polls.windows(2).all(|pair| pair[1].since(pair[0]) == Duration::from_secs(1)), "{polls:?}");
 }
