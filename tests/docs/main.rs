@@ -6,6 +6,7 @@
 //! list), `session` is run by tests/real, `text` is a picture. Ports of the documents are replaced by those that the started processes really have.
 
 mod blocks;
+mod faults;
 mod stage;
 mod tables;
 
@@ -101,6 +102,7 @@ pages! {
     readme = "README.md";
     alerting = "docs/alerting.md";
     connect_a_service = "docs/connect-a-service.md";
+    faults = "docs/faults.md";
     kubernetes = "docs/kubernetes.md";
     new_dialect = "docs/new-dialect.md";
     publish_safely = "docs/publish-safely.md";

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::client::Continuity;
 use crate::common::until;
 use crate::rig::Place;
 use crate::upstream::{Upstream, frame, plain_answer};
@@ -118,6 +119,44 @@ fn acknowledgements_that_are_wrong_settle_nothing_else() {
     relay.wait_metric("tidegate_dialect_unexpected_total", 10.0);
     assert_eq!(relay.metric("tidegate_outbox_outcomes_total{state=\"delivered\"}"), 5.0);
     assert_eq!(upstream.frames("publish").len(), 5);
+    relay.stop();
+}
+
+/// Upstream's clock decides nothing: neither order, nor what is too old to be kept, nor whether a cursor holds.
+#[test]
+fn times_that_are_wrong_order_and_end_nothing() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).set("feed.ring", r#"{ events = 100, bytes = "1MiB", age = "1h" }"#).start_live();
+    let mut client = relay.subscriber("a");
+    upstream.wait_for("subscribe", 1);
+    let times = [
+        json!(1_795_231_888_123_u64),
+        json!("9999-12-31T23:59:59Z"),
+        json!(0),
+        json!(-5),
+        json!("1970-01-01T00:00:00Z"),
+        json!("soon"),
+        json!(1e300),
+        json!({}),
+        json!(null),
+        json!(1_795_231_888_124_u64),
+    ];
+    for (n, time) in times.iter().enumerate() {
+        upstream.push(&json!({"type": "event", "channel": "a", "ts": time, "data": n}).to_string());
+    }
+    let mut seen = Continuity::default();
+    seen.read(1, || client.next());
+    let first = seen.cursor.clone();
+    seen.read(times.len(), || client.next());
+    let all: Vec<_> = (0..times.len()).map(|n| json!(n)).collect();
+    assert_eq!(seen.data, all, "in the order in which they came");
+
+    let mut back = relay.client();
+    back.resume(&["a"], &first);
+    assert_eq!(back.next_of("subscribed")["resumed"], true);
+    let mut again = Continuity::default();
+    again.read(times.len() - 1, || back.next());
+    assert_eq!(again.data, all[1..], "none is too old");
     relay.stop();
 }
 

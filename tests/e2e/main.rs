@@ -11,6 +11,7 @@ mod common;
 
 mod client;
 mod hub;
+mod island;
 mod parrot;
 mod rig;
 mod sse;
@@ -25,6 +26,7 @@ mod handover;
 mod kill;
 mod link;
 mod misbehaving;
+mod network;
 mod outage;
 mod pacing;
 mod power;

@@ -75,7 +75,11 @@ impl Upstream {
 
     /// One that answers each frame with these texts.
     pub fn answering(answer: impl Fn(&Got) -> Vec<String> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    }
+
+    /// The same on this listener.
+    pub fn on(listener: TcpListener, answer: impl Fn(&Got) -> Vec<String> + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let state = State { gate: Gate::Open, tried: 0, connections: Vec::new(), frames: Vec::new() };
         let state = Arc::new(Mutex::new(state));
@@ -93,6 +97,11 @@ impl Upstream {
     /// Where it is.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.address)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
