@@ -175,7 +175,10 @@ fn restart(messages: u64) {
     let began = Instant::now();
     let (store, restored) = Store::open(directory.path(), StoreConfig::default(), drop).unwrap();
     let (millis, bytes) = (began.elapsed().as_secs_f64() * 1e3, store.stats().disk_bytes);
-    println!("\nstart with {} messages ({bytes} bytes on disk): {millis:.0} ms", restored.messages.len());
+    println!(
+        "\nstart with {} messages ({bytes} bytes on disk): {millis:.0} ms",
+        restored.messages.iter().map(Vec::len).sum::<usize>()
+    );
     store.shutdown().unwrap();
 }
 

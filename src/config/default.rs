@@ -137,6 +137,8 @@ impl Default for OutboxConfig {
             max_attempts: 10,
             backoff: BackoffConfig { min: Duration::from_secs(1), max: Duration::from_secs(300) },
             ttl: None,
+            in_memory: 10_000,
+            in_memory_bytes: 16 << 20,
             message_max: 256 * KIB,
             max_messages: 1_000_000,
             max_bytes: 1 << 30,

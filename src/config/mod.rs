@@ -295,6 +295,10 @@ pub struct OutboxConfig {
     pub backoff: BackoffConfig,
     /// Default TTL; `None`: none.
     pub ttl: Option<Duration>,
+    /// Waiting messages held in memory.
+    pub in_memory: usize,
+    /// Their bytes.
+    pub in_memory_bytes: u64,
     /// Bytes of one message's payload.
     pub message_max: usize,
     /// Undelivered messages.

@@ -377,6 +377,8 @@ fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
         max_attempts: r.count("outbox.max_attempts", d.max_attempts, 1..=MANY),
         backoff: r.backoff("outbox.backoff", d.backoff),
         ttl: r.optional_duration("outbox.ttl", from_millis(1, 366 * 86_400)),
+        in_memory: r.count("outbox.in_memory", d.in_memory, 16..=MANY),
+        in_memory_bytes: r.size("outbox.in_memory_bytes", d.in_memory_bytes, 1 << 20..=TIB),
         message_max: r.size("outbox.message_max", d.message_max, 1..=GIB),
         max_messages: r.count("outbox.max_messages", d.max_messages, 1..=MANY),
         max_bytes: r.size("outbox.max_bytes", d.max_bytes, 1 << 20..=1 << 50),

@@ -213,6 +213,8 @@ fn outbox(config: &OutboxConfig) -> Value {
         "max_attempts": config.max_attempts,
         "backoff": backoff(config.backoff),
         "ttl": config.ttl.map_or(String::new(), duration::write),
+        "in_memory": config.in_memory,
+        "in_memory_bytes": size::write(config.in_memory_bytes),
         "message_max": bytes(config.message_max),
         "max_messages": config.max_messages,
         "max_bytes": size::write(config.max_bytes),

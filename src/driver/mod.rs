@@ -299,6 +299,11 @@ impl Driver {
                     self.relay.handle_input(now, durable(answer));
                 }
             }
+            Output::Load(sequences) => {
+                if let Err(answer) = self.carriers.store.load(sequences) {
+                    self.relay.handle_input(now, durable(answer));
+                }
+            }
             Output::Deliver { session, batch } => self.deliver(now, session, &batch),
             Output::Answer { call, reply } => {
                 let reply = self.complete(reply);
@@ -360,6 +365,7 @@ impl Driver {
 fn durable(answer: StoreAnswer) -> Input {
     match answer {
         StoreAnswer::Committed => Input::Committed,
+        StoreAnswer::Loaded(messages) => Input::Loaded(messages),
         StoreAnswer::CommitFailed { reason } => Input::CommitFailed { reason },
     }
 }

@@ -7,6 +7,7 @@
 //! | `Disconnect` | `Disconnected` | `upstream/` |
 //! | `Fetch` | `Fetched` | `upstream/fetch.rs`, `upstream/http.rs` |
 //! | `Commit` | `Committed` or `CommitFailed`; durable before the answer | `store/` |
+//! | `Load` | `Loaded`, or `CommitFailed` | `store/` |
 //! | `Deliver` | `Delivered`: at once if all was written, later if the socket was full | `downstream/writer.rs` |
 //! | `Answer` | - (it answers `Call`) | `downstream/http.rs` |
 //! | `Close` | `Left` (also unasked) | `downstream/` |
@@ -15,7 +16,7 @@
 //! | `Stopped` | - (it answers `Stop`) | `main.rs` |
 //! | unasked | `Received`, `Joined`, `Request`, `Call`, `DiskFree`, `Stop`, `Reload` | |
 //!
-//! Invariant: a sink (attempt, store, session) has at most one request out. `attempt`, `session` and `call` numbers make
+//! Invariant: a sink (attempt, store, session) has at most one request out; the store one of each kind. `attempt`, `session` and `call` numbers make
 //! stale input harmless.
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::access::Principal;
-use super::record::Operation;
+use super::record::{Operation, StoredMessage};
 use super::time::{Mono, Time};
 use crate::config::Config;
 use crate::config::alerts::AlertTarget;
@@ -95,6 +96,9 @@ pub enum Output {
     },
     /// Make these changes durable, all or none.
     Commit(Vec<Operation>),
+    /// Read these messages, by their places in the order of acceptance. All of them were made durable by a `Commit` that was
+    /// answered, and none has ended.
+    Load(Vec<u64>),
     /// Write a batch to a session's socket.
     Deliver {
         /// Whose.
@@ -312,7 +316,9 @@ pub enum Input {
     },
     /// Everything of the last `Commit` is durable.
     Committed,
-    /// The store failed; nothing of the last `Commit` may be relied on and the store is dead.
+    /// The messages of the last `Load`.
+    Loaded(Vec<Arc<StoredMessage>>),
+    /// The store failed, writing or reading; nothing of the last `Commit` may be relied on and the store is dead.
     CommitFailed {
         /// Why, for people.
         reason: String,

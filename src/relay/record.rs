@@ -1,5 +1,6 @@
 //! What the outbox keeps on disk, as plain data. `store/` turns it into bytes; nothing here knows how.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::outbox::{Lane, OnUnknown, Outcome};
@@ -7,13 +8,20 @@ use super::time::Wall;
 use crate::protocol::request::ChannelRequest;
 
 /// The id of an outbound message: a ULID, shown as 26 characters of Crockford's base 32.
+/// Aligned to 8 bytes instead of 16: there may be millions of them, beside numbers of 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(packed(8))]
 pub struct MessageId(pub u128);
 
 impl MessageId {
     /// Reads the 26-character form.
     pub fn parse(text: &str) -> Option<Self> {
         ulid::Ulid::from_string(text).ok().map(|id| MessageId(id.0))
+    }
+
+    /// When it was given, to the millisecond.
+    pub fn time(self) -> Wall {
+        Wall(ulid::Ulid(self.0).timestamp_ms().saturating_mul(1_000_000))
     }
 }
 
@@ -57,6 +65,38 @@ pub struct StoredMessage {
     pub on_unknown: OnUnknown,
     /// The dead letter that was published again as this message.
     pub redrive_of: Option<MessageId>,
+}
+
+/// What is kept in memory of a message that waits on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    /// Its id.
+    pub id: MessageId,
+    /// Its place in the order of acceptance.
+    pub sequence: u64,
+    /// How urgent.
+    pub lane: Lane,
+    /// What a lost connection between sending and ack means.
+    pub on_unknown: OnUnknown,
+    /// When it expires unless an attempt began.
+    pub expires: Option<Wall>,
+    /// Its order key, as a number.
+    pub order: Option<NonZeroU64>,
+    /// Its idempotency key, if it has one.
+    pub known: Option<Known>,
+    /// About what it takes on disk.
+    pub bytes: u32,
+    /// The attempts that were committed.
+    pub attempts: u32,
+}
+
+/// An idempotency key with its principal, and the body that was published with it; both as digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Of principal and key.
+    pub key: [u64; 2],
+    /// The start of the body's hash.
+    pub body: u64,
 }
 
 /// How a message ended: kept `outbox.keep_outcomes` for its publisher and for idempotency.
@@ -135,8 +175,8 @@ pub enum Operation {
 /// What the store held at start.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Undelivered messages in the order of acceptance, each with the attempts that were committed.
-    pub messages: Vec<(Arc<StoredMessage>, u32)>,
+    /// Undelivered messages in the order of acceptance, in parts so that the memory of what was taken over is free again.
+    pub messages: Vec<Vec<Queued>>,
     /// Outcomes still kept, oldest first.
     pub outcomes: Vec<Arc<StoredOutcome>>,
     /// The sequence that the next accepted message gets.

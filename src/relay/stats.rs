@@ -511,6 +511,10 @@ pub struct OutboxStats {
     pub lanes: [LaneStats; 4],
     /// Their bytes.
     pub bytes: u64,
+    /// How many of them are in memory because their turn may be near; the others are on disk, or on their way.
+    pub in_memory: u64,
+    /// Bytes of those.
+    pub in_memory_bytes: u64,
     /// In flight to upstream now.
     pub in_flight: u64,
     /// Outcomes and idempotency keys kept now.

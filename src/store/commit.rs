@@ -62,9 +62,10 @@ impl Committer {
                 }
                 Operation::Amend { outcome } => self.amend(&mut batch, outcome),
                 Operation::Forget { id } => {
-                    let pieces = self.index.outcome_pieces.remove(&id.0).unwrap_or(1);
+                    let id = id.0;
+                    let pieces = self.index.outcome_pieces.remove(&id).unwrap_or(1);
                     for piece in 0..pieces {
-                        batch.remove(Key::outcome(id.0, piece));
+                        batch.remove(Key::outcome(id, piece));
                     }
                     self.census.outcomes = self.census.outcomes.saturating_sub(1);
                 }
@@ -89,6 +90,11 @@ impl Committer {
         self.census = census;
         self.seal(batch)?;
         self.sync_mark()
+    }
+
+    /// For reading.
+    pub(super) fn data(&self) -> &Db {
+        &self.db
     }
 
     /// When the mark wants [`Committer::sync_mark`].

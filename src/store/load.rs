@@ -13,15 +13,17 @@ use sled::{Db, IVec};
 use super::commit::Index;
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
-use crate::relay::record::{Restored, StoredMessage, StoredOutcome};
+use crate::relay::record::{Queued, Restored, StoredMessage, StoredOutcome};
 
 /// At most so many damages are told one by one.
 const TOLD: usize = 20;
+/// Messages in one part of what the relay gets.
+const PART: usize = 4_096;
 
 /// Everything that sled gave.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    messages: Vec<(Arc<StoredMessage>, u32)>,
+    messages: Vec<Vec<Queued>>,
     outcomes: Vec<Arc<StoredOutcome>>,
     /// The counts of the last batch that sled has.
     census: Option<Census>,
@@ -69,6 +71,29 @@ pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
     Ok(scan)
 }
 
+/// Reads these messages, which must be there.
+pub(super) fn messages(db: &Db, sequences: &[u64]) -> Result<Vec<Arc<StoredMessage>>, String> {
+    sequences.iter().map(|sequence| message(db, *sequence).map(Arc::new)).collect()
+}
+
+fn message(db: &Db, sequence: u64) -> Result<StoredMessage, String> {
+    let failed = |problem: String| format!("reading message number {sequence}: {problem}");
+    let mut bytes = Vec::new();
+    for piece in 0.. {
+        let value = db.get(Key::message(sequence, piece)).map_err(|error| failed(error.to_string()))?;
+        let Some(value) = value else { break };
+        bytes.extend_from_slice(&value);
+        if value.len() < record::PIECE {
+            break;
+        }
+    }
+    match record::decode(&bytes) {
+        Ok(Record::Message(message)) if message.sequence == sequence => Ok(message),
+        Ok(_) => Err(failed("another record is in its place".to_owned())),
+        Err(damage) => Err(failed(damage.to_string())),
+    }
+}
+
 /// The key without the number of the piece.
 fn whose(key: &[u8]) -> Option<Place> {
     Key::read(key).map(|place| match place {
@@ -107,7 +132,7 @@ impl Scan {
                 if pieces > 1 {
                     self.index.message_pieces.insert(sequence, pieces);
                 }
-                self.messages.push((Arc::new(message), attempts.get(&sequence).copied().unwrap_or(0)));
+                self.found(Queued::of(&message, attempts.get(&sequence).copied().unwrap_or(0)));
             }
             (Some(Place::Outcome(id, _)), Ok(Record::Outcome(outcome))) if outcome.id.0 == id => {
                 if pieces > 1 {
@@ -126,6 +151,17 @@ impl Scan {
         }
         group.clear();
         Ok(())
+    }
+
+    fn found(&mut self, message: Queued) {
+        match self.messages.last_mut().filter(|part| part.len() < PART) {
+            Some(part) => part.push(message),
+            None => {
+                let mut part = Vec::with_capacity(PART);
+                part.push(message);
+                self.messages.push(part);
+            }
+        }
     }
 
     fn damage(&mut self, place: Option<Place>, damage: Damage, group: &mut Vec<(IVec, IVec)>) {
@@ -150,18 +186,20 @@ impl Scan {
     fn drop_settled(&mut self) {
         // Still in the order of ids, as scanned.
         let (outcomes, settled) = (&self.outcomes, &mut self.settled);
-        self.messages.retain(|(message, _)| {
-            let ended = outcomes.binary_search_by_key(&message.id, |outcome| outcome.id).is_ok();
-            if ended {
-                settled.push(message.sequence);
-            }
-            !ended
-        });
+        for part in &mut self.messages {
+            part.retain(|message| {
+                let ended = outcomes.binary_search_by_key(&message.id, |outcome| outcome.id).is_ok();
+                if ended {
+                    settled.push(message.sequence);
+                }
+                !ended
+            });
+        }
     }
 
     /// Compares what is there with what both witnesses say should be; gives the relay's part and the counts to go on with.
     pub(super) fn judge(mut self, mark: Found) -> Judged {
-        let messages = self.messages.len() as u64;
+        let messages = self.messages.iter().map(Vec::len).sum::<usize>() as u64;
         let outcomes = self.outcomes.len() as u64;
         let mut lost = self.damaged_records;
         let missing =
@@ -201,7 +239,8 @@ impl Scan {
         let sound = lost == 0 && self.damaged.is_empty() && self.settled.is_empty();
         let mark = if let Found::Counts(mark) = mark { mark } else { Census::default() };
         let known = self.census.unwrap_or_default();
-        let after_last = self.messages.last().map_or(0, |(message, _)| message.sequence.saturating_add(1));
+        let last = self.messages.iter().flatten().next_back();
+        let after_last = last.map_or(0, |message| message.sequence.saturating_add(1));
         let census = Census {
             commit: known.commit.max(mark.commit),
             next_sequence: known.next_sequence.max(mark.next_sequence).max(after_last),

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::relay::record::{Operation, Restored};
+use crate::relay::record::{Operation, Restored, StoredMessage};
 
 pub use recover::panic_is_guarded;
 pub use stats::{COMMIT_SECONDS, StoreNumbers, StoreStats};
@@ -55,12 +55,14 @@ impl Default for StoreConfig {
     }
 }
 
-/// The answer to one [`Store::commit`].
+/// The answer to one [`Store::commit`] or [`Store::load`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAnswer {
     /// All of it is on stable storage.
     Committed,
-    /// The store is dead from now on. Whether this batch survives a restart is unknown.
+    /// The messages that were asked for.
+    Loaded(Vec<Arc<StoredMessage>>),
+    /// The store is dead from now on, by a write or a read. Whether this batch survives a restart is unknown.
     CommitFailed {
         /// Why, for people.
         reason: String,
@@ -155,7 +157,7 @@ impl std::error::Error for OpenError {}
 
 /// The handle of the store's thread.
 ///
-/// One batch at a time: the next [`Store::commit`] comes after the answer to the one before.
+/// One of each kind at a time: the next [`Store::commit`] comes after the answer to the one before, as does [`Store::load`].
 #[derive(Debug)]
 pub struct Store {
     tasks: SyncSender<Task>,
@@ -166,14 +168,14 @@ pub struct Store {
 impl Store {
     /// Opens the store below `path` (created if need be) and reads all that it holds. Returns when both are done and
     /// everything, directory entries included, is on stable storage. `answer` is called on the store's thread, once for
-    /// each commit; it must not block.
+    /// each commit and load; it must not block.
     pub fn open(
         path: &Path,
         config: StoreConfig,
         answer: impl FnMut(StoreAnswer) + Send + 'static,
     ) -> Result<(Store, Restored), OpenError> {
-        // Room for the one batch that may be out and for the word to stop.
-        let (tasks, inbox) = sync_channel(2);
+        // Room for the one batch and the one question that may be out, and for the word to stop.
+        let (tasks, inbox) = sync_channel(3);
         let counters = Arc::new(Counters::default());
         let (thread, restored) = thread::start(path, config, inbox, Arc::clone(&counters), Box::new(answer))?;
         Ok((Store { tasks, thread, counters }, restored))
@@ -182,9 +184,19 @@ impl Store {
     /// Hands over a batch: durable all or none. The answer comes through the callback given at [`Store::open`]; if the
     /// batch could not even be handed over, it comes at once as the error.
     pub fn commit(&self, operations: Vec<Operation>) -> Result<(), StoreAnswer> {
-        self.tasks.try_send(Task::Commit(operations)).map_err(|error| StoreAnswer::CommitFailed {
+        self.ask(Task::Commit(operations))
+    }
+
+    /// Asks for messages by their places in the order of acceptance. The answer comes through the callback: all of them, or
+    /// the store is dead.
+    pub fn load(&self, sequences: Vec<u64>) -> Result<(), StoreAnswer> {
+        self.ask(Task::Load(sequences))
+    }
+
+    fn ask(&self, task: Task) -> Result<(), StoreAnswer> {
+        self.tasks.try_send(task).map_err(|error| StoreAnswer::CommitFailed {
             reason: match error {
-                TrySendError::Full(_) => "a batch was handed over before the one before it was answered".to_owned(),
+                TrySendError::Full(_) => "the store was asked before it had answered".to_owned(),
                 TrySendError::Disconnected(_) => "the store's thread has ended".to_owned(),
             },
         })

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::Committer;
 use super::directory::Directory;
+use super::load;
 use super::recover;
 use super::stats::Counters;
 use super::{OpenError, StoreAnswer, StoreConfig};
@@ -21,6 +22,8 @@ use crate::relay::record::{Operation, Restored};
 pub(super) enum Task {
     /// Make this durable and answer.
     Commit(Vec<Operation>),
+    /// Read these messages and answer.
+    Load(Vec<u64>),
     /// Close everything and end.
     Stop,
 }
@@ -95,6 +98,7 @@ impl Keeper {
             self.counters.progressed();
             match inbox.recv_timeout(self.idle_for()) {
                 Ok(Task::Commit(operations)) => self.commit(&operations),
+                Ok(Task::Load(sequences)) => self.load(&sequences),
                 Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -116,6 +120,14 @@ impl Keeper {
                 self.counters.committed(operations.len(), began.elapsed());
                 StoreAnswer::Committed
             }
+            Err(reason) => StoreAnswer::CommitFailed { reason },
+        });
+    }
+
+    fn load(&mut self, sequences: &[u64]) {
+        let result = self.with_committer(|committer| load::messages(committer.data(), sequences));
+        (self.answer)(match result {
+            Ok(messages) => StoreAnswer::Loaded(messages),
             Err(reason) => StoreAnswer::CommitFailed { reason },
         });
     }
@@ -157,7 +169,7 @@ impl Keeper {
     }
 
     /// Runs `work`; the first failure, or panic of sled, ends the store.
-    fn with_committer(&mut self, work: impl FnOnce(&mut Committer) -> Result<(), String>) -> Result<(), String> {
+    fn with_committer<T>(&mut self, work: impl FnOnce(&mut Committer) -> Result<T, String>) -> Result<T, String> {
         let Some(committer) = self.committer.as_mut() else {
             return Err(self.counters.failure().unwrap_or_default());
         };

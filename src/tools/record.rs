@@ -210,6 +210,7 @@ impl Recording {
                 Output::Fetch { call, request } => self.upstream.fetch(call, request),
                 // Nothing is published, so nothing has to be kept.
                 Output::Commit(_) => relay.handle_input(now, Input::Committed),
+                Output::Load(_) => relay.handle_input(now, Input::Loaded(Vec::new())),
                 Output::Deliver { session, batch } => {
                     for item in batch.items() {
                         tell(item.text(), say);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use tidegate::relay::record::{Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{StoredMessage, StoredOutcome};
 use tidegate::relay::rng::Rng;
 
 use crate::harness::*;
@@ -44,7 +44,7 @@ fn judge(truth: &Truth, restored: &Restored, what: &str) -> u64 {
     let sequences: Vec<_> = restored.messages.iter().map(|(m, _)| m.sequence).collect();
     assert!(sequences.is_sorted(), "{what}");
     for outcome in &restored.outcomes {
-        assert_eq!(Some(outcome), truth.outcomes.get(&outcome.id.0), "{what}");
+        assert_eq!(Some(outcome), truth.outcomes.get(&{ outcome.id.0 }), "{what}");
     }
     let messages = truth.messages.keys().filter(|sequence| !sequences.contains(sequence)).count();
     let ids: Vec<_> = restored.outcomes.iter().map(|outcome| outcome.id.0).collect();

@@ -44,6 +44,7 @@ pub fn fill(state: &Path) {
         match opened.try_commit(vec![accept(&message(sequence, 100_000))]) {
             StoreAnswer::Committed => say(&format!("accepted {sequence}")),
             StoreAnswer::CommitFailed { reason } => break reason,
+            StoreAnswer::Loaded(_) => unreachable!("nothing was read"),
         }
         sequence += 1;
     };
@@ -72,6 +73,7 @@ pub fn count(state: &Path) {
         match opened.try_commit(vec![accept(&message(sequence, 100))]) {
             StoreAnswer::Committed => say(&format!("accepted {sequence}")),
             StoreAnswer::CommitFailed { reason } => say(&format!("failed: {reason}")),
+            StoreAnswer::Loaded(_) => unreachable!("nothing was read"),
         }
     }
     let _ = opened.store.shutdown();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use tidegate::protocol::request::ChannelRequest;
 use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{MessageId, Operation, Queued, StoredMessage, StoredOutcome};
 use tidegate::relay::time::Wall;
 use tidegate::store::{OpenError, Store, StoreAnswer, StoreConfig};
 
@@ -17,11 +17,30 @@ pub struct Opened {
     pub answers: Receiver<StoreAnswer>,
 }
 
+/// What a store held at start, with the messages read whole.
+#[derive(Debug)]
+pub struct Restored {
+    pub messages: Vec<(Arc<StoredMessage>, u32)>,
+    pub outcomes: Vec<Arc<StoredOutcome>>,
+    pub next_sequence: u64,
+    pub lost: u64,
+    pub losses: Vec<String>,
+}
+
 pub fn try_open(path: &Path) -> Result<(Opened, Restored), OpenError> {
     let (answer, answers) = channel();
     // Nobody listens any more when a test has failed.
     let opened = Store::open(path, StoreConfig::default(), move |said| drop(answer.send(said)));
-    opened.map(|(store, restored)| (Opened { store, answers }, restored))
+    let (store, restored) = opened?;
+    let opened = Opened { store, answers };
+    let queued: Vec<_> = restored.messages.into_iter().flatten().collect();
+    let messages = opened.load(queued.iter().map(|queued| queued.sequence).collect());
+    for (queued, message) in queued.iter().zip(&messages) {
+        assert_eq!(*queued, Queued::of(message, queued.attempts));
+    }
+    let messages = messages.into_iter().zip(queued.iter().map(|queued| queued.attempts)).collect();
+    let (outcomes, next_sequence) = (restored.outcomes, restored.next_sequence);
+    Ok((opened, Restored { messages, outcomes, next_sequence, lost: restored.lost, losses: restored.losses }))
 }
 
 pub fn open(path: &Path) -> (Opened, Restored) {
@@ -45,6 +64,14 @@ impl Opened {
 
     pub fn commit(&self, operations: Vec<Operation>) {
         assert_eq!(self.try_commit(operations), StoreAnswer::Committed);
+    }
+
+    pub fn load(&self, sequences: Vec<u64>) -> Vec<Arc<StoredMessage>> {
+        self.store.load(sequences).unwrap();
+        match self.answers.recv().unwrap() {
+            StoreAnswer::Loaded(messages) => messages,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn close(self) {

@@ -43,6 +43,7 @@ impl World {
                 self.relay.handle_input(self.now, Input::Disconnected { attempt, reason: Disconnect::Asked });
             }
             Output::Commit(operations) => self.commit(operations),
+            Output::Load(sequences) => self.load(&sequences),
             Output::Deliver { session, batch } => self.deliver(session, batch.items()),
             Output::Answer { reply: Reply::Json { body, .. }, call: CallId(1) } => {
                 self.status = serde_json::from_slice(&body).unwrap_or_default();
@@ -120,6 +121,23 @@ impl World {
             self.disk.in_flight = Some(operations);
             self.send(at, Coming::Answer(Input::Committed));
         }
+    }
+
+    pub fn load(&mut self, sequences: &[u64]) {
+        let first = sequences.first().copied().unwrap_or_default();
+        let at = self.now.mono + std::time::Duration::from_millis(1 + first % 12);
+        let answer = match self.disk.load(sequences) {
+            _ if self.disk.dead => Input::CommitFailed { reason: "no answer".into() },
+            Some(messages) => {
+                self.covered("read from the disk");
+                Input::Loaded(messages)
+            }
+            None => {
+                self.violation = Some(format!("S8: one of the messages {sequences:?} is not on the disk"));
+                return;
+            }
+        };
+        self.send(at, Coming::Answer(answer));
     }
 
     pub fn kill_disk(&mut self) {
@@ -236,6 +254,8 @@ impl World {
 
     pub fn gone(&mut self, attempt: AttemptId) {
         self.upstream.connections.remove(&attempt);
+        // Another one may take over at once.
+        self.quiet.changed(self.now.mono);
         // What was on the wire is lost.
         self.coming.retain(|_, coming| match coming {
             Coming::Frame(of, _)

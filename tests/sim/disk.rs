@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{MessageId, Operation, Queued, Restored, StoredMessage, StoredOutcome};
 
 #[derive(Default)]
 pub struct Disk {
@@ -63,6 +63,11 @@ impl Disk {
         self.ever.contains(&id)
     }
 
+    /// These messages; `None` if one of them is not there.
+    pub fn load(&self, sequences: &[u64]) -> Option<Vec<Arc<StoredMessage>>> {
+        sequences.iter().map(|sequence| self.messages.get(sequence).map(|(message, _)| Arc::clone(message))).collect()
+    }
+
     pub fn pending(&self) -> usize {
         self.messages.len()
     }
@@ -72,7 +77,7 @@ impl Disk {
         let mut outcomes: Vec<_> = self.outcomes.values().cloned().collect();
         outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
         Restored {
-            messages: self.messages.values().cloned().collect(),
+            messages: vec![self.messages.values().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
             outcomes,
             next_sequence: self.next_sequence,
             ..Restored::default()

@@ -55,7 +55,7 @@ impl Quiet {
         }
     }
 
-    /// A connection came about, or the relay began anew.
+    /// A connection came about or ended, or the relay began anew.
     pub fn changed(&mut self, now: Mono) {
         self.changed = now;
     }
@@ -71,7 +71,14 @@ impl World {
                     self.quiet.hushed.insert(channel);
                 }
             }
-            4 | 5 => self.quiet.all = !self.quiet.all,
+            4 | 5 => {
+                self.quiet.all = !self.quiet.all;
+                // Long enough that marking is not all that is done about it.
+                for _ in 0..if self.quiet.all { 120 } else { 0 } {
+                    self.pass_time();
+                    self.turn();
+                }
+            }
             6 => self.quiet.slow = !self.quiet.slow,
             _ => {
                 let hour = 3_600_000_000_000;

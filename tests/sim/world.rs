@@ -40,13 +40,14 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 26] = [
+    const WANTED: [&'static str; 27] = [
         "stale mark",
         "stale resubscribe",
         "stale reconnect",
         "gap silence",
         "the clock jumped",
         "crash",
+        "read from the disk",
         "commit failed",
         "connection lost",
         "one of two connections lost",
@@ -130,6 +131,7 @@ fn config(stale_after: StaleAfter) -> Config {
     config.feed.session_requests = 10_000;
     config.feed.session_errors = 1_000_000;
     config.outbox.window = 4;
+    config.outbox.in_memory = 4;
     config.outbox.ack_timeout = Duration::from_secs(2);
     config.outbox.max_attempts = u32::try_from(MAX_ATTEMPTS).expect("small");
     config.outbox.backoff = BackoffConfig { min: Duration::from_millis(20), max: Duration::from_millis(500) };

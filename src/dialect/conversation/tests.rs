@@ -136,7 +136,7 @@ fn purpose(purpose: &Purpose) -> String {
         Purpose::Auth => "auth".to_owned(),
         Purpose::Subscribe(ids) => format!("subscribe[{}]", list(ids)),
         Purpose::Unsubscribe(ids) => format!("unsubscribe[{}]", list(ids)),
-        Purpose::Publish(id) => format!("publish[{}]", id.0),
+        Purpose::Publish(id) => format!("publish[{}]", { id.0 }),
         Purpose::State(id, _) => format!("state[{}]", id.0),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),

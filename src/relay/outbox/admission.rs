@@ -4,19 +4,16 @@
 
 use std::sync::Arc;
 
-use super::idempotency::body_hash;
-use super::message::{Pending, Phase};
+use super::idempotency::{body_hash, known};
+use super::message::{Pending, footprint};
 use super::staging::{COMMIT_OPERATIONS, Effect};
 use super::{Outbox, OutboxStats};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::request::Publish;
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{MessageId, Operation, StoredMessage};
+use crate::relay::record::{Known, MessageId, Operation, StoredMessage};
 use crate::relay::rng::Rng;
 use crate::relay::time::{Time, Wall};
-
-/// What a stored message takes besides its text: ids, times, hash, framing, its share of the index.
-const FIXED_BYTES: u64 = 192;
 
 /// Who publishes.
 #[derive(Debug, Clone, Copy)]
@@ -117,8 +114,7 @@ impl Outbox {
         if let Some(known) = self.find_known(from, &publish, hash)? {
             return Ok(Admitted::Known(known));
         }
-        let footprint = footprint(&publish, from.principal);
-        self.check_limits(&publish, footprint)?;
+        self.check_limits(&publish, from.principal)?;
         let id = self.next_id(now.wall, rng);
         let message = StoredMessage {
             id,
@@ -138,9 +134,12 @@ impl Outbox {
             redrive_of: from.redrive_of,
         };
         self.next_sequence += 1;
-        let mut pending = Pending::new(Arc::new(message), Phase::Accepting);
-        pending.publishers.extend(from.session);
-        self.hold(pending);
+        let key = message.idempotency_key.as_ref().map(|key| known(&message.principal, key, &hash));
+        let mut pending = Pending::new(Arc::new(message));
+        if let Some(session) = from.session {
+            pending.tell(session);
+        }
+        self.hold(id, pending, key);
         Ok(Admitted::New(id))
     }
 
@@ -152,25 +151,18 @@ impl Outbox {
         hash: [u8; 32],
     ) -> Result<Option<MessageId>, Refusal> {
         let Some(key) = &publish.idempotency_key else { return Ok(None) };
-        let Some(id) = self.idempotency.find(from.principal, key) else { return Ok(None) };
-        let known = match self.messages.get_mut(id) {
-            Some(pending) => {
-                let same = pending.message.body_hash == hash;
-                if let Some(session) = from.session.filter(|_| same) {
-                    pending.tell(session);
-                }
-                same
+        let Some((id, same)) = self.idempotency.find(known(from.principal, key, &hash)) else { return Ok(None) };
+        if same {
+            if let (Some(pending), Some(session)) = (self.messages.get_mut(id), from.session) {
+                pending.tell(session);
             }
-            None => self.outcomes.get(id).is_some_and(|outcome| outcome.body_hash == hash),
-        };
-        if known {
             return Ok(Some(id));
         }
         let words = format!("idempotency_key {key:?} was used for another message ({id}): use a new key");
         Err(Refusal::new(ErrorCode::Conflict, words))
     }
 
-    fn check_limits(&self, publish: &Publish, footprint: u64) -> Result<(), Refusal> {
+    fn check_limits(&self, publish: &Publish, principal: &str) -> Result<(), Refusal> {
         let config = &self.config;
         if let Some(reason) = &self.failed {
             return Err(Refusal::store_failed(reason));
@@ -191,6 +183,13 @@ impl Outbox {
             return full(format!(
                 "{} messages wait already (outbox.max_messages): try again later",
                 config.max_messages
+            ));
+        }
+        let footprint = bytes_of(publish, principal);
+        if self.staging.bytes() > config.in_memory_bytes {
+            return full(format!(
+                "{} bytes wait for the disk already (outbox.in_memory_bytes): it is slow; try again later",
+                self.staging.bytes()
             ));
         }
         if self.bytes.saturating_add(footprint) > config.max_bytes {
@@ -214,21 +213,20 @@ impl Outbox {
     }
 
     /// Counts a message in.
-    pub(super) fn hold(&mut self, pending: Pending) {
-        let message = &pending.message;
-        self.bytes += stored_bytes(message);
-        if let Some(key) = &message.idempotency_key {
+    pub(super) fn hold(&mut self, id: MessageId, pending: Pending, known: Option<Known>) {
+        self.bytes += u64::from(pending.bytes);
+        if let Some(known) = known {
             self.keyed += 1;
-            self.idempotency.insert(&message.principal, key, message.id);
+            self.idempotency.insert(known, id);
         }
-        self.messages.insert(pending);
+        self.messages.insert(id, pending);
     }
 
     /// Counts a message out, and gives it. Its idempotency key stays known.
     pub(super) fn release(&mut self, id: MessageId) -> Option<Pending> {
         let pending = self.messages.remove(id)?;
-        self.bytes = self.bytes.saturating_sub(stored_bytes(&pending.message));
-        self.keyed -= usize::from(pending.message.idempotency_key.is_some());
+        self.bytes = self.bytes.saturating_sub(u64::from(pending.bytes));
+        self.keyed -= usize::from(pending.flags.keyed());
         Some(pending)
     }
 
@@ -236,8 +234,9 @@ impl Outbox {
     pub(super) fn withdraw(&mut self, admitted: Admitted) {
         let Admitted::New(id) = admitted else { return };
         let Some(pending) = self.release(id) else { return };
-        if let Some(key) = &pending.message.idempotency_key {
-            self.idempotency.remove(&pending.message.principal, key);
+        let Some(message) = pending.message() else { return };
+        if let Some(key) = &message.idempotency_key {
+            self.idempotency.remove(&message.principal, key);
         }
     }
 
@@ -247,26 +246,15 @@ impl Outbox {
         for one in admitted {
             let Admitted::New(id) = *one else { continue };
             let Some(pending) = self.messages.get(id) else { continue };
-            let bytes = stored_bytes(&pending.message);
-            self.staging.push(Operation::Accept(Arc::clone(&pending.message)), Effect::Accepted(id), bytes, joined);
+            let (Some(message), bytes) = (pending.message(), u64::from(pending.bytes)) else { continue };
+            self.staging.push(Operation::Accept(Arc::clone(message)), Effect::Accepted(id), bytes, joined);
             joined = true;
         }
     }
 }
 
 /// About how many bytes a message takes on disk.
-fn footprint(publish: &Publish, principal: &str) -> u64 {
+fn bytes_of(publish: &Publish, principal: &str) -> u64 {
     let optional = [&publish.channel.params, &publish.key, &publish.kind, &publish.idempotency_key, &publish.order_key];
-    sum_bytes(principal, &publish.channel.name, &publish.data, optional)
-}
-
-fn stored_bytes(message: &StoredMessage) -> u64 {
-    let optional = [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
-    sum_bytes(&message.principal, &message.channel.name, &message.data, optional)
-}
-
-fn sum_bytes(principal: &str, channel: &str, data: &str, optional: [&Option<Box<str>>; 5]) -> u64 {
-    let optional: usize = optional.into_iter().flatten().map(|text| text.len()).sum();
-    FIXED_BYTES
-        + u64::try_from(principal.len() + channel.len() + data.len() + optional).unwrap_or(u64::MAX - FIXED_BYTES)
+    footprint([principal, &publish.channel.name, &publish.data], optional)
 }

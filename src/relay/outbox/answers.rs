@@ -3,7 +3,6 @@
 //! Invariant: a message is delivered only by an answer to an attempt of its own that left; the first answer that ends it
 //! wins, later ones are counted.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{Pending, Phase};
@@ -102,9 +101,11 @@ impl Outbox {
             *(if known { &mut stats.late_acks } else { &mut stats.unknown_acks }) += 1;
             return false;
         };
-        match &pending.phase {
+        match pending.phase() {
             Phase::Sent { .. } => {}
-            Phase::Waiting | Phase::Backoff { .. } | Phase::Parked if pending.attempts > 0 => stats.late_acks += 1,
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Parked if pending.live().attempts > 0 => {
+                stats.late_acks += 1
+            }
             Phase::Settling => {
                 stats.late_acks += 1;
                 return false;
@@ -120,7 +121,7 @@ impl Outbox {
     /// The bytes of these messages are with the kernel: those of which nothing more will be heard are delivered.
     pub fn written(&mut self, now: Time, messages: &[MessageId], stats: &mut OutboxStats) {
         for id in messages {
-            let phase = self.messages.get(*id).map(|pending| &pending.phase);
+            let phase = self.messages.get(*id).map(Pending::phase);
             if matches!(phase, Some(Phase::Sent { confirm: Confirm::Written, .. })) {
                 self.acked(now, *id, Confirm::Written, None, stats);
             }
@@ -150,8 +151,8 @@ impl Outbox {
 
     /// When a message left that is confirmed by a barrier. An echo is not looked for: a barrier is what proves it here.
     fn by_barrier(&self, id: MessageId) -> Option<u64> {
-        match self.messages.get(id)?.phase {
-            Phase::Sent { confirm: Confirm::Barrier | Confirm::Echo, order, .. } => Some(order),
+        match self.messages.get(id)?.phase() {
+            Phase::Sent { confirm: Confirm::Barrier | Confirm::Echo, order, .. } => Some(*order),
             _ => None,
         }
     }
@@ -182,7 +183,10 @@ impl Outbox {
             self.timer(now, id, rng, stats);
         }
         for _ in 0..TIMERS_PER_TURN {
-            let Some((_, id)) = self.expiries.first().copied().filter(|(at, _)| self.clock.is_past(*at)) else { break };
+            let Some((at, id)) = self.expiries.first().map(|(due, ())| *due) else { break };
+            if !self.clock.is_past(at) || self.shelf.is_behind() {
+                break;
+            }
             self.expiries.pop_first();
             if !self.messages.get(id).is_some_and(Pending::is_in_flight) {
                 self.expire(now, id);
@@ -193,16 +197,16 @@ impl Outbox {
 
     fn timer(&mut self, now: Time, id: MessageId, rng: &mut Rng, stats: &mut OutboxStats) {
         let Some(pending) = self.messages.get_mut(id) else { return };
-        match pending.phase {
+        match pending.phase() {
             Phase::Sent { .. } => {
                 stats.ack_timeouts += 1;
                 let reason = "ack_timeout";
                 self.unanswered(now, id, Try { floor: Some(Duration::ZERO), reason }, rng, stats);
             }
             Phase::Backoff { .. } => {
-                pending.phase = Phase::Waiting;
-                let message = Arc::clone(&pending.message);
-                self.place(&message);
+                pending.wait();
+                self.shelf.backoffs -= 1;
+                self.place(id);
             }
             Phase::Accepting | Phase::Waiting | Phase::Parked | Phase::Settling => {}
         }
@@ -211,12 +215,12 @@ impl Outbox {
     /// Nobody knows what became of the attempt.
     fn unanswered(&mut self, now: Time, id: MessageId, failed: Try<'_>, rng: &mut Rng, stats: &mut OutboxStats) {
         let Some(pending) = self.messages.get_mut(id) else { return };
-        pending.unknown = true;
-        let message = Arc::clone(&pending.message);
-        if message.on_unknown == OnUnknown::DeadLetter {
+        pending.live_mut().unknown = true;
+        let expires = pending.expires();
+        if pending.flags.on_unknown() == OnUnknown::DeadLetter {
             pending.blame(now.wall, failed.reason);
             self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
-        } else if message.expires.is_some_and(|at| self.clock.is_past(at)) {
+        } else if expires.is_some_and(|at| self.clock.is_past(at)) {
             self.expire(now, id);
         } else {
             self.fail(now, id, failed, rng, stats);
@@ -228,29 +232,33 @@ impl Outbox {
         self.stop_waiting(id);
         let Try { floor, reason } = failed;
         let Some(pending) = self.messages.get_mut(id) else { return };
-        pending.failures += 1;
+        pending.live_mut().failures += 1;
         pending.blame(now.wall, reason);
-        if pending.failures >= self.config.max_attempts {
+        let (failures, expires) = (pending.live().failures, pending.expires());
+        if failures >= self.config.max_attempts {
             return self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, "max_attempts"));
         }
         stats.retries += 1;
-        let wait = floor.map(|_| backoff::delay(self.config.backoff, pending.failures - 1, floor, rng));
-        pending.phase = match wait.map(|wait| now.mono + wait) {
+        let wait = floor.map(|_| backoff::delay(self.config.backoff, failures - 1, floor, rng));
+        pending.live_mut().phase = match wait.map(|wait| now.mono + wait) {
             Some(until) => {
                 self.timers.insert((until, id));
+                self.shelf.backoffs += 1;
                 Phase::Backoff { until }
             }
             None => Phase::Waiting,
         };
-        let message = Arc::clone(&pending.message);
         // Its time may have run out in flight, where it does not count.
-        self.expiries.extend(message.expires.map(|at| (at, id)));
-        self.place(&message);
+        if let Some(at) = expires {
+            self.expiries.insert((at, id), ());
+        }
+        self.place(id);
+        self.keep(id);
     }
 
     /// The message could not be sent now, but may be later: counts as a try.
     pub fn postpone(&mut self, now: Time, id: MessageId, rng: &mut Rng, stats: &mut OutboxStats) {
-        if self.messages.get(id).is_some_and(|pending| pending.phase == Phase::Waiting) && self.failed.is_none() {
+        if self.messages.get(id).is_some_and(|pending| *pending.phase() == Phase::Waiting) && self.failed.is_none() {
             self.fail(now, id, Try { floor: Some(Duration::ZERO), reason: "not_sendable_yet" }, rng, stats);
         }
     }

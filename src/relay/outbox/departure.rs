@@ -21,9 +21,9 @@ impl Outbox {
         self.failed.is_none() && self.in_flight.len() < self.config.window && !self.lanes.is_empty(critical_only)
     }
 
-    /// A message that has not ended.
+    /// A message that has not ended, if it is in memory.
     pub fn message(&self, id: MessageId) -> Option<Arc<StoredMessage>> {
-        self.messages.get(id).map(|pending| Arc::clone(&pending.message))
+        self.messages.get(id)?.message().cloned()
     }
 
     /// The message that may leave now. Those whose time to live is over end here; those whose attempt must be durable first
@@ -34,16 +34,24 @@ impl Outbox {
         while self.has_next(critical_only) {
             let (lane, id) = self.lanes.pick(critical_only, blocked)?;
             let pending = self.messages.get(id)?;
-            let message = Arc::clone(&pending.message);
-            if message.expires.is_some_and(|at| self.clock.is_past(at)) {
+            let live = pending.live();
+            // Each that was tried takes memory: not ever more of them while they cannot be tried again.
+            let too_many = live.failures == 0 && self.shelf.backoffs >= self.config.in_memory;
+            if pending.expires().is_some_and(|at| self.clock.is_past(at)) {
+                if self.shelf.is_behind() {
+                    return None;
+                }
                 self.expire(now, id);
-            } else if pending.preparing > 0 {
+            } else if live.preparing > 0 || too_many {
                 blocked[lane.index()] = true;
             } else if pending.needs_commit() {
                 self.prepare(lane);
                 blocked[lane.index()] = true;
+            } else if let Some(message) = &live.message {
+                return Some(Arc::clone(message));
             } else {
-                return Some(message);
+                self.shelf.starve(lane);
+                blocked[lane.index()] = true;
             }
         }
         None
@@ -52,10 +60,10 @@ impl Outbox {
     /// Makes the next attempts of a lane durable.
     fn prepare(&mut self, lane: Lane) {
         let room = self.config.window.saturating_sub(self.in_flight.len()).min(PREPARE_AHEAD);
-        for id in self.lanes.heads(lane, room) {
+        for id in self.lanes.ready(lane).take(room).collect::<Vec<_>>() {
             let Some(pending) = self.messages.get_mut(id) else { continue };
-            if pending.preparing == 0 && pending.needs_commit() {
-                let attempts = pending.attempts + 1;
+            if pending.live().preparing == 0 && pending.needs_commit() {
+                let attempts = pending.live().attempts + 1;
                 self.stage_attempts(id, attempts);
                 self.prepared.insert(id);
             }
@@ -64,15 +72,15 @@ impl Outbox {
 
     fn stage_attempts(&mut self, id: MessageId, attempts: u32) {
         let Some(pending) = self.messages.get_mut(id) else { return };
-        pending.preparing += 1;
-        let operation = Operation::Attempt { sequence: pending.message.sequence, attempts };
+        pending.live_mut().preparing += 1;
+        let operation = Operation::Attempt { sequence: pending.sequence, attempts };
         self.staging.push(operation, Effect::Attempted(id, attempts), 0, false);
     }
 
     /// Takes back attempts that were made durable and will not leave soon: else a restart would think that they may have.
     pub(super) fn unprepare(&mut self) {
         for id in std::mem::take(&mut self.prepared) {
-            let Some(attempts) = self.messages.get(id).map(|pending| pending.attempts) else { continue };
+            let Some(attempts) = self.messages.get(id).map(|pending| pending.live().attempts) else { continue };
             self.stage_attempts(id, attempts);
         }
     }
@@ -80,48 +88,50 @@ impl Outbox {
     /// The store's answer about the attempts of a message.
     pub(super) fn attempted(&mut self, id: MessageId, attempts: u32) {
         if let Some(pending) = self.messages.get_mut(id) {
-            pending.committed = attempts;
-            pending.preparing = pending.preparing.saturating_sub(1);
+            let live = pending.live_mut();
+            live.committed = attempts;
+            live.preparing = live.preparing.saturating_sub(1);
         }
     }
 
     /// The frame of the message is with the carrier: an attempt. `confirm`: what will count as delivered.
     pub fn sent(&mut self, now: Time, id: MessageId, confirm: Confirm, stats: &mut OutboxStats) {
-        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Waiting) else { return };
+        self.release_held(id);
+        let Some(pending) = self.messages.in_phase(id, &Phase::Waiting) else { return };
         let deadline = (confirm != Confirm::Written).then(|| now.mono + self.config.ack_timeout);
-        pending.attempts += 1;
-        pending.phase = Phase::Sent { deadline, confirm, order: self.departures };
-        let message = Arc::clone(&pending.message);
+        let (order, lane) = (pending.order, pending.lane);
+        let live = pending.live_mut();
+        live.attempts += 1;
+        live.phase = Phase::Sent { deadline, confirm, order: self.departures };
         self.departures += 1;
-        let lane = message.order_key.as_ref().map_or(message.lane, |key| self.keys.lane(key));
-        self.place(&message);
+        let lane = order.map_or(lane, |key| self.keys.lane(key));
+        self.place(id);
         self.lanes.departed(lane);
         self.prepared.remove(&id);
         self.in_flight.insert(id);
         self.timers.extend(deadline.map(|at| (at, id)));
         stats.attempts += 1;
+        self.read_ahead(lane);
     }
 
     /// The message must wait until its channel is subscribed.
     pub fn park(&mut self, id: MessageId) {
-        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Waiting) else { return };
-        pending.phase = Phase::Parked;
-        let message = Arc::clone(&pending.message);
-        self.place(&message);
+        let Some(pending) = self.messages.in_phase(id, &Phase::Waiting) else { return };
+        pending.live_mut().phase = Phase::Parked;
+        self.place(id);
     }
 
     /// The message's channel is subscribed.
     pub fn unpark(&mut self, id: MessageId) {
-        let Some(pending) = self.messages.get_mut(id).filter(|pending| pending.phase == Phase::Parked) else { return };
-        pending.phase = Phase::Waiting;
-        let message = Arc::clone(&pending.message);
-        self.place(&message);
+        let Some(pending) = self.messages.in_phase(id, &Phase::Parked) else { return };
+        pending.wait();
+        self.place(id);
     }
 
     /// The message will never leave: it ends as rejected, unless an attempt is in flight.
     pub fn reject(&mut self, now: Time, id: MessageId, reason: &str) {
         let Some(pending) = self.messages.get(id) else { return };
-        if matches!(pending.phase, Phase::Waiting | Phase::Parked | Phase::Backoff { .. }) && self.failed.is_none() {
+        if matches!(pending.phase(), Phase::Waiting | Phase::Parked | Phase::Backoff { .. }) && self.failed.is_none() {
             self.end(now, id, Outcome::failed(OutcomeState::Rejected, reason));
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::admission::{Admitted, Refusal};
-use super::message::Phase;
+use super::message::{Pending, Phase};
 use super::staging::Effect;
 use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
 use crate::protocol::codes::ErrorCode;
@@ -51,66 +51,84 @@ impl Outbox {
     }
 
     fn accepted(&mut self, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
-        let message = Arc::clone(&self.messages.get(id)?.message);
+        self.messages.get_mut(id)?.live_mut().phase = Phase::Waiting;
         stats.accepted += 1;
-        self.begin(&message, stats);
+        self.begin(id, stats);
+        self.keep_if_room(id);
         Some(Durable::Accepted(id))
     }
 
     /// An accepted message begins to wait for its turn.
-    pub(super) fn begin(&mut self, message: &StoredMessage, stats: &mut OutboxStats) {
-        let Some(pending) = self.messages.get_mut(message.id) else { return };
-        pending.phase = Phase::Waiting;
-        stats.lane(message.lane).depth += 1;
-        if let Some(key) = &message.order_key {
-            self.keys.push(key, message.lane, message.id);
+    pub(super) fn begin(&mut self, id: MessageId, stats: &mut OutboxStats) {
+        let Some(pending) = self.messages.get(id) else { return };
+        stats.lane(pending.lane).depth += 1;
+        if let Some(key) = pending.order {
+            self.keys.push(key, pending.lane, id);
         }
-        self.expiries.extend(message.expires.map(|at| (at, message.id)));
-        self.place(message);
+        if let Some(at) = pending.expires() {
+            self.expiries.insert((at, id), ());
+        }
+        self.place(id);
     }
 
     /// Decides a message's end.
     pub(super) fn end(&mut self, now: Time, id: MessageId, outcome: Outcome) {
         self.stop_waiting(id);
+        self.release_held(id);
         let Some(pending) = self.messages.get_mut(id) else { return };
-        debug_assert!(pending.phase != Phase::Settling, "a message ends once");
-        let message = Arc::clone(&pending.message);
+        debug_assert!(*pending.phase() != Phase::Settling, "a message ends once");
+        let expires = pending.expires();
+        let live = pending.live_mut();
+        live.phase = Phase::Settling;
+        live.end = Some((outcome, now.wall));
+        self.prepared.remove(&id);
+        if let Some(at) = expires {
+            self.expiries.remove((at, id));
+        }
+        self.place(id);
+        if self.is_at_hand(id) {
+            self.settle(id);
+        } else {
+            self.shelf.want(id);
+        }
+    }
+
+    /// Makes the outcome of a message whose end is decided, and which is in memory.
+    pub(super) fn settle(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get_mut(id) else { return };
+        let sequence = pending.sequence;
+        let live = pending.live_mut();
+        let (Some(message), Some((outcome, ended))) = (&live.message, live.end.take()) else { return };
         let letter = (outcome.state == OutcomeState::DeadLettered).then(|| {
-            let history = std::mem::take(&mut pending.history);
-            Box::new(Letter { message: Some(Arc::clone(&message)), history, redriven: None })
+            let history = std::mem::take(&mut live.history);
+            Box::new(Letter { message: Some(Arc::clone(message)), history, redriven: None })
         });
         let stored = Arc::new(StoredOutcome {
             id,
-            ended: now.wall,
+            ended,
             principal: Arc::clone(&message.principal),
             outcome,
-            attempts: pending.attempts,
+            attempts: live.attempts,
             idempotency_key: message.idempotency_key.clone(),
             body_hash: message.body_hash,
             letter,
         });
-        pending.phase = Phase::Settling;
-        pending.outcome = Some(Arc::clone(&stored));
-        self.prepared.remove(&id);
-        if let Some(at) = message.expires {
-            self.expiries.remove(&(at, id));
-        }
-        self.place(&message);
-        let operation = Operation::Settle { sequence: message.sequence, outcome: stored };
+        live.outcome = Some(Arc::clone(&stored));
+        let operation = Operation::Settle { sequence, outcome: stored };
         self.staging.push(operation, Effect::Settled(id), 0, false);
     }
 
     /// Its time to live is over.
     pub(super) fn expire(&mut self, now: Time, id: MessageId) {
         let Some(pending) = self.messages.get(id) else { return };
-        let reason = if pending.unknown { OUTCOME_UNKNOWN } else { "ttl" };
+        let reason = if pending.live().unknown { OUTCOME_UNKNOWN } else { "ttl" };
         self.end(now, id, Outcome::failed(OutcomeState::Expired, reason));
     }
 
     /// Takes a message out of the window and of the timers.
     pub(super) fn stop_waiting(&mut self, id: MessageId) {
         let Some(pending) = self.messages.get(id) else { return };
-        match pending.phase {
+        match *pending.phase() {
             Phase::Sent { deadline, .. } => {
                 self.in_flight.remove(&id);
                 if let Some(at) = deadline {
@@ -119,6 +137,7 @@ impl Outbox {
             }
             Phase::Backoff { until } => {
                 self.timers.remove(&(until, id));
+                self.shelf.backoffs -= 1;
             }
             Phase::Accepting | Phase::Waiting | Phase::Parked | Phase::Settling => {}
         }
@@ -126,15 +145,15 @@ impl Outbox {
 
     fn settled(&mut self, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
         let pending = self.release(id)?;
-        let (message, outcome) = (pending.message, pending.outcome?);
-        if let Some(key) = &message.order_key {
-            self.keys.remove(key, message.lane, id);
+        let outcome = Arc::clone(pending.live().outcome.as_ref()?);
+        if let Some(key) = pending.order {
+            self.keys.remove(key, pending.lane, id);
             self.place_key(key);
         }
-        stats.lane(message.lane).depth -= 1;
+        stats.lane(pending.lane).depth -= 1;
         stats.outcomes.bump(outcome.outcome.state);
         self.outcomes.insert(Arc::clone(&outcome));
-        Some(Durable::Settled { outcome, publishers: pending.publishers })
+        Some(Durable::Settled { outcome, publishers: pending.publishers() })
     }
 
     /// The store failed: from now on nothing is accepted, sent or ended. Gives the messages that were being accepted and are
@@ -149,7 +168,7 @@ impl Outbox {
         unaccepted
     }
 
-    /// Withdraws a message of this principal that is not in flight. It has ended once that is durable.
+    /// Withdraws a message of this principal that is not in flight. It has ended once that is durable. It must be at hand.
     ///
     /// # Errors
     /// `not_found` for what does not exist and for what is somebody else's, `conflict` for what is in flight or has ended.
@@ -157,8 +176,9 @@ impl Outbox {
         if self.outcomes.get(id).is_some_and(|outcome| &*outcome.principal == principal) {
             return Err(Refusal::new(ErrorCode::Conflict, "the message has ended"));
         }
-        let pending = self.messages.get(id).filter(|pending| &*pending.message.principal == principal);
-        match pending.map(|pending| &pending.phase) {
+        let ours = |message: &Arc<StoredMessage>| &*message.principal == principal;
+        let pending = self.messages.get(id).filter(|pending| pending.message().is_some_and(ours));
+        match pending.map(Pending::phase) {
             None | Some(Phase::Accepting) => Err(Refusal::new(ErrorCode::NotFound, "no such message")),
             Some(Phase::Sent { .. }) => {
                 Err(Refusal::new(ErrorCode::Conflict, "the message is in flight: upstream may have it already"))

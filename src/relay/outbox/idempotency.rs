@@ -4,23 +4,26 @@
 //! with one digest (2^-128) would answer `conflict`, never a wrong message.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use sha2::{Digest, Sha256};
 
 use crate::protocol::request::Publish;
-use crate::relay::record::MessageId;
+use crate::relay::record::{Known, MessageId};
 
-/// The known keys.
+/// The known keys: which message each made, and the start of its body's hash.
 #[derive(Debug, Default)]
-pub(super) struct Idempotency(BTreeMap<u128, MessageId>);
+pub(super) struct Idempotency(BTreeMap<[u64; 2], (MessageId, u64)>);
 
 impl Idempotency {
-    pub(super) fn find(&self, principal: &str, key: &str) -> Option<MessageId> {
-        self.0.get(&digest(principal, key)).copied()
+    /// The message of this key, and whether its body is the same.
+    pub(super) fn find(&self, known: Known) -> Option<(MessageId, bool)> {
+        let (id, body) = self.0.get(&known.key)?;
+        Some((*id, *body == known.body))
     }
 
-    pub(super) fn insert(&mut self, principal: &str, key: &str, id: MessageId) {
-        self.0.insert(digest(principal, key), id);
+    pub(super) fn insert(&mut self, known: Known, id: MessageId) {
+        self.0.insert(known.key, (id, known.body));
     }
 
     pub(super) fn remove(&mut self, principal: &str, key: &str) {
@@ -28,12 +31,30 @@ impl Idempotency {
     }
 }
 
-fn digest(principal: &str, key: &str) -> u128 {
+/// The idempotency key of a principal and the body that it stands for, as digests. Two bodies of one principal with the same
+/// 64 bits are taken for one: that harms only who sought them.
+pub(super) fn known(principal: &str, key: &str, body_hash: &[u8; 32]) -> Known {
+    Known { key: digest(principal, key), body: number(body_hash, 0) }
+}
+
+/// An order key as a number. Two keys with one number leave one after another, which breaks no promise.
+pub(super) fn order(key: &str) -> NonZeroU64 {
+    let mut hasher = Sha256::new();
+    feed(&mut hasher, Some(key));
+    NonZeroU64::new(number(&hasher.finalize().into(), 0)).unwrap_or(NonZeroU64::MIN)
+}
+
+fn digest(principal: &str, key: &str) -> [u64; 2] {
     let mut hasher = Sha256::new();
     feed(&mut hasher, Some(principal));
     feed(&mut hasher, Some(key));
-    let whole: [u8; 32] = hasher.finalize().into();
-    whole[..16].iter().fold(0, |number, byte| (number << 8) | u128::from(*byte))
+    let whole = hasher.finalize().into();
+    [number(&whole, 0), number(&whole, 8)]
+}
+
+/// Eight bytes of a hash.
+fn number(hash: &[u8; 32], from: usize) -> u64 {
+    hash[from..from + 8].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 /// The hash over what makes two publishes the same: channel, params, key, type, data, order key.

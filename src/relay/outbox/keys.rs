@@ -4,58 +4,106 @@
 //! A key is one over all principals: who names the same account means the same account.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
 
 use super::Lane;
 use crate::relay::record::MessageId;
 
 /// The messages of one key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
-    /// In the order of acceptance.
-    messages: VecDeque<MessageId>,
-    /// How many of them are of each lane.
-    lanes: [u32; Lane::COUNT],
+    messages: Waiting,
     /// The lane in which the oldest stands now.
     placed: Option<Lane>,
 }
 
+/// Most keys have one message only, and there may be as many keys as messages.
+#[derive(Debug)]
+enum Waiting {
+    One(MessageId, Lane),
+    Many(Box<Many>),
+}
+
+#[derive(Debug)]
+struct Many {
+    /// In the order of acceptance.
+    messages: VecDeque<MessageId>,
+    /// How many of them are of each lane.
+    lanes: [u32; Lane::COUNT],
+}
+
+impl Many {
+    fn push(&mut self, id: MessageId, lane: Lane) {
+        self.messages.push_back(id);
+        self.lanes[lane.index()] += 1;
+    }
+
+    fn highest(&self) -> Lane {
+        Lane::ALL.into_iter().find(|lane| self.lanes[lane.index()] > 0).unwrap_or_default()
+    }
+}
+
 /// All keys that have messages.
 #[derive(Debug, Default)]
-pub(super) struct OrderKeys(BTreeMap<Box<str>, Queue>);
+pub(super) struct OrderKeys(BTreeMap<NonZeroU64, Queue>);
 
 impl OrderKeys {
     /// Adds a message behind the others of its key.
-    pub(super) fn push(&mut self, key: &str, lane: Lane, id: MessageId) {
-        let queue = self.0.entry(key.into()).or_default();
-        queue.messages.push_back(id);
-        queue.lanes[lane.index()] += 1;
+    pub(super) fn push(&mut self, key: NonZeroU64, lane: Lane, id: MessageId) {
+        let Some(queue) = self.0.get_mut(&key) else {
+            self.0.insert(key, Queue { messages: Waiting::One(id, lane), placed: None });
+            return;
+        };
+        match &mut queue.messages {
+            Waiting::Many(many) => many.push(id, lane),
+            Waiting::One(first, first_lane) => {
+                let mut many = Many { messages: VecDeque::new(), lanes: [0; Lane::COUNT] };
+                many.push(*first, *first_lane);
+                many.push(id, lane);
+                queue.messages = Waiting::Many(Box::new(many));
+            }
+        }
     }
 
     /// Takes a message out, wherever it stands.
-    pub(super) fn remove(&mut self, key: &str, lane: Lane, id: MessageId) {
-        let Some(queue) = self.0.get_mut(key) else { return };
-        let Ok(place) = queue.messages.binary_search(&id) else { return };
-        queue.messages.remove(place);
-        queue.lanes[lane.index()] -= 1;
-        if queue.messages.is_empty() {
-            self.0.remove(key);
+    pub(super) fn remove(&mut self, key: NonZeroU64, lane: Lane, id: MessageId) {
+        let Some(queue) = self.0.get_mut(&key) else { return };
+        match &mut queue.messages {
+            Waiting::One(only, _) if *only == id => {
+                self.0.remove(&key);
+            }
+            Waiting::One(..) => {}
+            Waiting::Many(many) => {
+                let Ok(place) = many.messages.binary_search(&id) else { return };
+                many.messages.remove(place);
+                many.lanes[lane.index()] -= 1;
+                if let (1, Some(last)) = (many.messages.len(), many.messages.front()) {
+                    queue.messages = Waiting::One(*last, many.highest());
+                }
+            }
         }
     }
 
     /// The key's oldest message.
-    pub(super) fn head(&self, key: &str) -> Option<MessageId> {
-        self.0.get(key)?.messages.front().copied()
+    pub(super) fn head(&self, key: NonZeroU64) -> Option<MessageId> {
+        match &self.0.get(&key)?.messages {
+            Waiting::One(id, _) => Some(*id),
+            Waiting::Many(many) => many.messages.front().copied(),
+        }
     }
 
     /// The highest lane among the key's messages: the one in which the key moves.
-    pub(super) fn lane(&self, key: &str) -> Lane {
-        let lanes = self.0.get(key).map_or([0; Lane::COUNT], |queue| queue.lanes);
-        Lane::ALL.into_iter().find(|lane| lanes[lane.index()] > 0).unwrap_or_default()
+    pub(super) fn lane(&self, key: NonZeroU64) -> Lane {
+        match self.0.get(&key).map(|queue| &queue.messages) {
+            Some(Waiting::One(_, lane)) => *lane,
+            Some(Waiting::Many(many)) => many.highest(),
+            None => Lane::default(),
+        }
     }
 
     /// Notes in which lane the oldest message stands; gives the one in which it stood.
-    pub(super) fn place(&mut self, key: &str, lane: Option<Lane>) -> Option<Lane> {
-        let queue = self.0.get_mut(key)?;
+    pub(super) fn place(&mut self, key: NonZeroU64, lane: Option<Lane>) -> Option<Lane> {
+        let queue = self.0.get_mut(&key)?;
         std::mem::replace(&mut queue.placed, lane)
     }
 }

@@ -4,9 +4,8 @@
 //! waits as long, so nothing starves.
 //! Deliberately not here: why a message may leave. What stands in a lane may.
 
-use std::collections::BTreeSet;
-
 use super::Lane;
+use super::packed::Packed;
 use crate::relay::record::MessageId;
 
 /// How often a lane may be passed over in favour of higher ones.
@@ -15,18 +14,18 @@ pub(super) const GUARD: u32 = 8;
 /// The messages that may leave now.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    ready: [BTreeSet<MessageId>; Lane::COUNT],
+    ready: [Packed<MessageId, ()>; Lane::COUNT],
     /// How often each lane was passed over since something of it left.
     passed: [u32; Lane::COUNT],
 }
 
 impl Lanes {
     pub(super) fn insert(&mut self, lane: Lane, id: MessageId) {
-        self.ready[lane.index()].insert(id);
+        self.ready[lane.index()].insert(id, ());
     }
 
     pub(super) fn remove(&mut self, lane: Lane, id: MessageId) {
-        self.ready[lane.index()].remove(&id);
+        self.ready[lane.index()].remove(id);
     }
 
     /// The lane whose turn it is among those not `blocked`, and its oldest message.
@@ -35,13 +34,13 @@ impl Lanes {
         let starved = |lane: &Lane| self.passed[lane.index()].checked_sub(GUARD).map_or(0, |over| over + 1);
         // The longest starved, else the highest: `max_by_key` gives the last of equals, hence the reversed order.
         let waiting = lanes.iter().rev().copied().filter(|lane| !blocked[lane.index()]);
-        let heads = waiting.filter_map(|lane| Some((lane, *self.ready[lane.index()].first()?)));
+        let heads = waiting.filter_map(|lane| Some((lane, self.ready[lane.index()].first()?.0)));
         heads.max_by_key(|(lane, _)| starved(lane))
     }
 
-    /// The first messages of a lane.
-    pub(super) fn heads(&self, lane: Lane, count: usize) -> Vec<MessageId> {
-        self.ready[lane.index()].iter().take(count).copied().collect()
+    /// The messages of a lane, in order.
+    pub(super) fn ready(&self, lane: Lane) -> impl Iterator<Item = MessageId> {
+        self.ready[lane.index()].iter().map(|(id, ())| *id)
     }
 
     /// Something of this lane leaves: the others were passed over.
@@ -54,7 +53,7 @@ impl Lanes {
 
     pub(super) fn is_empty(&self, critical_only: bool) -> bool {
         let count = if critical_only { 1 } else { Lane::COUNT };
-        self.ready[..count].iter().all(BTreeSet::is_empty)
+        self.ready[..count].iter().all(Packed::is_empty)
     }
 }
 

@@ -1,13 +1,18 @@
 //! One message of the outbox between its acceptance and its end, and the table of them.
 //!
+//! Of each message a few numbers are in memory ([`Pending`], 64 bytes with its id), because there may be a million of them.
+//! What only some need is in [`Live`]: the message itself, which otherwise waits on disk, and what became of its attempts.
+//!
 //! Invariant: ids rise with acceptance, so a table's order is the order of acceptance.
 
-use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::{Confirm, Lane, OnUnknown};
+use super::idempotency::{known, order};
+use super::packed::Packed;
+use super::{Confirm, Lane, OnUnknown, Outcome};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{Failure, MessageId, StoredMessage, StoredOutcome};
+use crate::relay::record::{Failure, MessageId, Queued, StoredMessage, StoredOutcome};
 use crate::relay::time::{Mono, Wall};
 
 /// Sessions that are told how a message ended; of more (repeated publishes by ever new sessions) the first are forgotten and
@@ -17,12 +22,16 @@ const PUBLISHERS_MAX: usize = 8;
 /// Failed tries that are remembered of a message: the last ones.
 const HISTORY_MAX: usize = 10;
 
+/// What a stored message takes besides its text: ids, times, hash, framing, its share of the index.
+const FIXED_BYTES: u64 = 192;
+
 /// Where a message stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Phase {
     /// Its acceptance is not durable yet.
     Accepting,
     /// It may leave when its turn comes: in its lane, or behind others of its order key.
+    #[default]
     Waiting,
     /// An attempt left.
     Sent {
@@ -47,7 +56,48 @@ pub(super) enum Phase {
 /// An accepted message that has not ended.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) message: Arc<StoredMessage>,
+    pub(super) sequence: u64,
+    /// `Wall(u64::MAX)`: never.
+    expires: Wall,
+    pub(super) order: Option<NonZeroU64>,
+    /// Whom to tell first; only if `told`.
+    publisher: SessionId,
+    /// About what it takes on disk.
+    pub(super) bytes: u32,
+    told: bool,
+    /// It waits for its channel; says nothing where there is a `live`.
+    parked: bool,
+    pub(super) lane: Lane,
+    pub(super) flags: Flags,
+    live: Option<Box<Live>>,
+}
+
+/// Two answers in one byte.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    fn new(on_unknown: OnUnknown, keyed: bool) -> Self {
+        Flags(u8::from(on_unknown == OnUnknown::DeadLetter) | u8::from(keyed) << 1)
+    }
+
+    pub(super) fn on_unknown(self) -> OnUnknown {
+        if self.0 & 1 == 1 { OnUnknown::DeadLetter } else { OnUnknown::Retry }
+    }
+
+    /// It has an idempotency key.
+    pub(super) fn keyed(self) -> bool {
+        self.0 & 2 == 2
+    }
+}
+
+/// What is known of a message whose turn is near, or that was tried already.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    /// The message; `None`: it is on disk.
+    pub(super) message: Option<Arc<StoredMessage>>,
+    /// Since when it is held in memory for no other reason than that its turn may be near; 0: it is not.
+    pub(super) held: u64,
     /// Attempts that left, by this process or committed by an earlier one.
     pub(super) attempts: u32,
     /// Attempts that the store knows of.
@@ -61,90 +111,224 @@ pub(super) struct Pending {
     /// Why the last tries failed.
     pub(super) history: Vec<Failure>,
     pub(super) phase: Phase,
-    /// How it ends, once that is decided.
+    /// How and when it ends, once that is decided, until its outcome is made.
+    pub(super) end: Option<(Outcome, Wall)>,
+    /// The outcome that is on its way to the disk.
     pub(super) outcome: Option<Arc<StoredOutcome>>,
-    /// Whom to tell.
-    pub(super) publishers: Vec<SessionId>,
+    /// Whom to tell besides the first publisher.
+    publishers: Vec<SessionId>,
+}
+
+/// Of a message that only waits.
+static WAITING: Live = only(Phase::Waiting);
+/// Of a message that only waits for its channel.
+static PARKED: Live = only(Phase::Parked);
+
+const fn only(phase: Phase) -> Live {
+    Live {
+        message: None,
+        held: 0,
+        attempts: 0,
+        committed: 0,
+        preparing: 0,
+        failures: 0,
+        unknown: false,
+        history: Vec::new(),
+        phase,
+        end: None,
+        outcome: None,
+        publishers: Vec::new(),
+    }
 }
 
 impl Pending {
-    pub(super) fn new(message: Arc<StoredMessage>, phase: Phase) -> Self {
-        Pending {
-            message,
-            attempts: 0,
-            committed: 0,
-            preparing: 0,
-            failures: 0,
-            unknown: false,
-            history: Vec::new(),
-            phase,
-            outcome: None,
-            publishers: Vec::new(),
+    /// One that is being accepted.
+    pub(super) fn new(message: Arc<StoredMessage>) -> Self {
+        let mut pending = Pending::queued(&Queued::of(&message, 0));
+        *pending.live_mut() = Live { message: Some(message), ..only(Phase::Accepting) };
+        pending
+    }
+
+    /// One that was accepted before and is on disk.
+    pub(super) fn queued(queued: &Queued) -> Self {
+        let mut pending = Pending {
+            sequence: queued.sequence,
+            expires: queued.expires.unwrap_or(Wall(u64::MAX)),
+            order: queued.order,
+            publisher: SessionId::default(),
+            bytes: queued.bytes,
+            told: false,
+            parked: false,
+            lane: queued.lane,
+            flags: Flags::new(queued.on_unknown, queued.known.is_some()),
+            live: None,
+        };
+        if queued.attempts > 0 {
+            let (attempts, committed, failures) = (queued.attempts, queued.attempts, queued.attempts);
+            *pending.live_mut() = Live { attempts, committed, failures, ..only(Phase::Waiting) };
+        }
+        pending
+    }
+
+    pub(super) fn expires(&self) -> Option<Wall> {
+        (self.expires != Wall(u64::MAX)).then_some(self.expires)
+    }
+
+    pub(super) fn live(&self) -> &Live {
+        self.live.as_deref().unwrap_or(if self.parked { &PARKED } else { &WAITING })
+    }
+
+    pub(super) fn live_mut(&mut self) -> &mut Live {
+        let phase = if std::mem::take(&mut self.parked) { Phase::Parked } else { Phase::Waiting };
+        self.live.get_or_insert_with(|| Box::new(only(phase)))
+    }
+
+    /// Its channel is there: it may leave when its turn comes.
+    pub(super) fn wait(&mut self) {
+        self.parked = false;
+        if let Some(live) = &mut self.live {
+            live.phase = Phase::Waiting;
+        }
+    }
+
+    pub(super) fn phase(&self) -> &Phase {
+        &self.live().phase
+    }
+
+    /// The message, if it is in memory.
+    pub(super) fn message(&self) -> Option<&Arc<StoredMessage>> {
+        self.live().message.as_ref()
+    }
+
+    /// Gives the message up to the disk, with all that need not be remembered beside it.
+    pub(super) fn shelve(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        live.message = None;
+        live.held = 0;
+        let untried = live.attempts + live.committed + live.preparing + live.failures == 0 && live.history.is_empty();
+        if untried && live.publishers.is_empty() && matches!(live.phase, Phase::Waiting | Phase::Parked) {
+            self.parked = live.phase == Phase::Parked;
+            self.live = None;
         }
     }
 
     /// Whether the next attempt has to be durable before it leaves, and is not yet.
     pub(super) fn needs_commit(&self) -> bool {
-        self.message.on_unknown == OnUnknown::DeadLetter && self.committed <= self.attempts
+        self.flags.on_unknown() == OnUnknown::DeadLetter && self.live().committed <= self.live().attempts
     }
 
     pub(super) fn is_in_flight(&self) -> bool {
-        matches!(self.phase, Phase::Sent { .. })
+        matches!(self.phase(), Phase::Sent { .. })
     }
 
     /// Remembers why a try failed.
     pub(super) fn blame(&mut self, at: Wall, reason: &str) {
-        if self.history.len() == HISTORY_MAX {
-            self.history.remove(0);
+        let history = &mut self.live_mut().history;
+        if history.len() == HISTORY_MAX {
+            history.remove(0);
         }
-        self.history.push(Failure { at, reason: reason.into() });
+        history.push(Failure { at, reason: reason.into() });
     }
 
     /// Remembers a session that is told the end.
     pub(super) fn tell(&mut self, session: SessionId) {
-        if self.publishers.contains(&session) {
+        if !self.told {
+            (self.publisher, self.told) = (session, true);
+        }
+        if self.publisher == session || self.live().publishers.contains(&session) {
             return;
         }
-        if self.publishers.len() == PUBLISHERS_MAX {
-            self.publishers.remove(0);
+        if self.live().publishers.len() + 1 == PUBLISHERS_MAX {
+            self.publisher = self.live_mut().publishers.remove(0);
         }
-        self.publishers.push(session);
+        self.live_mut().publishers.push(session);
     }
+
+    /// Who is told the end.
+    pub(super) fn publishers(&self) -> Vec<SessionId> {
+        let first = self.told.then_some(self.publisher);
+        first.into_iter().chain(self.live().publishers.iter().copied()).collect()
+    }
+}
+
+impl Queued {
+    /// What is kept in memory of this message. `attempts`: those that were committed.
+    pub fn of(message: &StoredMessage, attempts: u32) -> Self {
+        let optional =
+            [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
+        let bytes = footprint([&message.principal, &message.channel.name, &message.data], optional);
+        let key = message.idempotency_key.as_ref();
+        Queued {
+            id: message.id,
+            sequence: message.sequence,
+            lane: message.lane,
+            on_unknown: message.on_unknown,
+            expires: message.expires,
+            order: message.order_key.as_ref().map(|key| order(key)),
+            known: key.map(|key| known(&message.principal, key, &message.body_hash)),
+            // `outbox.message_max` is at most 1 GiB.
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            attempts,
+        }
+    }
+}
+
+/// About how many bytes a message takes on disk.
+pub(super) fn footprint(texts: [&str; 3], optional: [&Option<Box<str>>; 5]) -> u64 {
+    let optional: usize = optional.into_iter().flatten().map(|text| text.len()).sum();
+    let texts: usize = texts.into_iter().map(str::len).sum();
+    FIXED_BYTES.saturating_add(u64::try_from(texts + optional).unwrap_or(u64::MAX))
 }
 
 /// All messages that have not ended: one table per lane, so that the oldest of each is at hand.
 #[derive(Debug, Default)]
-pub(super) struct Messages([BTreeMap<MessageId, Pending>; Lane::COUNT]);
+pub(super) struct Messages([Packed<MessageId, Pending>; Lane::COUNT]);
 
 impl Messages {
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(BTreeMap::len).sum()
+        self.0.iter().map(Packed::len).sum()
     }
 
     pub(super) fn get(&self, id: MessageId) -> Option<&Pending> {
-        self.0.iter().find_map(|lane| lane.get(&id))
+        self.0.iter().find_map(|lane| lane.get(id))
     }
 
     pub(super) fn get_mut(&mut self, id: MessageId) -> Option<&mut Pending> {
-        self.0.iter_mut().find_map(|lane| lane.get_mut(&id))
+        self.0.iter_mut().find_map(|lane| lane.get_mut(id))
     }
 
-    pub(super) fn insert(&mut self, pending: Pending) {
-        self.0[pending.message.lane.index()].insert(pending.message.id, pending);
+    /// The message, if it stands there.
+    pub(super) fn in_phase(&mut self, id: MessageId, phase: &Phase) -> Option<&mut Pending> {
+        self.get_mut(id).filter(|pending| pending.phase() == phase)
+    }
+
+    pub(super) fn insert(&mut self, id: MessageId, pending: Pending) {
+        self.0[pending.lane.index()].insert(id, pending);
     }
 
     pub(super) fn remove(&mut self, id: MessageId) -> Option<Pending> {
-        self.0.iter_mut().find_map(|lane| lane.remove(&id))
+        self.0.iter_mut().find_map(|lane| lane.remove(id))
     }
 
-    /// When the oldest accepted message of a lane was accepted. What is being accepted is younger than all others.
+    /// When the oldest accepted message of a lane was accepted, to the millisecond. What is being accepted is younger than
+    /// all others.
     pub(super) fn oldest(&self, lane: Lane) -> Option<Wall> {
-        let first = self.0[lane.index()].values().next()?;
-        (first.phase != Phase::Accepting).then_some(first.message.accepted)
+        let (id, first) = self.0[lane.index()].first()?;
+        (*first.phase() != Phase::Accepting).then(|| id.time())
     }
 
     /// The messages of a lane in the order of acceptance.
-    pub(super) fn of_lane(&self, lane: Lane) -> impl Iterator<Item = &Pending> {
-        self.0[lane.index()].values()
+    pub(super) fn of_lane(&self, lane: Lane) -> impl Iterator<Item = &(MessageId, Pending)> {
+        self.0[lane.index()].iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_waits_on_disk_takes_64_bytes() {
+        assert_eq!(size_of::<(MessageId, Pending)>(), 64);
     }
 }

@@ -5,7 +5,8 @@
 //! of a message that must not be sent twice is durable before it leaves; after an error of the store nothing is accepted,
 //! sent or ended any more.
 //!
-//! - `message`: where a message stands. `lanes`, `keys`: which one leaves next. `clock`: times to live.
+//! - `message`: where a message stands. `shelf`: which are in memory. `lanes`, `keys`: which one leaves next. `clock`: times
+//!   to live. `packed`: a table for a million of them.
 //! - `admission`: what is accepted. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
 //! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
 //!   `shown`: what people see.
@@ -23,15 +24,18 @@ mod lanes;
 mod letters;
 mod message;
 mod outcomes;
+mod packed;
+mod shelf;
 mod shown;
 mod staging;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::record::{MessageId, Restored, StoredMessage, StoredOutcome};
+use super::record::{MessageId, Queued, Restored, StoredOutcome};
 use super::stats::OutboxStats;
 use super::time::{Mono, Time, Wall};
 use crate::config::OutboxConfig;
@@ -42,11 +46,13 @@ pub use ending::Durable;
 pub use letters::as_publish;
 
 use clock::Clock;
-use idempotency::Idempotency;
+use idempotency::{Idempotency, known};
 use keys::OrderKeys;
 use lanes::Lanes;
 use message::{Messages, Pending, Phase};
 use outcomes::Outcomes;
+use packed::Packed;
+use shelf::Shelf;
 use staging::Staging;
 
 /// How urgent a message is. Higher lanes go first; a guard keeps lower ones from starving.
@@ -160,7 +166,8 @@ const TIMERS_PER_TURN: usize = 1024;
 pub struct Outbox {
     config: OutboxConfig,
     messages: Messages,
-    /// Their bytes.
+    shelf: Shelf,
+    /// Bytes of all messages on disk.
     bytes: u64,
     /// How many of them have an idempotency key.
     keyed: usize,
@@ -177,7 +184,7 @@ pub struct Outbox {
     /// Ack deadlines and ends of backoff.
     timers: BTreeSet<(Mono, MessageId)>,
     /// Times to live.
-    expiries: BTreeSet<(Wall, MessageId)>,
+    expiries: Packed<(Wall, MessageId), ()>,
     clock: Clock,
     idempotency: Idempotency,
     outcomes: Outcomes,
@@ -196,6 +203,7 @@ impl Outbox {
         let mut outbox = Outbox {
             config: config.clone(),
             messages: Messages::default(),
+            shelf: Shelf::default(),
             bytes: 0,
             keyed: 0,
             lanes: Lanes::default(),
@@ -205,7 +213,7 @@ impl Outbox {
             departures: 0,
             barrier: None,
             timers: BTreeSet::new(),
-            expiries: BTreeSet::new(),
+            expiries: Packed::default(),
             clock: Clock::new(now),
             idempotency: Idempotency::default(),
             outcomes: Outcomes::default(),
@@ -218,8 +226,8 @@ impl Outbox {
         for outcome in restored.outcomes {
             outbox.restore_outcome(outcome);
         }
-        for (message, attempts) in restored.messages {
-            outbox.restore_message(now, message, attempts, stats);
+        for queued in restored.messages.into_iter().flatten() {
+            outbox.restore_message(now, &queued, stats);
         }
         outbox.drop_surplus(stats);
         outbox
@@ -228,25 +236,19 @@ impl Outbox {
     fn restore_outcome(&mut self, outcome: Arc<StoredOutcome>) {
         self.last_id = self.last_id.max(outcome.id);
         if let Some(key) = &outcome.idempotency_key {
-            self.idempotency.insert(&outcome.principal, key, outcome.id);
+            self.idempotency.insert(known(&outcome.principal, key, &outcome.body_hash), outcome.id);
         }
         self.outcomes.insert(outcome);
     }
 
-    fn restore_message(&mut self, now: Time, message: Arc<StoredMessage>, attempts: u32, stats: &mut OutboxStats) {
-        let id = message.id;
-        self.last_id = self.last_id.max(id);
-        self.next_sequence = self.next_sequence.max(message.sequence.saturating_add(1));
-        self.hold(Pending {
-            attempts,
-            committed: attempts,
-            failures: attempts,
-            ..Pending::new(Arc::clone(&message), Phase::Accepting)
-        });
+    fn restore_message(&mut self, now: Time, queued: &Queued, stats: &mut OutboxStats) {
+        self.last_id = self.last_id.max(queued.id);
+        self.next_sequence = self.next_sequence.max(queued.sequence.saturating_add(1));
+        self.hold(queued.id, Pending::queued(queued), queued.known);
         stats.restored += 1;
-        self.begin(&message, stats);
-        if attempts > 0 && message.on_unknown == OnUnknown::DeadLetter {
-            self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
+        self.begin(queued.id, stats);
+        if queued.attempts > 0 && queued.on_unknown == OnUnknown::DeadLetter {
+            self.end(now, queued.id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
         }
     }
 
@@ -260,6 +262,11 @@ impl Outbox {
         self.room = bytes >= self.config.min_free;
     }
 
+    /// Why the store failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
     /// Messages in flight to upstream.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
@@ -267,13 +274,13 @@ impl Outbox {
 
     /// The largest message in flight.
     pub fn largest_in_flight(&self) -> Option<MessageId> {
-        let length = |id: &MessageId| self.messages.get(*id).map_or(0, |pending| pending.message.data.len());
+        let length = |id: &MessageId| self.messages.get(*id).map_or(0, |pending| pending.bytes);
         self.in_flight.iter().copied().max_by_key(length)
     }
 
     /// Whether everything that was decided is durable, or never will be.
     pub fn is_settled(&self) -> bool {
-        self.failed.is_some() || self.staging.is_empty()
+        self.failed.is_some() || (self.staging.is_empty() && self.shelf.is_idle())
     }
 
     /// When [`Outbox::timeout`] is due.
@@ -282,7 +289,8 @@ impl Outbox {
             return None;
         }
         let timer = self.timers.first().map(|(at, _)| *at);
-        let expiry = self.expiries.first().map(|(at, _)| self.clock.due(*at));
+        let expiry = self.expiries.first().filter(|_| !self.shelf.is_behind());
+        let expiry = expiry.map(|((at, _), ())| self.clock.due(*at));
         let outcome = self.outcomes.due(self.config.keep_outcomes, &self.clock);
         [timer, expiry, outcome].into_iter().flatten().min()
     }
@@ -293,6 +301,8 @@ impl Outbox {
         stats.in_flight = u64::try_from(self.in_flight.len()).unwrap_or(u64::MAX);
         stats.outcomes_kept = u64::try_from(self.outcomes.len()).unwrap_or(u64::MAX);
         stats.dead_letters = u64::try_from(self.outcomes.letter_count()).unwrap_or(u64::MAX);
+        let (held, held_bytes) = self.shelf.held();
+        (stats.in_memory, stats.in_memory_bytes) = (u64::try_from(held).unwrap_or(u64::MAX), held_bytes);
         stats.clock_jumps = self.clock.jumps();
         for lane in Lane::ALL {
             stats.lane(lane).oldest = self.messages.oldest(lane);
@@ -300,20 +310,19 @@ impl Outbox {
     }
 
     /// Puts the message where its phase belongs: into its lane or out of it.
-    fn place(&mut self, message: &StoredMessage) {
-        if let Some(key) = &message.order_key {
-            return self.place_key(key);
-        }
-        match self.messages.get(message.id).map(|pending| &pending.phase) {
-            Some(Phase::Waiting) => self.lanes.insert(message.lane, message.id),
-            _ => self.lanes.remove(message.lane, message.id),
+    fn place(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get(id) else { return };
+        match (pending.order, pending.phase()) {
+            (Some(key), _) => self.place_key(key),
+            (None, Phase::Waiting) => self.lanes.insert(pending.lane, id),
+            (None, _) => self.lanes.remove(pending.lane, id),
         }
     }
 
     /// The same for the oldest message of an order key, whose lane is the key's.
-    fn place_key(&mut self, key: &str) {
+    fn place_key(&mut self, key: NonZeroU64) {
         let Some(head) = self.keys.head(key) else { return };
-        let waits = self.messages.get(head).is_some_and(|pending| pending.phase == Phase::Waiting);
+        let waits = self.messages.get(head).is_some_and(|pending| *pending.phase() == Phase::Waiting);
         let lane = waits.then(|| self.keys.lane(key));
         if let Some(before) = self.keys.place(key, lane) {
             self.lanes.remove(before, head);

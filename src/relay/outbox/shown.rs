@@ -3,16 +3,18 @@
 use super::message::{Pending, Phase};
 use super::{Lane, Outbox, OutboxStats};
 use crate::protocol::control::{List, Object, outcome_members};
-use crate::relay::record::MessageId;
+use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::stats::LaneStats;
 use crate::relay::time::{Mono, Time, Wall};
 
 impl Outbox {
-    /// The state of a message for its publisher: `None` for what does not exist (any more) and for what is somebody else's.
+    /// The state of a message for its publisher, which must be at hand: `None` for what does not exist (any more) and for
+    /// what is somebody else's.
     pub fn message_state(&self, now: Time, principal: &str, id: MessageId) -> Option<Vec<u8>> {
         if let Some(pending) = self.messages.get(id) {
-            let visible = &*pending.message.principal == principal && pending.phase != Phase::Accepting;
-            return visible.then(|| pending_members(now, Object::new(), pending).end());
+            let ours = pending.message().is_some_and(|message| &*message.principal == principal);
+            let visible = ours && *pending.phase() != Phase::Accepting;
+            return visible.then(|| pending_members(now, Object::new(), id, pending).end());
         }
         let stored = self.outcomes.get(id).filter(|stored| &*stored.principal == principal)?;
         let object = Object::new().text("message", &id.to_string()).number("attempts", u64::from(stored.attempts));
@@ -36,7 +38,7 @@ impl Outbox {
     /// Whether a message is accepted: known, and durable.
     pub fn is_accepted(&self, id: MessageId) -> bool {
         match self.messages.get(id) {
-            Some(pending) => pending.phase != Phase::Accepting,
+            Some(pending) => *pending.phase() != Phase::Accepting,
             None => self.outcomes.get(id).is_some(),
         }
     }
@@ -54,11 +56,12 @@ impl Outbox {
             let age = numbers.oldest.map(|oldest| now.wall.since(oldest));
             let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             lanes.push(&object.number_or_null("oldest_age_ms", age).end());
-            let accepted = self.messages.of_lane(lane).filter(|pending| pending.phase != Phase::Accepting);
-            for pending in accepted.take(left) {
+            let accepted = self.messages.of_lane(lane).filter(|(_, pending)| *pending.phase() != Phase::Accepting);
+            for (id, pending) in accepted.take(left) {
                 left -= 1;
-                let object = Object::new().text("lane", lane.text()).text("principal", &pending.message.principal);
-                messages.push(&pending_members(now, object, pending).end());
+                let object = Object::new().text("lane", lane.text());
+                let object = object.text_if("principal", pending.message().map(|message| &*message.principal));
+                messages.push(&pending_members(now, object, *id, pending).end());
             }
         }
         let object = Object::new().number("depth", stats.lanes.iter().map(|lane| lane.depth).sum());
@@ -69,22 +72,26 @@ impl Outbox {
     }
 }
 
-fn pending_members(now: Time, object: Object, pending: &Pending) -> Object {
-    let message = &pending.message;
-    let in_flight = pending.is_in_flight();
+fn pending_members(now: Time, object: Object, id: MessageId, pending: &Pending) -> Object {
     let object = object
-        .text("message", &message.id.to_string())
-        .text("state", if in_flight { "in_flight" } else { "accepted" })
-        .text("channel", &message.channel.name)
-        .text("accepted", &message.accepted.rfc3339())
-        .number("attempts", u64::from(pending.attempts));
-    let object = object.text_if("redrive_of", message.redrive_of.map(|id| id.to_string()).as_deref());
-    let object = object.text_if("order_key", message.order_key.as_deref());
-    let object = object.text_if("expires", message.expires.map(Wall::rfc3339).as_deref());
-    match pending.phase {
+        .text("message", &id.to_string())
+        .text("state", if pending.is_in_flight() { "in_flight" } else { "accepted" })
+        .number("attempts", u64::from(pending.live().attempts));
+    let object = match pending.message() {
+        Some(message) => message_members(object, message),
+        None => object.text("accepted", &id.time().rfc3339()).flag("on_disk", true),
+    };
+    let object = object.text_if("expires", pending.expires().map(Wall::rfc3339).as_deref());
+    match *pending.phase() {
         Phase::Backoff { until } => object.text("next_retry", &wall_of(now, until).rfc3339()),
         _ => object,
     }
+}
+
+fn message_members(object: Object, message: &StoredMessage) -> Object {
+    let object = object.text("channel", &message.channel.name).text("accepted", &message.accepted.rfc3339());
+    let object = object.text_if("redrive_of", message.redrive_of.map(|id| id.to_string()).as_deref());
+    object.text_if("order_key", message.order_key.as_deref())
 }
 
 /// When a monotonic moment will be, by the clock that people see.

@@ -40,6 +40,8 @@ struct Staged {
 #[derive(Debug, Default)]
 pub(super) struct Staging {
     waiting: VecDeque<Staged>,
+    /// Their bytes.
+    bytes: u64,
     /// The effects of the commit that is out.
     out: Option<Vec<Effect>>,
 }
@@ -47,7 +49,9 @@ pub(super) struct Staging {
 impl Staging {
     /// Appends an operation. `bytes`: of the message that it carries, else 0.
     pub(super) fn push(&mut self, operation: Operation, effect: Effect, bytes: u64, joined: bool) {
-        self.waiting.push_back(Staged { operation, effect, bytes: bytes + OPERATION_BYTES, joined });
+        let bytes = bytes + OPERATION_BYTES;
+        self.bytes += bytes;
+        self.waiting.push_back(Staged { operation, effect, bytes, joined });
     }
 
     /// The next commit, if none is out and something waits.
@@ -67,6 +71,7 @@ impl Staging {
                 effects.push(staged.effect);
             }
         }
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.out = Some(effects);
         Some(operations)
     }
@@ -85,6 +90,7 @@ impl Staging {
 
     /// Forgets everything, because nothing will be durable any more; gives the messages that are not accepted now.
     pub(super) fn clear(&mut self) -> Vec<MessageId> {
+        self.bytes = 0;
         let out = self.out.take().into_iter().flatten();
         let effects = out.chain(self.waiting.drain(..).map(|staged| staged.effect));
         let accepted = effects.filter_map(|effect| match effect {
@@ -92,6 +98,16 @@ impl Staging {
             Effect::Attempted(..) | Effect::Settled(_) | Effect::Nothing => None,
         });
         accepted.collect()
+    }
+
+    /// Operations that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,6 +3,7 @@
 pub(in crate::relay) mod letters;
 pub(in crate::relay) mod outbound;
 pub(in crate::relay) mod publishing;
+pub(in crate::relay) mod reading;
 #[cfg(test)]
 mod tests;
 pub(in crate::relay) mod waiting;

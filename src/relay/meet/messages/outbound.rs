@@ -17,6 +17,7 @@ use crate::relay::pairs::{Notice, Output};
 use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::time::{Mono, Time};
 
+use super::reading::Reading;
 use super::waiting::Waiting;
 
 /// What the relay remembers between the outbox and the others.
@@ -25,6 +26,8 @@ pub(in crate::relay) struct Outbound {
     pub(in crate::relay) checker: Conversation,
     /// Who waits for what to be durable.
     pub(in crate::relay) waiting: Waiting,
+    /// Who waits for what to be read from the disk.
+    pub(in crate::relay) reading: Reading,
     joins: Joins,
 }
 
@@ -32,7 +35,7 @@ impl Outbound {
     pub(in crate::relay) fn new(dialect: &Arc<Dialect>, upstream: &UpstreamConfig) -> Self {
         // It sends nothing, so its `{uuid}`s are never seen.
         let checker = Conversation::new(Arc::clone(dialect), Carried::new(0), upstream.params.clone(), None);
-        Outbound { checker, waiting: Waiting::default(), joins: Joins::default() }
+        Outbound { checker, waiting: Waiting::default(), reading: Reading::default(), joins: Joins::default() }
     }
 }
 
@@ -46,8 +49,11 @@ struct Joins {
 }
 
 impl Relay {
-    /// Asks the store for what is staged, if it has nothing to do.
+    /// Asks the store for what is staged, and for what has to be read, if it does not do that already.
     pub(in crate::relay) fn pump_store(&mut self) {
+        if let Some(sequences) = self.outbox.take_load() {
+            self.outputs.push_back(Output::Load(sequences));
+        }
         if let Some(operations) = self.outbox.take_commit() {
             self.outputs.push_back(Output::Commit(operations));
         }

@@ -19,6 +19,7 @@ use crate::relay::pairs::{CallId, Reply, SessionId};
 use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::Time;
 
+use super::reading::Look;
 use super::waiting::{Asker, Expected};
 
 /// Messages that `GET /v1/outbox` shows.
@@ -217,21 +218,36 @@ impl Relay {
         for asker in std::mem::take(&mut self.outbound.waiting.cancelled).into_values() {
             self.answer_uncancelled(asker, &Refusal::store_failed(reason));
         }
+        self.nothing_is_read(reason);
         self.answer_all_waiting(now);
     }
 
     pub(in crate::relay) fn cancel(&mut self, now: Time, asker: Asker, principal: &Arc<Principal>, message: &str) {
         let id = MessageId::parse(message);
         let found = id.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such message"));
-        match found.and_then(|id| self.outbox.cancel(now, &principal.name, id).map(|()| id)) {
-            Ok(id) => {
+        match found {
+            Ok(id) if !self.outbox.is_at_hand(id) => self.look_later(id, Look::Cancel(asker), principal),
+            Ok(id) => self.cancel_known(now, asker, principal, id),
+            Err(refusal) => self.answer_uncancelled(asker, &refusal),
+        }
+    }
+
+    pub(in crate::relay) fn cancel_known(
+        &mut self,
+        now: Time,
+        asker: Asker,
+        principal: &Arc<Principal>,
+        id: MessageId,
+    ) {
+        match self.outbox.cancel(now, &principal.name, id) {
+            Ok(()) => {
                 self.outbound.waiting.cancelled.insert(id, asker);
             }
             Err(refusal) => self.answer_uncancelled(asker, &refusal),
         }
     }
 
-    fn answer_uncancelled(&mut self, asker: Asker, refusal: &Refusal) {
+    pub(in crate::relay) fn answer_uncancelled(&mut self, asker: Asker, refusal: &Refusal) {
         match asker {
             Asker::Session(session, reference) => {
                 self.stats.sessions.errors.bump(refusal.code.text());
@@ -249,13 +265,14 @@ impl Relay {
         message: &str,
     ) {
         let reply = match MessageId::parse(message) {
+            Some(id) if !self.outbox.is_at_hand(id) => return self.look_later(id, Look::State(call), principal),
             Some(id) => self.state_reply(now, &principal.name, id),
             None => problem(&Refusal::new(ErrorCode::NotFound, "no such message")),
         };
         self.answer(call, reply);
     }
 
-    fn state_reply(&self, now: Time, principal: &str, id: MessageId) -> Reply {
+    pub(in crate::relay) fn state_reply(&self, now: Time, principal: &str, id: MessageId) -> Reply {
         match self.outbox.message_state(now, principal, id) {
             Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
             None => problem(&Refusal::new(ErrorCode::NotFound, "no such message, or its outcome is not kept any more")),

@@ -1,6 +1,9 @@
 //! Publishing through the whole relay, in virtual time: what publishers are told and what upstream gets, with built-in
 //! dialects and a store that answers when it is told to.
 
+mod joining;
+mod reading;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use crate::relay::outbox::{Lane, OnUnknown};
 use crate::relay::pairs::{
     AttemptId, CallId, CallRequest, Credentials, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId,
 };
-use crate::relay::record::Restored;
+use crate::relay::record::{Operation, Restored, StoredMessage};
 use crate::relay::time::{Mono, Time, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,6 +36,10 @@ struct House {
     /// Commits wait for [`House::commit`].
     slow_store: bool,
     committing: bool,
+    /// It cannot read.
+    broken_store: bool,
+    /// What was accepted.
+    disk: Vec<Arc<StoredMessage>>,
     /// What upstream got, parsed.
     sent: Vec<Value>,
     told: Vec<(SessionId, Value)>,
@@ -60,6 +67,8 @@ impl House {
             down: false,
             slow_store: false,
             committing: false,
+            broken_store: false,
+            disk: Vec::new(),
             sent: Vec::new(),
             told: Vec::new(),
             answers: Vec::new(),
@@ -106,9 +115,19 @@ impl House {
             Output::Fetch { call, .. } => {
                 Some(Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) })
             }
-            Output::Commit(_) => {
+            Output::Commit(operations) => {
                 self.committing = true;
+                for operation in operations {
+                    if let Operation::Accept(message) = operation {
+                        self.disk.push(message);
+                    }
+                }
                 (!self.slow_store).then_some(Input::Committed)
+            }
+            Output::Load(_) if self.broken_store => Some(Input::CommitFailed { reason: "no answer".into() }),
+            Output::Load(sequences) => {
+                let asked = self.disk.iter().filter(|message| sequences.contains(&message.sequence));
+                Some(Input::Loaded(asked.cloned().collect()))
             }
             Output::Deliver { session, batch } => {
                 let texts = batch.items().iter().map(|item| serde_json::from_slice(item.text()).unwrap());
@@ -499,44 +518,6 @@ fn a_failed_store_is_told_to_all_who_wait_and_ends_nothing_more() {
     house.publish(session, vec![message("orders", "4")], false);
     assert_eq!(house.told(session), ["error store_failed"]);
     assert!(!house.committing && house.sent().iter().all(|frame| frame["type"] != "publish"));
-}
-
-#[test]
-fn a_publish_that_needs_a_joined_channel_joins_it_and_leaves_it_again() {
-    let mut house = House::new("phoenix");
-    let session = house.join();
-    let publishes = vec![message("room:lobby", "{\"n\":1}"), message("room:lobby", "{\"n\":2}")];
-    house.publish(session, publishes, false);
-    let sent = house.sent();
-    assert_eq!((sent.len(), &sent[0][3]), (1, &json!("phx_join")), "{sent:?}");
-    house.receive(&json!([sent[0][0], sent[0][1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
-    let pushed = house.sent();
-    let events: Vec<(&Value, &Value)> = pushed.iter().map(|frame| (&frame[0], &frame[4]["n"])).collect();
-    assert_eq!(events, [(&sent[0][0], &json!(1)), (&sent[0][0], &json!(2))], "with the join's reference");
-    house.told.clear();
-    for frame in &pushed {
-        house.receive(&json!([frame[0], frame[1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
-    }
-    assert_eq!(house.told(session), ["outcome delivered", "outcome delivered"]);
-    house.wait(29 * SECOND);
-    assert!(house.sent().iter().any(|frame| frame[3] == "phx_leave"), "after the linger");
-}
-
-#[test]
-fn a_refused_join_rejects_what_waits_for_it_and_nothing_else() {
-    let mut house = House::new("phoenix");
-    let session = house.join();
-    house.publish(session, vec![message("room:secret", "1"), message("room:lobby", "2")], false);
-    let sent = house.sent();
-    assert_eq!(sent.len(), 2, "both are joined: {sent:?}");
-    house.told.clear();
-    let refusal = json!({"status": "error", "response": {"reason": "unauthorized"}});
-    house.receive(&json!([sent[0][0], sent[0][1], "room:secret", "phx_reply", refusal]));
-    assert_eq!(house.told(session), ["outcome rejected"]);
-    house.receive(&json!([sent[1][0], sent[1][1], "room:lobby", "phx_reply", {"status": "ok", "response": {}}]));
-    assert_eq!(house.sent()[0][4], json!(2));
-    house.publish(session, vec![message("room:secret", "3")], false);
-    assert_eq!(house.told(session), ["accepted accepted", "outcome rejected"], "the refusal is remembered");
 }
 
 #[test]

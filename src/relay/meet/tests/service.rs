@@ -203,6 +203,7 @@ impl Service {
                     self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
+                Output::Load(_) => unreachable!("few messages, all in memory"),
                 Output::Notify(notice) => self.notices.push(notice),
                 Output::Alert { delivery, body, .. } => {
                     self.alerts.push((delivery, serde_json::from_slice(&body).unwrap()));

@@ -6,6 +6,7 @@ mod keeping;
 mod leaving;
 mod letters;
 mod model;
+mod shelf;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::config::BackoffConfig;
 use crate::dialect::Then;
 use crate::protocol::request::{ChannelRequest, Publish};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::Operation;
+use crate::relay::record::{Operation, StoredMessage};
 use crate::relay::rng::Rng;
 
 const MS: Duration = Duration::from_millis(1);
@@ -66,9 +67,14 @@ impl Disk {
         }
     }
 
+    fn load(&self, sequences: &[u64]) -> Vec<Arc<StoredMessage>> {
+        let find = |sequence: &u64| self.messages.iter().find(|(message, _)| message.sequence == *sequence);
+        sequences.iter().map(|sequence| Arc::clone(&find(sequence).expect("only what is held is read").0)).collect()
+    }
+
     fn restored(&self) -> Restored {
         Restored {
-            messages: self.messages.clone(),
+            messages: vec![self.messages.iter().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
             outcomes: self.outcomes.clone(),
             next_sequence: self.next_sequence,
             ..Restored::default()
@@ -84,6 +90,8 @@ fn config() -> OutboxConfig {
         max_attempts: 3,
         backoff: BackoffConfig { min: SECOND, max: 60 * SECOND },
         ttl: None,
+        in_memory: 1000,
+        in_memory_bytes: 1 << 20,
         message_max: 1000,
         max_messages: 100,
         max_bytes: 1 << 20,
@@ -162,11 +170,23 @@ impl Bench {
     /// Lets the store do all that waits for it.
     fn commit(&mut self) -> Vec<Durable> {
         let mut durable = Vec::new();
+        self.load();
         while let Some(operations) = self.outbox.take_commit() {
             operations.iter().for_each(|operation| self.disk.apply(operation));
             durable.extend(self.outbox.committed(self.now, &mut self.stats));
+            self.load();
         }
         durable
+    }
+
+    /// Lets the store read all that it is asked for; says how many messages that was.
+    fn load(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(sequences) = self.outbox.take_load() {
+            count += sequences.len();
+            self.outbox.loaded(self.disk.load(&sequences));
+        }
+        count
     }
 
     /// Commits and gives the ends.
@@ -182,7 +202,11 @@ impl Bench {
 
     /// Sends the next message, if one may leave.
     fn send(&mut self) -> Option<MessageId> {
-        let id = self.outbox.next(self.now, false)?.id;
+        let id = match self.outbox.next(self.now, false) {
+            Some(message) => message.id,
+            None if self.load() > 0 => self.outbox.next(self.now, false)?.id,
+            None => return None,
+        };
         self.outbox.sent(self.now, id, Confirm::Ack, &mut self.stats);
         Some(id)
     }
@@ -213,7 +237,11 @@ impl Bench {
         self.now = end;
     }
 
-    fn state(&self, id: MessageId) -> serde_json::Value {
+    fn state(&mut self, id: MessageId) -> serde_json::Value {
+        if !self.outbox.is_at_hand(id) {
+            self.outbox.fetch(id);
+            self.load();
+        }
         let text = self.outbox.message_state(self.now, "local", id).expect("the message is known");
         serde_json::from_slice(&text).unwrap()
     }

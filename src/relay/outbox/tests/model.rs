@@ -16,6 +16,8 @@ enum Step {
     Commit,
     Committed,
     CommitFailed,
+    Load,
+    Loaded,
     Send,
     Written(usize),
     Ack(usize),
@@ -64,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => vec(spec(), 1..3).prop_map(Step::Publish),
         8 => Just(Step::Commit),
         10 => Just(Step::Committed),
+        8 => Just(Step::Load),
+        10 => Just(Step::Loaded),
         1 => Just(Step::CommitFailed),
         12 => Just(Step::Send),
         2 => any::<usize>().prop_map(Step::Written),
@@ -106,18 +110,22 @@ struct World {
     /// Admitted and not accepted yet.
     admitted: BTreeMap<MessageId, (String, Option<String>, String)>,
     out: Option<Vec<Operation>>,
+    asked: Option<Vec<u64>>,
     failed: bool,
 }
 
 impl World {
-    fn new() -> Self {
-        let config = OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, max_dead_letters: 1000, ..config() };
+    /// So many messages may be held in memory besides those that are on their way.
+    fn new(in_memory: usize) -> Self {
+        let config =
+            OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, max_dead_letters: 1000, in_memory, ..config() };
         World {
             bench: Bench::with(config),
             known: BTreeMap::new(),
             keys: BTreeMap::new(),
             admitted: BTreeMap::new(),
             out: None,
+            asked: None,
             failed: false,
         }
     }
@@ -181,6 +189,19 @@ impl World {
                 Durable::Accepted(id) => self.learn(id),
                 Durable::Settled { outcome, .. } => self.ended(&outcome),
             }
+        }
+    }
+
+    fn load(&mut self) {
+        if self.asked.is_none() {
+            self.asked = self.bench.outbox.take_load();
+            assert!(self.asked.is_none() || !self.failed, "S16");
+        }
+    }
+
+    fn loaded(&mut self) {
+        if let Some(sequences) = self.asked.take() {
+            self.bench.outbox.loaded(self.bench.disk.load(&sequences));
         }
     }
 
@@ -314,6 +335,7 @@ impl World {
             operations.iter().for_each(|operation| self.bench.disk.apply(operation));
         }
         self.failed = false;
+        self.asked = None;
         self.bench.restart();
         // What was durable and never told is true all the same.
         let disk = self.bench.disk.clone();
@@ -358,6 +380,8 @@ impl World {
                     self.keys.retain(|_, (id, _)| !lost.contains_key(id));
                 }
             }
+            Step::Load => self.load(),
+            Step::Loaded => self.loaded(),
             Step::Send => self.send(),
             Step::Written(of) => self.pick(*of, flying).into_iter().for_each(|id| self.written(id)),
             Step::Ack(of) => self.pick(*of, sent).into_iter().for_each(|id| self.ack(id)),
@@ -384,6 +408,9 @@ impl World {
             }
             Step::Cancel(of) => {
                 let Some(id) = self.pick(*of, |known| known.end.is_none()) else { return };
+                if !self.bench.outbox.is_at_hand(id) {
+                    return self.bench.outbox.fetch(id);
+                }
                 let principal = Arc::clone(&self.known[&id].stored.principal);
                 if self.bench.outbox.cancel(self.bench.now, &principal, id).is_ok() {
                     assert!(!self.known[&id].in_flight && !self.failed);
@@ -398,7 +425,10 @@ impl World {
     }
 
     /// What must be true after every step.
-    fn check(&self) {
+    fn check(&mut self) {
+        self.bench.outbox.gauges(&mut self.bench.stats);
+        let most = self.bench.config.in_memory.max(1) as u64;
+        assert!(self.bench.stats.in_memory <= most, "S17: {} in memory", self.bench.stats.in_memory);
         assert_eq!(self.bench.stats.conservation_error(), 0, "S10");
         for id in self.admitted.keys() {
             assert!(!self.bench.outbox.is_accepted(*id), "G-O1: accepted before it was durable");
@@ -417,6 +447,8 @@ impl World {
         for _ in 0..2000 {
             self.take(&Step::Commit);
             self.take(&Step::Committed);
+            self.take(&Step::Load);
+            self.take(&Step::Loaded);
             self.take(&Step::Send);
             // Only what is in flight is answered: what was forgotten must show.
             self.pick(0, |known| known.in_flight).into_iter().for_each(|id| self.ack(id));
@@ -447,8 +479,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_the_promises(steps in vec(step(), 1..120)) {
-        let mut world = World::new();
+    fn every_history_keeps_the_promises(in_memory in prop_oneof![1usize..6, Just(1000)], steps in vec(step(), 1..120)) {
+        let mut world = World::new(in_memory);
         for step in &steps {
             world.take(step);
         }
