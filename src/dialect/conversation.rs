@@ -129,6 +129,10 @@ pub struct Conversation {
     states: States,
     /// Replies to the frame at hand.
     replies: usize,
+    /// The session has ended, or cannot be followed: nothing more is heard.
+    over: bool,
+    /// Attachments of the message that comes next were left out.
+    cut: bool,
     /// The last reading of the clock that was passed in.
     clock: Mono,
     /// What the framing knows of this connection.
@@ -161,6 +165,8 @@ impl Conversation {
             channels,
             states: States::default(),
             replies: 0,
+            over: false,
+            cut: false,
             clock: Mono::default(),
             session: None,
             place,
@@ -217,8 +223,10 @@ impl Conversation {
             Some(_) => self.become_ready(false, heard),
             // Without anything to say, the framing may have to be greeted.
             None if answers => {
-                if dialect.templates.auth.is_none() && dialect.framing.greets() {
-                    let outgoing = self.numbered(asking::Rendered::default(), Purpose::Auth, true, Says::Connect);
+                if dialect.templates.auth.is_none()
+                    && dialect.framing.greets()
+                    && let Ok(outgoing) = self.numbered(asking::Rendered::default(), Purpose::Auth, true, Says::Connect)
+                {
                     self.note(&outgoing, Op::Auth, Vec::new());
                     heard(Heard::Send(outgoing));
                 }

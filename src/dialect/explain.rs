@@ -38,7 +38,7 @@ impl Dialect {
         let mut all = Vec::new();
         self.framing.read(&mut None, frame, &mut |part| match part {
             Part::Message { fields, text } => all.push(self.explain_message(fields, text)),
-            Part::Malformed => all.push(self.explain_message(&[], &[])),
+            Part::Malformed | Part::Broken(_) => all.push(self.explain_message(&[], &[])),
             _ => {}
         });
         all

@@ -82,6 +82,8 @@ pub(crate) enum Part<'a> {
     Message { fields: &'a [Field<'a>], text: &'a [u8] },
     /// Something that is no message.
     Malformed,
+    /// What followed cannot be told apart any more, or what was lost may have been an event of any channel: why.
+    Broken(&'static str),
     /// The framing's own business, with nothing to do.
     Quiet,
     /// So many that are no business of ours.
@@ -112,10 +114,7 @@ impl Framing {
                 Ok(Some(text)) => self.texts(&[], &text, each),
                 Ok(None) => each(Part::Quiet),
                 // What was in it is lost, and a stream cannot go on.
-                Err(_) => {
-                    each(Part::Malformed);
-                    each(Part::Closed);
-                }
+                Err(_) => each(Part::Broken("a compressed frame cannot be inflated")),
             };
         }
         match (self.kind, frame) {

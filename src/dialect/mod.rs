@@ -170,6 +170,13 @@ pub enum SendError {
     NoWayUp(Transport),
     /// The values do not make valid JSON (for example params that are no object).
     Invalid(String),
+    /// Larger than upstream says it takes.
+    TooLarge {
+        /// Bytes of the frame.
+        bytes: usize,
+        /// Bytes that upstream takes.
+        takes: usize,
+    },
 }
 
 impl std::fmt::Display for SendError {
@@ -186,6 +193,9 @@ impl std::fmt::Display for SendError {
                 write!(f, "nothing can be sent over {}, and the dialect names no `post` for it", transport.text())
             }
             SendError::Invalid(reason) => f.write_str(reason),
+            SendError::TooLarge { bytes, takes } => {
+                write!(f, "upstream takes {takes} bytes at once, and these are {bytes}")
+            }
         }
     }
 }
@@ -316,10 +326,12 @@ pub enum Heard<'a> {
         /// What the dialect says it means.
         then: Option<Then>,
     },
-    /// Upstream says that events of a channel were lost (`lost`).
+    /// Events of a channel were lost, or a part of one.
     Lost {
         /// Which.
         target: Target<'a>,
+        /// A part of the next event was too large; else upstream says it (`lost`).
+        oversize: bool,
     },
     /// Upstream's checksum over a channel's state is not ours (`[gap] checksum`): something is missing, or was misread.
     Mismatched {
@@ -336,6 +348,10 @@ pub enum Heard<'a> {
         /// When to try again.
         retry_after: Option<Duration>,
     },
+    /// Upstream has ended the session: nothing more comes of it.
+    Closed,
+    /// What upstream sends cannot be followed any more: why. Nothing more is heard on this connection.
+    Broken(&'static str),
     /// A poll was answered with a status that brings nothing and means something; 0: it was not answered in time.
     PollFailed {
         /// HTTP status.
@@ -351,6 +367,11 @@ pub enum Heard<'a> {
     Pong {
         /// Which; `None`: the protocol's pongs have no id.
         request: Option<RequestId>,
+    },
+    /// Something came over the WebSocket to which a polled session may be moved.
+    Probed {
+        /// What had to come.
+        good: bool,
     },
     /// Something has to be sent back: authentication after hello, pong, receipt.
     Send(Outgoing),

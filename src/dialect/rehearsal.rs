@@ -348,7 +348,12 @@ impl Attempt {
         let mut words = Vec::new();
         let mut verdict = Verdict::Understood;
         speak(conversation, &mut |heard| {
-            if let Heard::Unmatched | Heard::Unextracted(_) | Heard::Malformed | Heard::Mismatched { .. } = &heard {
+            if let Heard::Unmatched
+            | Heard::Unextracted(_)
+            | Heard::Malformed
+            | Heard::Broken(_)
+            | Heard::Mismatched { .. } = &heard
+            {
                 verdict = Verdict::Puzzling;
             }
             words.push(line::heard(&heard, names, &|id| shown.contains(&id.0)));

@@ -175,6 +175,8 @@ pub struct Ask {
     pub body: Bytes,
     /// How long the answer may take, to its last byte.
     pub timeout: Duration,
+    /// Asked again where its answer broke off: asking changes nothing there.
+    pub repeats: bool,
 }
 
 impl std::fmt::Debug for Ask {

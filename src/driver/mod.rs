@@ -292,7 +292,11 @@ impl Driver {
         match output {
             Output::Connect { attempt, request } => self.carriers.upstream.connect(attempt, request),
             Output::Transmit { attempt, frames } => self.carriers.upstream.transmit(attempt, frames),
-            Output::Disconnect { attempt, code } => self.carriers.upstream.disconnect(attempt, code),
+            Output::Disconnect { attempt, code, farewell } => {
+                self.carriers.upstream.disconnect(attempt, code, farewell);
+            }
+            Output::Upgrade { attempt, request } => self.carriers.upstream.upgrade(attempt, request),
+            Output::KeepPolling { attempt } => self.carriers.upstream.keep_polling(attempt),
             Output::Fetch { call, request } => self.carriers.upstream.fetch(call, request),
             Output::Commit(operations) => {
                 if let Err(answer) = self.carriers.store.commit(operations) {

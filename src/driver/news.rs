@@ -51,6 +51,10 @@ pub fn notify(notice: &Notice) {
             sample,
             "a message from upstream was not understood: `tidegate dialect explain` shows what the dialect makes of one"
         ),
+        Notice::Upgraded => tracing::info!("the session with upstream goes on over a WebSocket"),
+        Notice::NotUpgraded { reason, detail } => {
+            tracing::warn!(reason, detail, "the session with upstream was to go on over a WebSocket; it is polled on")
+        }
         Notice::TookOver { why } => tracing::info!(why, "another connection to upstream took over"),
         Notice::NotTakenOver { why, reason, detail } => tracing::warn!(
             why,

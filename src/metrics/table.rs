@@ -34,6 +34,8 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.link.rotations)),
     metric("tidegate_link_transport_switches_total", "Times that another transport than before served; before the first connection that is the best one.",
         Counter(|v| v.stats.link.transport_switches)),
+    metric("tidegate_link_upgrades_total", "Sessions that were polled and were to go on over a WebSocket, by result.",
+        Counters("result", |v, put| { put("moved", v.stats.link.upgrades); put("failed", v.stats.link.upgrades_failed); })),
     metric("tidegate_link_flaps_total", "Connections to upstream that were live for less than upstream.stable_for.",
         Counter(|v| v.stats.link.flaps)),
     metric("tidegate_link_closes_total", "Connections that upstream closed, by close code; those above 1015 by their range.",

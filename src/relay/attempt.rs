@@ -10,6 +10,7 @@ pub mod attempts;
 pub mod heartbeat;
 pub mod lease;
 pub mod leaving;
+pub mod polled;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use acked::{Acked, Known};
 use heartbeat::{Beat, Heartbeat};
 use lease::{Lease, LeaseDue};
 use leaving::Leaving;
+use polled::Polled;
 
 /// How long a connection that we close may take until it is forgotten.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +54,8 @@ pub enum Ending {
     Heartbeat,
     /// Upstream was silent for longer than the dialect allows.
     Idle,
+    /// What upstream sends cannot be followed any more: why.
+    Malformed(&'static str),
     /// Upstream refused our credentials.
     Denied {
         /// In its words.
@@ -95,6 +99,7 @@ impl Ending {
             Ending::Carrier(disconnect) => disconnect.reason(),
             Ending::Heartbeat => "heartbeat",
             Ending::Idle => "idle",
+            Ending::Malformed(_) => "malformed",
             Ending::Told { .. } => "told",
             Ending::Rotated => "rotated",
             Ending::Token(_) => "token",
@@ -108,6 +113,7 @@ impl Ending {
         match self {
             Ending::Carrier(disconnect) => disconnect.detail(),
             Ending::Heartbeat | Ending::Idle | Ending::Rotated => String::new(),
+            Ending::Malformed(why) => (*why).to_owned(),
             Ending::Denied { message, .. } | Ending::Told { message, .. } | Ending::Fetch { message, .. } => {
                 message.clone()
             }
@@ -119,7 +125,7 @@ impl Ending {
     pub fn worded(mut self, words: impl Fn(&str) -> String) -> Self {
         let text = match &mut self {
             Ending::Carrier(disconnect) => disconnect.words_mut(),
-            Ending::Heartbeat | Ending::Idle | Ending::Rotated => None,
+            Ending::Heartbeat | Ending::Idle | Ending::Malformed(_) | Ending::Rotated => None,
             Ending::Denied { message, .. } | Ending::Told { message, .. } | Ending::Fetch { message, .. } => {
                 Some(message)
             }
@@ -167,6 +173,10 @@ pub struct Attempt {
     pub conversation: Option<Box<Conversation>>,
     /// How it is carried.
     pub transport: Transport,
+    /// What the ladder of transports knows it by: how it began, or what it was lifted to.
+    pub rung: Transport,
+    /// What is special to a session whose packets are polled for.
+    pub polled: Polled,
     /// The channels that its address names.
     pub addressed: Vec<ChannelId>,
     /// It begins where an earlier one ended, without a hole.
@@ -216,6 +226,8 @@ impl Attempt {
             handshake_timeout: config.handshake_timeout,
             conversation: None,
             transport: Transport::default(),
+            rung: Transport::default(),
+            polled: Polled::default(),
             addressed: Vec::new(),
             goes_on: false,
             switched: false,
@@ -239,7 +251,7 @@ impl Attempt {
 
     /// By this way.
     pub fn over(self, endpoint: usize, transport: Transport) -> Self {
-        Attempt { endpoint, transport, ..self }
+        Attempt { endpoint, transport, rung: transport, ..self }
     }
 
     /// Its number.
@@ -356,6 +368,21 @@ impl Attempt {
         matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.in_flight.is_none()
     }
 
+    /// Whether its session may be moved to a WebSocket.
+    pub fn may_move(&self) -> bool {
+        self.conversation.as_ref().is_some_and(|conversation| conversation.may_upgrade())
+    }
+
+    /// Whether its packets are polled for, and leave together by POST.
+    pub fn posts_packets(&self) -> bool {
+        self.conversation.as_ref().is_some_and(|conversation| conversation.is_engine_polled())
+    }
+
+    /// Whether packets have to wait: for the answer to the last POST, or for the session to have moved.
+    pub fn holds_packets(&self) -> bool {
+        self.posts_packets() && (self.posting || self.polled.holds())
+    }
+
     /// Whether channels and messages may leave.
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
@@ -466,7 +493,8 @@ impl Attempt {
 
     /// When the next poll may leave, as far as this connection is concerned: it also needs a token.
     pub fn poll_due(&self) -> Option<Mono> {
-        let open = matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.may_send();
+        let open =
+            matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.may_send() && !self.polled.is_pausing();
         self.conversation.as_ref().filter(|_| open)?.poll_due()
     }
 }

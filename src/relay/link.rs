@@ -345,7 +345,7 @@ pub fn plan(ending: &Ending, on_close: Option<Then>) -> Plan {
         Ending::Carrier(
             Disconnect::TlsCertificate(_) | Disconnect::TlsProtocol(_) | Disconnect::Protocol(_) | Disconnect::NotUtf8,
         ) => Plan::Slow,
-        Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle => Plan::Retry(Duration::ZERO),
+        Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle | Ending::Malformed(_) => Plan::Retry(Duration::ZERO),
         Ending::Denied { then: None | Some(Then::Refresh), .. }
         | Ending::Token(_)
         | Ending::Fetch { denied: true, .. } => Plan::Credentials,

@@ -220,6 +220,8 @@ impl Relay {
             Input::Connected { attempt, peer } => self.connected(now, attempt, peer),
             Input::Disconnected { attempt, reason } => self.disconnected(now, attempt, reason),
             Input::Transmitted { attempt } => self.transmitted(now, attempt),
+            Input::Upgraded { attempt } => self.upgraded(attempt),
+            Input::NotUpgraded { attempt, reason } => self.not_upgraded(now, attempt, &reason),
             Input::Received { attempt, at, frames } => self.received(now, attempt, at, &frames),
             Input::Fetched { call, result } => self.fetched(now, call, result),
             Input::Alerted { delivery, result } => self.alerted(now, delivery, result),

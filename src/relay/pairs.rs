@@ -5,6 +5,8 @@
 //! | `Connect` | `Connected`, or `Disconnected` (also later, unasked) | `upstream/` |
 //! | `Transmit` | `Transmitted`, or `Disconnected`: then its frames *may have left* | `upstream/` |
 //! | `Disconnect` | `Disconnected` | `upstream/` |
+//! | `Upgrade` | `Upgraded`, or `NotUpgraded` (also later, unasked) | `upstream/` |
+//! | `KeepPolling` | `NotUpgraded`, unless that is on its way already | `upstream/` |
 //! | `Fetch` | `Fetched` | `upstream/fetch.rs`, `upstream/http.rs` |
 //! | `Commit` | `Committed` or `CommitFailed`; durable before the answer | `store/` |
 //! | `Load` | `Loaded`, or `CommitFailed` | `store/` |
@@ -28,7 +30,7 @@ use super::record::{Operation, StoredMessage};
 use super::time::{Mono, Time};
 use crate::config::Config;
 use crate::config::alerts::AlertTarget;
-use crate::dialect::{ConnectRequest, HttpAnswer, HttpRequest, WireFrame};
+use crate::dialect::{Ask, ConnectRequest, HttpAnswer, HttpRequest, WireFrame};
 use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::protocol::frame::{Batch, Format};
 use crate::protocol::request::{Publish, Request, Secret, Subscribe};
@@ -86,6 +88,20 @@ pub enum Output {
         attempt: AttemptId,
         /// WebSocket close code.
         code: u16,
+        /// What a session that is polled leaves with: carried, and waited for, as long as a close may take.
+        farewell: Option<Box<Ask>>,
+    },
+    /// Open a WebSocket beside the polls of a connection. Frames that are no asks leave there.
+    Upgrade {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Where and how.
+        request: ConnectRequest,
+    },
+    /// Let go of that WebSocket; the polls go on.
+    KeepPolling {
+        /// Which attempt.
+        attempt: AttemptId,
     },
     /// Get something from outside that a connection needs.
     Fetch {
@@ -146,6 +162,15 @@ pub enum Notice {
         sample: String,
         /// Others like it since the last notice.
         left_out: u64,
+    },
+    /// A session that was polled goes on over a WebSocket.
+    Upgraded,
+    /// It does not, and is polled on.
+    NotUpgraded {
+        /// Why, as one word.
+        reason: &'static str,
+        /// The circumstances; empty where the reason says it all.
+        detail: String,
     },
     /// Another connection took over from the one that served.
     TookOver {
@@ -290,6 +315,19 @@ pub enum Input {
     Transmitted {
         /// Which attempt.
         attempt: AttemptId,
+    },
+    /// The WebSocket beside the polls is open.
+    Upgraded {
+        /// Which attempt.
+        attempt: AttemptId,
+    },
+    /// There is no WebSocket beside the polls, or none any more. If a `Transmit` was out there, it may have left or not; its
+    /// `Transmitted` follows.
+    NotUpgraded {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Why.
+        reason: Disconnect,
     },
     /// Frames came in; one read, in order.
     Received {

@@ -298,6 +298,10 @@ pub struct LinkStats {
     pub flaps: u64,
     /// Times that another transport served than before.
     pub transport_switches: u64,
+    /// Sessions that were polled and went on over a WebSocket.
+    pub upgrades: u64,
+    /// Those that were to, and were polled on.
+    pub upgrades_failed: u64,
     /// Connections that upstream closed, by code.
     pub closes: Counts<CloseClass>,
     /// Connections that took over from one that still served.

@@ -203,10 +203,12 @@ impl Recording {
                     }
                     self.upstream.transmit(attempt, frames);
                 }
-                Output::Disconnect { attempt, code } => {
+                Output::Disconnect { attempt, code, farewell } => {
                     self.tape.close(attempt, code)?;
-                    self.upstream.disconnect(attempt, code);
+                    self.upstream.disconnect(attempt, code, farewell);
                 }
+                Output::Upgrade { attempt, request } => self.upstream.upgrade(attempt, request),
+                Output::KeepPolling { attempt } => self.upstream.keep_polling(attempt),
                 Output::Fetch { call, request } => self.upstream.fetch(call, request),
                 // Nothing is published, so nothing has to be kept.
                 Output::Commit(_) => relay.handle_input(now, Input::Committed),
@@ -276,7 +278,7 @@ impl Recording {
             }
         };
         self.tape.close(attempt, NORMAL)?;
-        self.upstream.disconnect(attempt, NORMAL);
+        self.upstream.disconnect(attempt, NORMAL, None);
         let _ = timeout(END_WITHIN, async {
             while let Some(input) = self.inputs.recv().await {
                 if matches!(input, Input::Disconnected { .. }) {

@@ -2,7 +2,7 @@
 //! kept; two of these lines may be busy at once, one for polls and one for the rest.
 //!
 //! Invariants: every ask gets one answer, or ends the attempt; a request is sent a second time only where the first
-//! certainly did not arrive, or where it is a poll, which changes nothing.
+//! certainly did not arrive, or where asking changes nothing (`Ask::repeats`).
 //! Deliberately not here: when to poll, and what a status means (the relay's).
 
 use bytes::Bytes;
@@ -45,7 +45,7 @@ impl Line {
                 // The other side closes idle connections when it likes.
                 Err(failure) => match failure.unsent {
                     Some(unsent) => head = unsent,
-                    None if ask.of == AskFor::Poll => {
+                    None if ask.repeats => {
                         head = request(ask.method, &place, &ask.headers, ask.body.clone())?;
                     }
                     None => return Err(failure.reason),
@@ -80,27 +80,27 @@ impl Line {
     }
 }
 
-/// Carries out asks until their source ends; gives a reason where a poll found no way.
+/// Carries out asks until their source ends, to the last one; gives a reason where a poll found no way.
 pub async fn carry(
     attempt: AttemptId,
     mut line: Line,
     settings: &Settings,
     inputs: &mpsc::Sender<Input>,
     asks: &mut mpsc::Receiver<Ask>,
-) -> Disconnect {
+) -> Option<Disconnect> {
     while let Some(ask) = asks.recv().await {
         let answer = match timeout(ask.timeout, line.exchange(&ask, settings)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(reason)) if ask.of == AskFor::Poll => return reason,
+            Ok(Err(reason)) if ask.of == AskFor::Poll => return Some(reason),
             Ok(Err(reason)) => unanswered(ask.of, &format!("{}: {}", reason.reason(), reason.detail())),
             Err(_) => unanswered(ask.of, "no answer in time"),
         };
         let frames = vec![WireFrame::Answer(Box::new(answer))];
         if inputs.send(Input::Received { attempt, at: crate::clock::now(), frames }).await.is_err() {
-            return Disconnect::Asked;
+            return Some(Disconnect::Asked);
         }
     }
-    std::future::pending().await
+    None
 }
 
 /// Stands for an answer that did not come.
@@ -109,11 +109,20 @@ fn unanswered(of: AskFor, why: &str) -> Answer {
     Answer { of, status: 0, etag: None, last_modified: None, retry_after: None, body }
 }
 
-/// Takes the orders of an attempt that moves nothing but asks; the reason of its end.
-pub async fn obey(attempt: AttemptId, inputs: &mpsc::Sender<Input>, orders: &mut mpsc::Receiver<Order>) -> Disconnect {
-    while let Some(Order::Transmit(_)) = orders.recv().await {
-        // The asks in it have taken their own way.
-        let _ = inputs.send(Input::Transmitted { attempt }).await;
+/// Takes the orders of an attempt that moves nothing but asks; the first one that is no `Transmit`. `None`: nobody is left to
+/// give one.
+pub async fn obey(
+    attempt: AttemptId,
+    inputs: &mpsc::Sender<Input>,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Option<Order> {
+    loop {
+        // Room comes first: what is taken is answered, even if nobody polls this any more.
+        let room = inputs.reserve().await.ok()?;
+        match orders.recv().await? {
+            // The asks in it have taken their own way.
+            Order::Transmit(_) => room.send(Input::Transmitted { attempt }),
+            other => return Some(other),
+        }
     }
-    Disconnect::Asked
 }

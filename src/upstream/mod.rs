@@ -1,8 +1,8 @@
 //! The carrier to upstream: opens connections, moves frames, closes them. It knows no protocol above its transports.
 //!
 //! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), then upgrades and moves frames (`upgrade`,
-//! `websocket`), or reads an event stream (`sse`), or polls (`asks`), until the connection ends, for whatever reason, with
-//! exactly one `Disconnected`. Beside any of them `asks` carries what leaves by POST, over `http`, which also
+//! `websocket`), or reads an event stream (`sse`), or polls (`asks`), if asked to with a WebSocket beside the polls (`beside`),
+//! until the connection ends, for whatever reason, with exactly one `Disconnected`. Beside any of them `asks` carries what leaves by POST, over `http`, which also
 //! makes the exchanges that nobody's connection needs; `fetch` reads token and secrets. A write is bounded in time, a message in size, and what was received in number: as
 //! long as the driver has not taken earlier reads, nothing more is read, and TCP holds upstream back.
 //!
@@ -11,6 +11,7 @@
 //! Deliberately not here: when to connect, retry, ping or give up; what a frame means. The relay decides.
 
 mod asks;
+mod beside;
 mod dial;
 mod fetch;
 mod http;
@@ -25,11 +26,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{SecretSource, UpstreamConfig};
 use crate::dialect::{Ask, AskFor, ConnectRequest, HttpAnswer, HttpRequest, Transport, WireFrame};
@@ -45,10 +47,13 @@ use self::websocket::Wire;
 
 /// Reads that may wait for the driver, over all attempts. Each holds at most `websocket::READ_BYTES` and one message.
 const READS_WAITING: usize = 4;
-/// Requests to one attempt that may wait: one `Transmit` and one `Disconnect`, by the rule of one request per sink.
-const ORDERS_WAITING: usize = 2;
+/// Requests to one attempt that may wait: one `Transmit`, one `Upgrade` and the `KeepPolling` that ends it, one `Disconnect`, by
+/// the rule of one request per sink.
+const ORDERS_WAITING: usize = 4;
 /// Asks of one kind that may wait, by the rule that one is out: the one whose answer is just being handed over, and the next.
 const ASKS_WAITING: usize = 2;
+/// How long a close may take that the relay asked for, and what is sent before it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time that a write may take, however short the ping interval is configured.
 const MIN_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -59,6 +64,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 /// What the relay asks of a running attempt.
 enum Order {
     Transmit(Vec<WireFrame>),
+    Upgrade(Box<ConnectRequest>),
+    KeepPolling,
     Disconnect(u16),
 }
 
@@ -177,9 +184,27 @@ impl Upstream {
         self.order(attempt, Order::Transmit(frames));
     }
 
-    /// Closes a connection. Answered by `Disconnected`.
-    pub fn disconnect(&mut self, attempt: AttemptId, code: u16) {
+    /// Opens a WebSocket beside the polls of a connection, for all frames that are no asks. Answered by `Upgraded` or
+    /// `NotUpgraded`.
+    pub fn upgrade(&mut self, attempt: AttemptId, request: ConnectRequest) {
+        self.order(attempt, Order::Upgrade(Box::new(request)));
+    }
+
+    /// Closes that WebSocket. Answered by `NotUpgraded`, unless that was said already.
+    pub fn keep_polling(&mut self, attempt: AttemptId) {
+        self.order(attempt, Order::KeepPolling);
+    }
+
+    /// Closes a connection, after what was asked before and the farewell, as far as that takes no longer than a close may.
+    /// Answered by `Disconnected`.
+    pub fn disconnect(&mut self, attempt: AttemptId, code: u16, farewell: Option<Box<Ask>>) {
+        if let (Some(running), Some(ask)) = (self.attempts.get(&attempt), farewell) {
+            // If it does not fit, upstream finds out by itself.
+            let _ = running.requests.try_send(*ask);
+        }
         self.order(attempt, Order::Disconnect(code));
+        // Nothing more is asked of it: what is queued is the last.
+        self.attempts.remove(&attempt);
     }
 
     /// Gets something from outside. Answered by `Fetched`.
@@ -244,19 +269,42 @@ async fn carry(
     };
     let connection = async {
         match open {
-            Some(Open::WebSocket(wire)) => {
-                websocket::carry(attempt, *wire, inputs, &mut orders, settings.write_timeout).await
+            Some(Open::WebSocket(mut wire)) => {
+                match websocket::carry(attempt, &mut wire, inputs, &mut orders, settings.write_timeout).await {
+                    websocket::End::Of(reason) => reason,
+                    websocket::End::KeepPolling => Disconnect::Asked,
+                }
             }
             Some(Open::Sse(stream)) => sse::carry(attempt, stream, inputs, &mut orders).await,
-            Some(Open::Polls(_)) | None => asks::obey(attempt, inputs, &mut orders).await,
+            Some(Open::Polls(_)) | None => beside::carry(attempt, settings, inputs, &mut orders).await,
         }
     };
-    tokio::select! {
-        biased;
-        reason = connection => reason,
-        reason = asks::carry(attempt, line, settings, inputs, &mut polls) => reason,
-        reason = asks::carry(attempt, Line::default(), settings, inputs, &mut requests) => reason,
+    let polled = async {
+        match asks::carry(attempt, line, settings, inputs, &mut polls).await {
+            Some(reason) => reason,
+            // The relay wants no more of it, and has said so by an order.
+            None => std::future::pending().await,
+        }
+    };
+    let requested = asks::carry(attempt, Line::default(), settings, inputs, &mut requests);
+    let (mut connection, mut polled, mut requested) = (pin!(connection), pin!(polled), pin!(requested));
+    let mut requesting = true;
+    let reason = loop {
+        tokio::select! {
+            biased;
+            reason = &mut connection => break reason,
+            reason = &mut polled => break reason,
+            last = &mut requested, if requesting => match last {
+                Some(reason) => break reason,
+                None => requesting = false,
+            },
+        }
+    };
+    if reason == Disconnect::Asked && requesting {
+        // The connection ends either way; what does not get through by then is not waited for.
+        let _ = timeout(CLOSE_TIMEOUT, requested).await;
     }
+    reason
 }
 
 /// Returns when the relay (or the end of the driver) asks to stop. Before `Connected` nothing else may be asked.

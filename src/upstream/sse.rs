@@ -101,6 +101,8 @@ pub async fn carry(
             order = orders.recv() => match order {
                 // The asks in it have taken their own way, and a stream carries nothing else.
                 Some(Order::Transmit(_)) => drop(inputs.send(Input::Transmitted { attempt }).await),
+                // Only polls have something beside them.
+                Some(Order::Upgrade(_) | Order::KeepPolling) => {}
                 Some(Order::Disconnect(_)) | None => return Disconnect::Asked,
             },
             room = inputs.reserve() => {
@@ -109,6 +111,7 @@ pub async fn carry(
                     biased;
                     order = orders.recv() => match order {
                         Some(Order::Transmit(_)) => room.send(Input::Transmitted { attempt }),
+                        Some(Order::Upgrade(_) | Order::KeepPolling) => {}
                         Some(Order::Disconnect(_)) | None => return Disconnect::Asked,
                     },
                     (frames, end) = stream.next() => {

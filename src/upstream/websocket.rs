@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::http::show;
-use super::{Order, Socket};
+use super::{CLOSE_TIMEOUT, Order, Socket};
 use crate::dialect::WireFrame;
 use crate::relay::pairs::{AttemptId, Disconnect, Input};
 
@@ -36,8 +36,6 @@ const READ_FRAMES: usize = 256;
 const READ_BYTES: usize = 256 << 10;
 /// Bytes of pings whose pongs may wait to be written before nothing more is read.
 const PONGS_WAITING: usize = 64 << 10;
-/// How long a close may take that we began.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Stands for a close frame without a code (RFC 6455 section 7.1.5).
 const NO_STATUS: u16 = 1005;
 
@@ -53,6 +51,14 @@ pub struct Wire {
     broken: Option<Disconnect>,
     /// Reading is over, for this reason.
     ended: Option<Disconnect>,
+}
+
+/// How the carrying of frames ended.
+pub enum End {
+    /// The connection is over: why.
+    Of(Disconnect),
+    /// It was closed, and the connection that it belongs to goes on.
+    KeepPolling,
 }
 
 /// What one turn brought.
@@ -72,6 +78,11 @@ impl Wire {
             .max_frame_size(Some(max_frame));
         let socket = WebSocketStream::from_partially_read(socket, leftover.into(), Role::Client, Some(config)).await;
         Wire { socket, outgoing: VecDeque::new(), writing: false, pongs: 0, broken: None, ended: None }
+    }
+
+    /// Whether a `Transmit` was taken and not answered.
+    pub fn is_writing(&self) -> bool {
+        self.writing
     }
 
     /// Moves what can be moved. Loses nothing if it is dropped at `Pending`.
@@ -186,14 +197,14 @@ impl Wire {
     }
 }
 
-/// Carries frames until the connection ends; the reason.
+/// Carries frames until the connection ends.
 pub async fn carry(
     attempt: AttemptId,
-    mut wire: Wire,
+    wire: &mut Wire,
     inputs: &mpsc::Sender<Input>,
     orders: &mut mpsc::Receiver<Order>,
     write_timeout: Duration,
-) -> Disconnect {
+) -> End {
     let mut room = None;
     let mut deadline = Instant::now();
     loop {
@@ -206,13 +217,19 @@ pub async fn carry(
                     deadline = Instant::now() + write_timeout;
                     continue;
                 }
+                // It is upgraded already.
+                Some(Order::Upgrade(_)) => continue,
+                Some(Order::KeepPolling) => {
+                    wire.close(u16::from(CloseCode::Normal)).await;
+                    return End::KeepPolling;
+                }
                 Some(Order::Disconnect(code)) => {
                     wire.close(code).await;
-                    return Disconnect::Asked;
+                    return End::Of(Disconnect::Asked);
                 }
                 None => {
                     wire.close(u16::from(CloseCode::Away)).await;
-                    return Disconnect::Asked;
+                    return End::Of(Disconnect::Asked);
                 }
             },
             permit = inputs.reserve(), if room.is_none() => match permit {
@@ -220,7 +237,7 @@ pub async fn carry(
                     room = Some(permit);
                     continue;
                 }
-                Err(_) => return Disconnect::Asked,
+                Err(_) => return End::Of(Disconnect::Asked),
             },
             step = std::future::poll_fn(|cx| wire.poll(cx, room.is_some())) => step,
             () = sleep_until(deadline), if wire.writing => Step::Ended(Disconnect::WriteTimeout),
@@ -240,7 +257,7 @@ pub async fn carry(
             },
             Step::Ended(reason) => {
                 wire.part(&reason).await;
-                return reason;
+                return End::Of(reason);
             }
         }
     }

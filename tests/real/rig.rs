@@ -83,6 +83,11 @@ impl Relay {
         })
     }
 
+    /// Waits until a sample of the metrics has this value.
+    pub fn wait_metric(&self, sample: &str, value: &str) {
+        until(&format!("{sample} {value}"), || (self.metric(sample) == value).then_some(()));
+    }
+
     /// Waits until upstream carries this channel.
     pub fn carried(&self, channel: &str) {
         until(&format!("{channel} is live"), || {

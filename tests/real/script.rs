@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::common::until;
@@ -156,6 +156,11 @@ impl Script {
     /// Gives an order.
     pub fn tell(&mut self, order: &str, argument: Value) {
         writeln!(self.child.stdin.as_ref().unwrap(), "{}", json!({ order: argument })).unwrap();
+    }
+
+    /// Sends a signal to it alone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Gives an order and waits for its answer.

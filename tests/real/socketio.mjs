@@ -1,10 +1,11 @@
 // A Socket.IO service: the official server, which lets in who signs with its key, has rooms as channels, keeps what a lost
-// connection misses if it is told to, and says what it sees. The argument is JSON: port, and options of the server.
+// connection misses if it is told to, and says what it sees. The argument is JSON: port, options of the server, `slow` (ms that
+// every HTTP request waits), and `upgrades`: "wait" for the order to let them in, or "cut" their connections.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { Server } from "socket.io";
 import { obey, say } from "./lines.mjs";
 
-const { port, namespace = "/", ...options } = JSON.parse(process.argv[2]);
+const { port, namespace = "/", slow = 0, upgrades, ...options } = JSON.parse(process.argv[2]);
 const KEY = "the key of this test";
 
 const base64 = (value) => Buffer.from(value).toString("base64url");
@@ -57,6 +58,8 @@ service.on("connection", (socket) => {
   });
 });
 
+const asking = [];
+let stream;
 let seq = 0;
 const event = (channel, data) => service.to(channel).emit("event", { channel, seq: ++seq, data });
 const sockets = () => [...service.sockets.values()];
@@ -74,9 +77,28 @@ obey({
     for (const socket of sockets()) socket.conn.transport.socket.terminate();
     for (const { channel, data } of news) event(channel, data);
   },
+  // A hundred events a second, until it ends; each tenth with an attachment.
+  stream: (channel) => {
+    let n = 0;
+    const next = () => event(channel, n % 10 === 9 ? { n: n++, bytes: Buffer.from([n]) } : { n: n++ });
+    stream = { timer: setInterval(next, 10), count: () => n };
+  },
+  end: () => {
+    clearInterval(stream.timer);
+    return stream.count();
+  },
+  upgrade: () => asking.splice(0).forEach((go) => go()),
   kick: () => {
     for (const socket of sockets()) socket.disconnect();
   },
 });
 io.listen(port ?? 0);
+const { handleRequest, handleUpgrade } = io.engine;
+io.engine.handleRequest = (...request) => setTimeout(() => handleRequest.apply(io.engine, request), slow);
+io.engine.handleUpgrade = (request, socket, head) => {
+  say({ upgrading: new URL(request.url, "http://localhost").searchParams.has("sid") });
+  if (upgrades === "cut") return socket.destroy();
+  const go = () => handleUpgrade.call(io.engine, request, socket, head);
+  upgrades === "wait" ? asking.push(go) : go();
+};
 io.httpServer.on("listening", () => say({ port: io.httpServer.address().port }));

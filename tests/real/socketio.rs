@@ -1,5 +1,6 @@
 //! Socket.IO's official server through the dialect `socketio`.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
@@ -223,4 +224,169 @@ fn a_service_that_only_polls() {
     assert_eq!(scene.service.says("subscribed"), "news");
     scene.event("news", json!("anew"));
     assert_eq!(app.frame("event")["data"], "anew");
+}
+
+/// Both transports, as Socket.IO's own clients go about it.
+const POLLS_FIRST: &str = "transports = [\"long-poll\", \"websocket\"]";
+
+impl Scene {
+    /// Publishes without waiting for the outcome.
+    fn publish(&self, app: &mut App, channel: &str, data: &Value) {
+        app.send(json!({"op": "publish", "channel": channel, "data": data}));
+    }
+
+    /// That the app was told `count` events of the stream, one after the other.
+    fn streamed(&self, app: &mut App, count: u64) {
+        let mut prev = None;
+        for n in 0..count {
+            let event = app.frame("event");
+            assert_eq!(event["data"]["n"], n, "{event}");
+            assert_eq!(event["data"].get("bytes").is_some(), n % 10 == 9, "{event}");
+            if let Some(prev) = prev {
+                assert_eq!(event["prev"], prev, "one after the other, nothing in between");
+            }
+            prev = Some(offset(&event));
+        }
+        app.has_no("gap");
+    }
+
+    /// That the service got these messages in this order, once each.
+    fn published(&mut self, count: u64) {
+        (0..count).for_each(|n| assert_eq!(self.service.says("published")["data"], n));
+    }
+}
+
+#[test]
+fn a_session_of_polls_moves_to_a_websocket_while_everything_flows() {
+    if !can("upgrade") {
+        return;
+    }
+    let mut scene = Scene::carried(json!({"slow": 40, "upgrades": "wait"}), POLLS_FIRST);
+    let mut app = scene.app("news");
+    assert_eq!(scene.relay.upstream("live")["transport"], "long-poll");
+    scene.service.line("upgrading", |line| line["upgrading"] == true);
+    scene.service.tell("stream", json!("news"));
+    for n in 0..300 {
+        scene.publish(&mut app, "orders", &json!(n));
+        if n == 150 {
+            scene.service.tell("upgrade", Value::Null);
+        }
+    }
+    assert_eq!(scene.service.says("upgraded"), "websocket");
+    scene.published(300);
+    for n in 0..20 {
+        scene.publish(&mut app, "orders", &json!(n));
+    }
+    scene.published(20);
+    let count = scene.service.ask("end", Value::Null).as_u64().unwrap();
+    scene.streamed(&mut app, count);
+    (0..320).for_each(|_| assert_eq!(app.frame("outcome")["state"], "delivered"));
+    assert_eq!(scene.relay.upstream("live")["transport"], "websocket");
+    assert_eq!(scene.relay.metric("tidegate_link_upgrades_total{result=\"moved\"}"), "1");
+    assert_eq!(scene.relay.metric("tidegate_link_attempts_total"), "1");
+    assert!(scene.service.left(|line| line.get("disconnected").is_some()).is_empty());
+
+    // The next session begins in the same way, and brings back what this one was subscribed to.
+    scene.service.tell("kick", Value::Null);
+    assert_eq!(app.frame("gap")["reason"], "reconnect");
+    assert_eq!(scene.service.line("again", |line| line["connected"] == "relay")["transport"], "polling");
+    assert_eq!(scene.service.says("subscribed"), "news");
+}
+
+#[test]
+fn a_session_whose_websocket_is_cut_off_is_polled_on() {
+    if !can("no_upgrade") {
+        return;
+    }
+    let mut scene = Scene::carried(json!({"upgrades": "cut"}), POLLS_FIRST);
+    let mut app = scene.app("news");
+    scene.service.tell("stream", json!("news"));
+    scene.service.line("upgrading", |line| line["upgrading"] == true);
+    scene.relay.wait_metric("tidegate_link_upgrades_total{result=\"failed\"}", "1");
+    for n in 0..50 {
+        scene.publish(&mut app, "orders", &json!(n));
+    }
+    scene.published(50);
+    let count = scene.service.ask("end", Value::Null).as_u64().unwrap();
+    scene.streamed(&mut app, count);
+    assert_eq!(scene.relay.upstream("live")["transport"], "long-poll");
+    assert!(scene.service.left(|line| line.get("disconnected").is_some()).is_empty());
+}
+
+#[test]
+fn packets_are_posted_together_and_never_more_than_the_service_takes() {
+    if !can("packets") {
+        return;
+    }
+    // Nothing but a packet tells the service that we leave.
+    let options = json!({"slow": 20, "maxHttpBufferSize": 2000, "pingInterval": 600_000});
+    let mut scene = Scene::carried(options, "transports = [\"long-poll\"]");
+    let mut app = scene.app("news");
+    for n in 0..200 {
+        scene.publish(&mut app, "orders", &json!(n));
+    }
+    scene.published(200);
+    (0..200).for_each(|_| assert_eq!(app.frame("outcome")["state"], "delivered"));
+    let large = app.publish(json!({"channel": "orders", "data": "x".repeat(2000)}));
+    assert_eq!((&large["state"], &large["code"]), (&json!("rejected"), &json!("too_large")), "{large}");
+    let fits = app.publish(json!({"channel": "orders", "data": "x".repeat(1900)}));
+    assert_eq!(fits["state"], "delivered", "{fits}");
+    assert!(scene.service.left(|line| line.get("disconnected").is_some()).is_empty(), "it never saw too much");
+    scene.relay.terminate();
+    assert_eq!(scene.service.says("disconnected"), "transport close");
+}
+
+#[test]
+fn a_service_that_freezes_is_left_and_its_session_recovered() {
+    if !can("frozen") {
+        return;
+    }
+    let options = json!({"pingInterval": 500, "pingTimeout": 500,
+        "connectionStateRecovery": {"maxDisconnectionDuration": 120_000}});
+    let mut scene = Scene::new(options);
+    let mut app = scene.app("news");
+    scene.event("news", json!(1));
+    let first = app.frame("event");
+    scene.service.signal(Signal::STOP);
+    scene.relay.wait_metric("tidegate_link_disconnects_total{reason=\"idle\"}", "1");
+    // It is read when the service goes on, and by then nobody is connected.
+    scene.service.signal(Signal::CONT);
+    let back = scene.service.line("recovered", |line| line["recovered"] == true);
+    assert_eq!(back["connected"], "relay");
+    scene.event("news", json!(2));
+    let second = app.frame("event");
+    assert_eq!((&second["data"], &second["prev"]), (&json!(2), &json!(offset(&first))));
+    app.has_no("gap");
+}
+
+#[test]
+fn a_namespace_of_its_own() {
+    if !can("namespace") {
+        return;
+    }
+    let dialect = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let text = include_str!("../../config/dialects/socketio.toml");
+    let own = text.replace("namespace = \"/\"", "namespace = \"/market\"").replace("\"socketio\"", "\"market\"");
+    assert_ne!(own, text);
+    std::fs::write(dialect.path(), own).unwrap();
+    let (mut service, port) = Script::service("socketio.mjs", &json!({"namespace": "/market"}).to_string());
+    let token = NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a.b.c").unwrap();
+    let upstream = format!("token_file = {:?}", token.path());
+    let url = format!("ws://127.0.0.1:{port}");
+    let relay = Relay::start(&url, dialect.path().to_str().unwrap(), &upstream, "");
+    assert_eq!(service.says("refused"), "the token is not ours");
+    std::fs::write(token.path(), mint(&mut service)).unwrap();
+    relay.admin_post("/v1/upstream/reconnect");
+    assert_eq!(service.says("connected"), "relay");
+    let mut app = relay.app();
+    app.subscribe(json!("news"));
+    assert_eq!(service.says("subscribed"), "news");
+    service.tell("elsewhere", Value::Null);
+    service.tell("bytes", json!({"channel": "news", "bytes": [1, 2, 3]}));
+    assert_eq!(app.frame("event")["data"], json!({"bytes": "AQID"}));
+    let rejected = app.publish(json!({"channel": "orders", "data": null}));
+    assert_eq!(rejected["state"], "rejected", "{rejected}");
+    let delivered = app.publish(json!({"channel": "orders", "data": 1}));
+    assert_eq!(delivered["state"], "delivered", "{delivered}");
 }

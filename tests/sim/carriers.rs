@@ -42,6 +42,8 @@ impl World {
                 self.gone(attempt);
                 self.relay.handle_input(self.now, Input::Disconnected { attempt, reason: Disconnect::Asked });
             }
+            // Nothing of this service is polled.
+            Output::Upgrade { .. } | Output::KeepPolling { .. } => {}
             Output::Commit(operations) => self.commit(operations),
             Output::Load(sequences) => self.load(&sequences),
             Output::Deliver { session, batch } => self.deliver(session, batch.items()),

@@ -33,7 +33,7 @@ impl Conversation {
         }
         for channel in &channels {
             if turn.lost {
-                heard(Heard::Lost { target: Target::Channel(*channel) });
+                heard(Heard::Lost { target: Target::Channel(*channel), oversize: turn.cut });
             }
         }
         if let ([channel], Some(_)) = (&*channels, &turn.rule.each) {

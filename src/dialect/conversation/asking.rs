@@ -149,7 +149,7 @@ impl Place {
 /// Polls and posts of one attempt.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asking {
-    origin: Origin,
+    pub(super) origin: Origin,
     /// The connection's header fields, which requests by POST have too.
     pub(super) headers: Vec<(String, String)>,
     /// When the next poll may leave; `None`: one is out, or nothing is polled.
@@ -264,6 +264,7 @@ impl Conversation {
             headers,
             body: Bytes::new(),
             timeout,
+            repeats: !self.is_engine_polled(),
         };
         let frame = WireFrame::Ask(Box::new(ask));
         Ok(Outgoing { request: RequestId(0), purpose: Purpose::Poll, frame, answered: false })
@@ -366,14 +367,14 @@ impl Conversation {
     }
 
     /// What a filled template becomes where it leaves by POST.
-    pub(super) fn post(&self, url: String, json: bool, id: RequestId, text: String) -> WireFrame {
+    pub(super) fn post(&self, url: String, json: bool, id: RequestId, body: Bytes) -> WireFrame {
         let mut headers = self.asking.headers.clone();
         if !headers.iter().any(|(known, _)| known.eq_ignore_ascii_case("content-type")) {
             let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
             headers.push(("content-type".to_owned(), kind.to_owned()));
         }
         let (of, method) = (AskFor::Request(id), Method::Post);
-        WireFrame::Ask(Box::new(Ask { of, method, url, headers, body: text.into(), timeout: POST_TIMEOUT }))
+        WireFrame::Ask(Box::new(Ask { of, method, url, headers, body, timeout: POST_TIMEOUT, repeats: false }))
     }
 
     /// A request by POST was answered: the status says how. Where it does not (no answer, an error inside the service), the

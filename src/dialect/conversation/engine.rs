@@ -1,21 +1,41 @@
-//! Engine.IO over long-polls: one GET is out and brings packets, what we send leaves by POST, both under the session's id.
+//! Engine.IO's transports under one session: long-polls, where one GET is out and brings packets and what we send leaves by POST,
+//! several packets at once; and the session's move from there to a WebSocket.
 //! Source: the Engine.IO protocol's page, <https://socket.io/docs/v4/engine-io-protocol/>.
 //!
-//! Invariant: whatever is refused once the session has begun ends it; another connection begins another one, or recovers it.
-//! Deliberately not here: packets (`framing`), and polls of other services (`asking`).
+//! Invariants: packets are text until they leave, so that those which wait leave by whichever transport is there then;
+//! whatever is refused once the session has begun ends it; another connection begins another one, or recovers it.
+//! Deliberately not here: packets (`framing`), polls of other services (`asking`), and when a session is moved (the relay's).
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::Conversation;
 use super::asking::{FIRST_PAUSE, HASTY, LAST_PAUSE};
-use super::connect::encode;
-use crate::dialect::{Answer, Heard, RequestId, WireFrame};
+use super::connect::{Addressed, encode};
+use crate::dialect::{
+    Answer, Ask, ConnectRequest, Heard, Outgoing, Purpose, RequestId, SendError, Transport, WireFrame,
+};
 use crate::relay::time::Time;
+
+/// What parts the packets of one POST.
+const SEPARATOR: u8 = 0x1E;
+/// The packets by which a session is moved: asked over the new transport, answered there, and done.
+const PROBE: &[u8] = b"2probe";
+const PROBED: &[u8] = b"3probe";
+const MOVED: &[u8] = b"5";
+/// The packet that ends a session.
+const CLOSE: &[u8] = b"1";
 
 impl Conversation {
     /// Whether packets are polled for.
-    pub(super) fn is_engine_polled(&self) -> bool {
+    pub fn is_engine_polled(&self) -> bool {
         self.dialect.framing.greets() && self.transport().polls()
+    }
+
+    /// Bytes that upstream takes at once, if it has said so.
+    pub(super) fn takes(&self) -> Option<usize> {
+        self.session.as_ref()?.takes()
     }
 
     /// The session's address, once it has an id.
@@ -28,12 +48,35 @@ impl Conversation {
         url
     }
 
-    /// A packet as it leaves: by itself, or by POST.
-    pub(super) fn packet(&self, id: RequestId, text: String) -> WireFrame {
-        match self.address() {
-            Ok(address) if self.is_engine_polled() => self.post(self.with_sid(address.url), false, id, text),
-            _ => WireFrame::Text(Bytes::from(text)),
+    /// One POST of packets that wait, in their order: as many as upstream takes at once. `None`: none wait.
+    pub fn post_packets(&mut self, packets: &mut VecDeque<Bytes>) -> Option<Result<WireFrame, SendError>> {
+        let mut body = packets.pop_front()?.to_vec();
+        let takes = self.takes().unwrap_or(usize::MAX);
+        while packets.front().is_some_and(|next| body.len() + 1 + next.len() <= takes)
+            && let Some(next) = packets.pop_front()
+        {
+            body.push(SEPARATOR);
+            body.extend_from_slice(&next);
         }
+        Some(self.post_body(body))
+    }
+
+    /// The last word on a session that is polled: upstream need not wait to miss us.
+    pub fn farewell(&mut self) -> Option<Ask> {
+        self.asking.sid.as_ref().filter(|_| self.is_engine_polled())?;
+        let farewell = self.post_body(CLOSE.to_vec());
+        // It is said once.
+        self.asking.sid = None;
+        match farewell {
+            Ok(WireFrame::Ask(ask)) => Some(*ask),
+            _ => None,
+        }
+    }
+
+    fn post_body(&mut self, body: Vec<u8>) -> Result<WireFrame, SendError> {
+        let Addressed { url, .. } = self.address()?;
+        self.last_id += 1;
+        Ok(self.post(self.with_sid(url), false, RequestId(self.last_id), body.into()))
     }
 
     /// A poll for packets was answered: the next one leaves at once, unless upstream answers without having anything.
@@ -45,11 +88,9 @@ impl Conversation {
         heard: &mut dyn FnMut(Heard<'_>),
     ) {
         if !(200..=299).contains(&answer.status) {
-            return match self.asking.sid {
-                Some(_) => heard(Heard::Reconnect { retry_after: answer.retry_after }),
-                None => self.poll_failed(answer, heard),
-            };
+            return self.refused(answer, heard);
         }
+        self.asking.answered = true;
         self.asking.answered = true;
         let took = now.mono.since(self.asking.left);
         self.read(now, frame, heard);
@@ -68,11 +109,67 @@ impl Conversation {
         self.asking.due = Some(now.mono + pause);
     }
 
-    /// A packet that left by POST was answered; what it led to comes by a poll.
-    pub(super) fn packet_posted(&self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+    /// Packets that left by POST were answered; what they led to comes by a poll.
+    pub(super) fn packets_posted(&mut self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
         match answer.status {
             200..=299 => heard(Heard::Ignored),
-            _ => heard(Heard::Reconnect { retry_after: answer.retry_after }),
+            _ => self.refused(answer, heard),
         }
+    }
+
+    /// The session is none, or none any more.
+    fn refused(&mut self, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.ended();
+        self.poll_failed(answer, heard);
+    }
+
+    /// Upstream has ended the session: there is nothing to hear of it, and nobody to say farewell to.
+    pub(super) fn ended(&mut self) {
+        self.over = true;
+        self.asking.sid = None;
+    }
+
+    /// Whether the session may be moved from polls to a WebSocket.
+    pub fn may_upgrade(&self) -> bool {
+        let offered = self.session.as_ref().is_some_and(|session| session.upgrades());
+        offered && self.is_engine_polled() && self.asking.sid.is_some() && self.dialect.connect.websocket
+    }
+
+    /// Where the session's WebSocket is opened, beside its polls.
+    pub fn upgrade_request(&mut self) -> Result<ConnectRequest, SendError> {
+        let polled = std::mem::replace(&mut self.asking.origin.transport, Transport::WebSocket);
+        let address = self.address();
+        self.asking.origin.transport = polled;
+        let Addressed { url, headers } = address?;
+        let subprotocols = self.dialect.connect.subprotocols.clone();
+        Ok(ConnectRequest { transport: Transport::WebSocket, url: self.with_sid(url), headers, subprotocols })
+    }
+
+    /// Asks upstream over the WebSocket whether it is the session's.
+    pub fn probe(&mut self) -> Outgoing {
+        self.engines_own(PROBE)
+    }
+
+    /// Something came over a WebSocket to which the session was not moved yet: the answer to the probe, or nothing good.
+    pub(super) fn probed(&self, frame: &WireFrame, heard: &mut dyn FnMut(Heard<'_>)) {
+        heard(Heard::Probed { good: frame.body() == PROBED });
+    }
+
+    /// Whether a poll waits for its answer.
+    pub fn poll_is_out(&self) -> bool {
+        self.asking.due.is_none()
+    }
+
+    /// Moves the session to the WebSocket: what this says leaves first there, and everything after it.
+    pub fn upgraded(&mut self) -> Outgoing {
+        self.asking.origin.transport = Transport::WebSocket;
+        self.asking.due = None;
+        self.engines_own(MOVED)
+    }
+
+    fn engines_own(&mut self, packet: &'static [u8]) -> Outgoing {
+        self.last_id += 1;
+        let frame = WireFrame::Text(Bytes::from_static(packet));
+        Outgoing { request: RequestId(self.last_id), purpose: Purpose::Reply, frame, answered: false }
     }
 }

@@ -97,7 +97,7 @@ impl Conversation {
             self.store(turn, &channels);
         }
         if turn.lost {
-            heard(Heard::Lost { target });
+            heard(Heard::Lost { target, oversize: turn.cut });
         }
         if turn.rule.each.is_some() {
             self.elements(turn, Some(target), heard);

@@ -14,7 +14,7 @@ use crate::dialect::schema::Dialect;
 use crate::dialect::template::write_string;
 use crate::dialect::units;
 use crate::dialect::value::Value;
-use crate::dialect::{AskFor, ChannelId, GapScope, Heard, Outgoing, Purpose, RequestId, WireFrame};
+use crate::dialect::{AskFor, ChannelId, GapScope, Heard, Outgoing, Purpose, RequestId, Skipped, WireFrame};
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
 
@@ -33,8 +33,10 @@ pub(super) struct Turn<'t> {
     pub(super) message: Message<'t>,
     /// What the frame says about the message.
     pub(super) fields: &'t [Field<'t>],
-    /// What `lost` says.
+    /// What `lost` says, or `cut`.
     pub(super) lost: bool,
+    /// Some of its attachments were too large and left out.
+    pub(super) cut: bool,
 }
 
 impl Conversation {
@@ -42,11 +44,15 @@ impl Conversation {
     pub fn receive(&mut self, now: Time, frame: &WireFrame, heard: &mut dyn FnMut(Heard<'_>)) {
         self.clock = now.mono;
         self.replies = 0;
+        if self.over {
+            return heard(Heard::Ignored);
+        }
         match frame {
+            WireFrame::Text(_) | WireFrame::Binary(_) if self.is_engine_polled() => self.probed(frame, heard),
             WireFrame::Pong(_) => heard(Heard::Pong { request: None }),
             WireFrame::Answer(answer) => match answer.of {
                 AskFor::Poll if self.is_engine_polled() => self.packets_polled(now, frame, answer, heard),
-                AskFor::Request(_) if self.is_engine_polled() => self.packet_posted(answer, heard),
+                AskFor::Request(_) if self.is_engine_polled() => self.packets_posted(answer, heard),
                 AskFor::Poll => self.polled(now, frame, answer, heard),
                 AskFor::Request(id) => self.post_answered(id, answer, heard),
             },
@@ -67,22 +73,37 @@ impl Conversation {
         let dialect = Arc::clone(&self.dialect);
         let mut session = self.session.take();
         dialect.framing.read(&mut session, frame, &mut |part| match part {
+            // Told after a hole that is not told yet, it would hide it.
+            _ if self.over => {}
             Part::Message { fields, text } => self.message(now, &dialect, text, fields, None, heard),
             Part::Malformed => heard(Heard::Malformed),
+            Part::Broken(why) => self.broken(why, heard),
             Part::Quiet => heard(Heard::Ignored),
-            Part::Skipped(what, count) => heard(Heard::Skipped(what, count)),
+            Part::Skipped(what, count) => {
+                self.cut = what == Skipped::Attachment;
+                heard(Heard::Skipped(what, count));
+            }
             Part::Open(sid) => {
                 self.asking.sid = Some(sid.into());
                 self.greeted(now, heard);
             }
             Part::Answer(text) => self.answer(text, heard),
-            Part::Closed => heard(Heard::Reconnect { retry_after: None }),
+            Part::Closed => {
+                self.ended();
+                heard(Heard::Closed);
+            }
         });
         let asked = self.session.take();
         self.session = Session::rejoin(session, asked);
         if !self.held.is_empty() && !self.pending.subscribing() {
             self.held.give_up().into_iter().for_each(|rule| heard(Heard::Unextracted(rule)));
         }
+    }
+
+    /// What came cannot be followed: nothing after it counts.
+    fn broken(&mut self, why: &'static str, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.over = true;
+        heard(Heard::Broken(why));
     }
 
     /// One message. `rule`: it matched that rule before and was held.
@@ -97,7 +118,11 @@ impl Conversation {
     ) {
         let mut spans = std::mem::take(&mut self.spans);
         if dialect.pointers.scan(bytes, &mut spans).is_err() {
-            heard(Heard::Malformed);
+            match dialect.framing.greets() {
+                // A packet's payload is JSON, or it is no packet.
+                true => self.broken("the payload of a packet is not JSON", heard),
+                false => heard(Heard::Malformed),
+            }
         } else {
             dialect.pointers.note(fields, &mut spans);
             self.variables.clear_incoming();
@@ -132,7 +157,8 @@ impl Conversation {
         if forget {
             self.variables.forget_session();
         }
-        let turn = Turn { now, dialect, index, rule, message, fields, lost };
+        let cut = std::mem::take(&mut self.cut);
+        let turn = Turn { now, dialect, index, rule, message, fields, lost: lost || cut, cut };
         if !matches!(rule.class, Class::Event | Class::Snapshot) {
             self.count_numbers(turn, heard);
         }
@@ -198,7 +224,7 @@ impl Conversation {
         self.replies += 1;
         self.last_id += 1;
         let request = RequestId(self.last_id);
-        let frame = self.packet(request, text);
+        let frame = WireFrame::Text(text.into());
         heard(Heard::Send(Outgoing { request, purpose: Purpose::Reply, frame, answered: false }));
     }
 

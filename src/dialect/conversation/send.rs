@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::asking::Rendered;
 use super::{Conversation, Says, Stage};
 use crate::dialect::bindings::{Bound, Sub};
@@ -13,7 +15,7 @@ use crate::dialect::schema::SendTemplate;
 use crate::dialect::sign::Needs;
 use crate::dialect::template::Need;
 use crate::dialect::variable::Variable;
-use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError};
+use crate::dialect::{ChannelId, ChannelSpec, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::request::Secret;
 use crate::relay::record::MessageId;
 use crate::relay::time::Time;
@@ -65,7 +67,7 @@ impl Conversation {
             (self.rendered(send, &context)?, sub, chosen)
         };
         chosen.iter().for_each(|spec| self.channels.add(spec));
-        let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered, Says::Event);
+        let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered, Says::Event)?;
         if let (Some((text, number)), Some(spec)) = (sub, chosen.first()) {
             self.bindings.bind(now.mono, Sub { text: &text, number }, spec.id, outgoing.request);
         }
@@ -93,10 +95,10 @@ impl Conversation {
             let context = Context { id: self.last_id + 1, uuid, batch: &batch, ..self.context(now, batch.first()) };
             (self.rendered(send, &context)?, chosen)
         };
+        let outgoing = self.numbered(text, Purpose::Unsubscribe(ids(&chosen)), send.answered, Says::Event)?;
         for spec in &chosen {
             self.bindings.leave(now.mono, spec.id);
         }
-        let outgoing = self.numbered(text, Purpose::Unsubscribe(ids(&chosen)), send.answered, Says::Event);
         self.note(&outgoing, Op::Unsubscribe, named(&chosen));
         Ok(Some(outgoing))
     }
@@ -134,7 +136,7 @@ impl Conversation {
                 Context { id: self.last_id + 1, uuid, message: Some(message), ..self.context(now, Some(&view)) };
             self.rendered(send, &context)?
         };
-        let outgoing = self.numbered(text, Purpose::Publish(message.id), send.answered, Says::Event);
+        let outgoing = self.numbered(text, Purpose::Publish(message.id), send.answered, Says::Event)?;
         if outgoing.answered {
             self.pending.add(outgoing.request, publish_request(message.id));
         }
@@ -187,25 +189,35 @@ impl Conversation {
             let context = Context { id: self.last_id + 1, uuid, ..self.context(now, None) };
             self.rendered(send, &context)?
         };
-        Ok(self.numbered(text, purpose, send.answered, says))
+        self.numbered(text, purpose, send.answered, says)
     }
 
-    /// Takes the next number for a rendered text.
-    pub(super) fn numbered(&mut self, rendered: Rendered, purpose: Purpose, answered: bool, says: Says) -> Outgoing {
-        self.last_id += 1;
+    /// Takes the next number for a rendered text; none if upstream would not take it.
+    pub(super) fn numbered(
+        &mut self,
+        rendered: Rendered,
+        purpose: Purpose,
+        answered: bool,
+        says: Says,
+    ) -> Result<Outgoing, SendError> {
+        let id = self.last_id + 1;
         let sent = match says {
             Says::Connect => Sent::Connect,
-            Says::Event => Sent::Event(answered.then_some(self.last_id)),
+            Says::Event => Sent::Event(answered.then_some(id)),
             Says::Receipt(number) => Sent::Ack(number),
         };
         let Rendered { text, post, json } = rendered;
         let text = self.dialect.framing.wrap(&mut self.session, sent, text);
-        let id = RequestId(self.last_id);
+        if let Some(takes) = self.takes().filter(|takes| text.len() > *takes) {
+            return Err(SendError::TooLarge { bytes: text.len(), takes });
+        }
+        self.last_id = id;
+        let request = RequestId(id);
         let frame = match post {
-            Some(url) => self.post(url, json, id, text),
-            None => self.packet(id, text),
+            Some(url) => self.post(url, json, request, text.into()),
+            None => WireFrame::Text(Bytes::from(text)),
         };
-        Outgoing { request: id, purpose, frame, answered }
+        Ok(Outgoing { request, purpose, frame, answered })
     }
 
     /// Notes a request that upstream answers.

@@ -198,7 +198,8 @@ fn show(heard: &Heard<'_>) -> String {
         }
         Heard::Ready { resumed } => words.push(if *resumed { "resumed" } else { "ready" }.to_owned()),
         Heard::Unproven => words.push("unproven".to_owned()),
-        Heard::Lost { target: of } => words.push(format!("lost {}", target(of))),
+        Heard::Lost { target: of, oversize: false } => words.push(format!("lost {}", target(of))),
+        Heard::Lost { target: of, oversize: true } => words.push(format!("cut {}", target(of))),
         Heard::Mismatched { target: of, .. } => words.push(format!("mismatched {}", target(of))),
         Heard::Reconnect { retry_after } => {
             words.push("reconnect".to_owned());
@@ -217,6 +218,9 @@ fn show(heard: &Heard<'_>) -> String {
         Heard::Unmatched => words.push("unmatched".to_owned()),
         Heard::Unextracted(rule) => words.push(format!("unextracted {rule}")),
         Heard::Malformed => words.push("malformed".to_owned()),
+        Heard::Broken(why) => words.push(format!("broken: {why}")),
+        Heard::Closed => words.push("closed".to_owned()),
+        Heard::Probed { good } => words.push(format!("probed {good}")),
     }
     words.join(" ")
 }

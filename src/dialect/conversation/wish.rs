@@ -43,7 +43,7 @@ impl Conversation {
             self.rendered(send, &context)?
         };
         let key: Option<Box<str>> = wish.key.filter(|_| send.names_key()).map(Into::into);
-        let outgoing = self.numbered(text, Purpose::State(spec.id, key.clone()), send.answered, Says::Event);
+        let outgoing = self.numbered(text, Purpose::State(spec.id, key.clone()), send.answered, Says::Event)?;
         if outgoing.answered {
             let request = Request::new(Op::State, vec![(spec.id, spec.name.into())]);
             self.pending.add(outgoing.request, Request { key, ..request });
@@ -105,7 +105,8 @@ impl Conversation {
             return heard(Heard::Malformed);
         }
         let message = Message { bytes: body, spans: &spans };
-        let turn = Turn { now, dialect: &dialect, index: 0, rule: &form.rule, message, fields: &[], lost: false };
+        let turn =
+            Turn { now, dialect: &dialect, index: 0, rule: &form.rule, message, fields: &[], lost: false, cut: false };
         let target = Target::Channel(channel);
         if form.rule.each.is_some() {
             return self.elements(turn, Some(target), heard);

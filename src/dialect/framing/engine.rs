@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::dialect::pointer::Pointer;
-use crate::dialect::scan::{PointerSet, Spans};
+use crate::dialect::scan::{PointerSet, Spans, elements};
 
 /// Bytes of a session id that are believed.
 const LARGEST_SID: usize = 256;
@@ -48,21 +48,29 @@ pub(crate) struct Open {
     pub(crate) sid: Box<str>,
     /// Silence of a healthy connection: a ping each interval, and how late it may come.
     pub(crate) silence: Duration,
+    /// Bytes that it takes at once: of one packet, or of all packets in one POST.
+    pub(crate) takes: Option<usize>,
+    /// A session that is polled may go on over a WebSocket.
+    pub(crate) upgrades: bool,
 }
 
 impl Open {
     /// Reads an open packet's JSON; `None`: it says not what it must.
     pub(crate) fn read(json: &[u8]) -> Option<Open> {
         let mut set = PointerSet::new();
-        let [sid, interval, timeout] =
-            ["/sid", "/pingInterval", "/pingTimeout"].map(|text| Pointer::parse(text).ok().map(|at| set.add(&at)));
+        let pointers = ["/sid", "/pingInterval", "/pingTimeout", "/maxPayload", "/upgrades"];
+        let [sid, interval, timeout, takes, upgrades] =
+            pointers.map(|text| Pointer::parse(text).ok().map(|at| set.add(&at)));
         let mut spans = Spans::new();
         set.scan(json, &mut spans).ok()?;
         let text = |id| Some(spans.text(json, spans.get(id?)?));
         let millis = |id| text(id)?.parse().ok().map(Duration::from_millis);
         let sid = text(sid)?;
         let silence = millis(interval)?.checked_add(millis(timeout)?)?.clamp(SHORTEST, LONGEST);
-        (sid.len() <= LARGEST_SID).then(|| Open { sid: sid.as_ref().into(), silence })
+        let takes = text(takes).and_then(|text| text.parse().ok()).filter(|bytes| *bytes > 0);
+        let list = upgrades.and_then(|id| Some(spans.bytes(json, spans.get(id)?))).unwrap_or_default();
+        let upgrades = elements(list).any(|name| name == b"\"websocket\"");
+        (sid.len() <= LARGEST_SID).then(|| Open { sid: sid.as_ref().into(), silence, takes, upgrades })
     }
 }
 
@@ -73,7 +81,16 @@ mod tests {
     #[test]
     fn an_open_packet_says_who_and_how_often() {
         let open = Open::read(br#"{"sid":"a","upgrades":[],"pingInterval":3000,"pingTimeout":2000,"maxPayload":1}"#);
-        assert_eq!(open, Some(Open { sid: "a".into(), silence: Duration::from_secs(5) }));
+        let silence = Duration::from_secs(5);
+        assert_eq!(open, Some(Open { sid: "a".into(), silence, takes: Some(1), upgrades: false }));
+        let offers = |list: &str| {
+            let text = format!(r#"{{"sid":"a","pingInterval":1,"pingTimeout":1,"maxPayload":0,"upgrades":{list}}}"#);
+            let open = Open::read(text.as_bytes()).unwrap();
+            assert_eq!(open.takes, None, "nobody takes nothing");
+            open.upgrades
+        };
+        assert!(offers(r#"["webtransport", "websocket"]"#));
+        assert!(!offers(r#"["webtransport"]"#) && !offers("7") && !offers(r#""websocket""#) && !offers("{}"));
         let silence = |text: &str| Open::read(text.as_bytes()).map(|open| open.silence);
         assert_eq!(silence(r#"{"sid":"a","pingInterval":0,"pingTimeout":0}"#), Some(SHORTEST));
         assert_eq!(silence(r#"{"sid":"a","pingInterval":18446744073709551615,"pingTimeout":1}"#), Some(LONGEST));

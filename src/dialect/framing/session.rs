@@ -2,7 +2,9 @@
 //!
 //! Engine.IO's own packets (open, ping, close, noop) are dealt with here; rules never see them. Packets of other namespaces
 //! are passed over and counted.
-//! Invariant: at most one packet waits for its attachments; whatever does not belong there ends its waiting.
+//! Invariant: at most one packet waits for its attachments. What is no packet, or does not belong where it comes, may have been
+//! an event of any channel: it breaks the session, as it does with Socket.IO's own clients. A ping that is too long, and an
+//! empty answer to a poll, hold no event: they are counted and that is all.
 //! Deliberately not here: who authenticates how (the dialect), and deadlines (the relay's).
 
 use std::time::Duration;
@@ -64,6 +66,16 @@ impl Session {
         read.or(asked)
     }
 
+    /// Bytes that the service takes at once, if it has said so.
+    pub(crate) fn takes(&self) -> Option<usize> {
+        self.open.as_ref()?.takes
+    }
+
+    /// Whether a session that is polled may go on over a WebSocket.
+    pub(crate) fn upgrades(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.upgrades)
+    }
+
     /// We ask to go on with a session: its events come before the answer.
     pub(crate) fn asks(&mut self, connect: &str) {
         let [pid, offset] = members(connect.as_bytes(), ["/pid", "/offset"]);
@@ -75,7 +87,8 @@ impl Session {
         match engine::packet(text) {
             Some(engine::Packet::Open(json)) => match Open::read(json) {
                 Some(open) if self.open.is_none() => each(Part::Open(&self.open.insert(open).sid)),
-                _ => each(Part::Malformed),
+                Some(_) => each(Part::Broken("a second open packet")),
+                None => each(Part::Broken("an open packet does not say what it must")),
             },
             Some(engine::Packet::Ping(data)) if data.len() <= LARGEST_PING => {
                 // `3` and what the ping says: all of it is ASCII in practice, and text in any case.
@@ -84,16 +97,20 @@ impl Session {
             Some(engine::Packet::Close) => each(Part::Closed),
             Some(engine::Packet::Pong(_) | engine::Packet::Noop) => each(Part::Quiet),
             Some(engine::Packet::Message(message)) => self.message(namespace, message, each),
-            Some(engine::Packet::Ping(_)) | None => each(Part::Malformed),
+            Some(engine::Packet::Ping(_)) => each(Part::Malformed),
+            None => each(Part::Broken("not a packet of Engine.IO")),
         }
     }
 
     /// The answer to a poll came in: packets, binary ones as base64.
     pub(crate) fn payload(&mut self, namespace: &str, payload: &[u8], each: &mut dyn FnMut(Part<'_>)) {
+        if payload.is_empty() {
+            return each(Part::Malformed);
+        }
         for packet in payload.split(|byte| *byte == RECORD_END) {
             match packet.strip_prefix(b"b").map(|text| base64::engine::general_purpose::STANDARD.decode(text)) {
                 Some(Ok(data)) => self.binary(&Bytes::from(data), each),
-                Some(Err(_)) => each(Part::Malformed),
+                Some(Err(_)) => each(Part::Broken("a binary packet is not base64")),
                 None => self.text(namespace, packet, each),
             }
         }
@@ -101,9 +118,9 @@ impl Session {
 
     fn message(&mut self, namespace: &str, message: &[u8], each: &mut dyn FnMut(Part<'_>)) {
         if self.gathering.take().is_some() {
-            each(Part::Malformed);
+            return each(Part::Broken("a packet came before the attachments of the one before it"));
         }
-        let Some(packet) = Packet::read(message) else { return each(Part::Malformed) };
+        let Some(packet) = Packet::read(message) else { return each(Part::Broken("not a packet of Socket.IO")) };
         if packet.attachments > 0 {
             // Also of another namespace: its attachments have to be passed over.
             let ours = packet.namespace == namespace.as_bytes();
@@ -124,7 +141,9 @@ impl Session {
 
     /// A binary frame came in: an attachment.
     pub(crate) fn binary(&mut self, data: &Bytes, each: &mut dyn FnMut(Part<'_>)) {
-        let Some(gathering) = &mut self.gathering else { return each(Part::Malformed) };
+        let Some(gathering) = &mut self.gathering else {
+            return each(Part::Broken("an attachment that no packet announced"));
+        };
         gathering.add(data);
         let Some(complete) = self.gathering.take_if(|gathering| gathering.is_complete()) else { return };
         if !complete.ours {

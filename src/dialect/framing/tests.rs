@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dialect::field::FieldValue;
+use crate::dialect::{Answer, AskFor};
 
 fn framing(kind: FrameKind, split: bool) -> Framing {
     let namespace = if kind == FrameKind::SocketIo { MAIN.into() } else { "".into() };
@@ -22,6 +23,7 @@ fn show(part: Part<'_>) -> String {
             })
         }
         Part::Malformed => "malformed".to_owned(),
+        Part::Broken(why) => format!("broken: {why}"),
         Part::Quiet => "quiet".to_owned(),
         Part::Skipped(what, count) => format!("skipped {count} {}", what.word()),
         Part::Open(sid) => format!("open {sid}"),
@@ -106,14 +108,15 @@ fn the_engines_own_packets_never_reach_the_rules() {
     let open = r#"0{"sid":"a","pingInterval":3000,"pingTimeout":2000}"#;
     assert_eq!(wire.hear(&text(open)), ["open a"]);
     assert_eq!(wire.0.as_ref().unwrap().silence(), Some(std::time::Duration::from_secs(5)));
-    assert_eq!(wire.hear(&text(open)), ["malformed"], "a connection opens once");
+    assert_eq!(wire.hear(&text(open)), ["broken: a second open packet"], "a connection opens once");
     assert_eq!(wire.hear(&text("2")), ["answer 3"]);
     assert_eq!(wire.hear(&text("2probe")), ["answer 3probe"]);
     assert_eq!(wire.hear(&text(&format!("2{}", "x".repeat(126)))), ["malformed"]);
     assert_eq!(wire.hear(&text("6")), ["quiet"]);
     assert_eq!(wire.hear(&text("3")), ["quiet"]);
     assert_eq!(wire.hear(&text("1")), ["closed"]);
-    assert_eq!(wire.hear(&text("9")), ["malformed"]);
+    assert_eq!(wire.hear(&text("9")), ["broken: not a packet of Engine.IO"]);
+    assert_eq!(Wire::default().hear(&text("0{}")), ["broken: an open packet does not say what it must"]);
 }
 
 #[test]
@@ -138,9 +141,10 @@ fn attachments_come_in_their_packet() {
     assert_eq!(wire.hear(&text("2")), ["answer 3"]);
     assert_eq!(wire.hear(&binary(&[1, 2, 3])), [""; 0]);
     assert_eq!(wire.hear(&binary(&[])), ["[\"AQID\",\"\"] #packet=ack #ack=7"]);
-    assert_eq!(wire.hear(&binary(&[1])), ["malformed"], "an attachment of nothing");
+    assert_eq!(wire.hear(&binary(&[1])), ["broken: an attachment that no packet announced"]);
     assert_eq!(wire.hear(&text("451-/market,[\"a\",{\"_placeholder\":true,\"num\":0}]")), [""; 0]);
-    assert_eq!(wire.hear(&text("42/market,[\"b\"]")), ["malformed", "[\"b\"] #packet=event"], "one was incomplete");
+    let early = "broken: a packet came before the attachments of the one before it";
+    assert_eq!(wire.hear(&text("42/market,[\"b\"]")), [early]);
     assert_eq!(wire.hear(&text("450-/market,[\"c\"]")), ["[\"c\"] #packet=event"]);
 }
 
@@ -148,8 +152,9 @@ fn attachments_come_in_their_packet() {
 fn more_attachments_than_anybody_sends_are_refused() {
     let mut wire = Wire::default();
     for count in [11_u64, 1_000_000_000, u64::MAX] {
-        assert_eq!(wire.hear(&text(&format!("45{count}-/market,[\"a\"]"))), ["malformed"], "{count}");
-        assert_eq!(wire.hear(&binary(b"x")), ["malformed"], "nothing waits for it");
+        let refused = wire.hear(&text(&format!("45{count}-/market,[\"a\"]")));
+        assert_eq!(refused, ["broken: not a packet of Socket.IO"], "{count}");
+        assert_eq!(wire.hear(&binary(b"x")), ["broken: an attachment that no packet announced"]);
     }
     assert_eq!(wire.hear(&text("4510-/market,[\"a\"]")), [""; 0]);
     let large = binary(&vec![0; attachments::MOST_BYTES / 4]);
@@ -197,6 +202,13 @@ fn what_was_sent_is_found_again_in_its_frame() {
     assert_eq!(records.unwrap(&text("{}\u{1e}")), Some((Sent::Event(None), &b"{}"[..])));
 }
 
+/// The answer to a poll.
+fn polled(body: Vec<u8>) -> WireFrame {
+    let (of, body) = (AskFor::Poll, body.into());
+    let answer = Answer { of, status: 200, etag: None, last_modified: None, retry_after: None, body };
+    WireFrame::Answer(Box::new(answer))
+}
+
 /// Bytes that begin like a packet, or do not.
 fn frames() -> impl Strategy<Value = Vec<WireFrame>> {
     let start = prop_oneof![
@@ -209,13 +221,19 @@ fn frames() -> impl Strategy<Value = Vec<WireFrame>> {
         Just("42/market,[\"a\","),
         Just("451-/market,[\"a\",{\"_placeholder\":true,"),
         Just("462-/market,1["),
+        Just("42/market,[\"a\"]\u{1e}bAQID\u{1e}\u{1e}b*\u{1e}2\u{1e}"),
+        Just("451-/market,[{\"_placeholder\":true,\"num\":0}]\u{1e}bAQ==\u{1e}"),
         Just("45999999999999999999999-[\"a\"]"),
         Just("43/market,"),
     ];
     let rest = prop::collection::vec(any::<u8>(), 0..40);
-    let frame = (start, rest, any::<bool>()).prop_map(|(start, rest, is_text)| {
+    let frame = (start, rest, 0..3_u8).prop_map(|(start, rest, kind)| {
         let bytes: Vec<u8> = start.bytes().chain(rest).collect();
-        if is_text { WireFrame::Text(bytes.into()) } else { WireFrame::Binary(bytes.into()) }
+        match kind {
+            0 => WireFrame::Text(bytes.into()),
+            1 => WireFrame::Binary(bytes.into()),
+            _ => polled(bytes),
+        }
     });
     prop::collection::vec(frame, 0..12)
 }
@@ -228,7 +246,12 @@ proptest! {
         let mut wire = Wire::default();
         for frame in &frames {
             let parts = wire.hear(frame);
-            prop_assert!(parts.len() <= 3, "{parts:?}");
+            let packets = frame.body().split(|byte| *byte == RECORD_END).count();
+            prop_assert!(parts.len() <= 2 * packets, "{parts:?}");
+            // What may have been an event is never passed over in silence.
+            if matches!(frame, WireFrame::Text(_)) && engine::packet(frame.body()).is_none() {
+                prop_assert!(parts.iter().any(|part| part.starts_with("broken")), "{parts:?}");
+            }
             for kind in [FrameKind::Json, FrameKind::Ndjson, FrameKind::Records] {
                 framing(kind, true).read(&mut None, frame, &mut |_| {});
             }
@@ -256,5 +279,5 @@ fn compressed_frames_hold_what_others_hold() {
     let WireFrame::Binary(whole) = send("{\"a\":4}") else { panic!() };
     assert_eq!(hear(&binary(&whole[..3])), ["quiet"]);
     assert_eq!(hear(&binary(&whole[3..])), ["{\"a\":4}"]);
-    assert_eq!(hear(&binary(b"\xff\xff{}")), ["malformed", "closed"], "a stream that is broken cannot go on");
+    assert_eq!(hear(&binary(b"\xff\xff{}")), ["broken: a compressed frame cannot be inflated"]);
 }

@@ -167,7 +167,9 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
             .and("message", quoted(message))
             .and("then", then.map(self::then)),
         Heard::Unproven => Words::new("unproven"),
-        Heard::Lost { target } => Words::new("lost").bare(Some(self::target(*target, names))),
+        Heard::Lost { target, oversize } => {
+            Words::new(if *oversize { "cut" } else { "lost" }).bare(Some(self::target(*target, names)))
+        }
         Heard::Mismatched { target, .. } => Words::new("mismatched").bare(Some(self::target(*target, names))),
         Heard::Reconnect { retry_after } => {
             Words::new("reconnect").and("retry_after", retry_after.map(|time| format!("{}ms", time.as_millis())))
@@ -184,6 +186,9 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
         Heard::Unmatched => Words::new("unmatched"),
         Heard::Unextracted(rule) => Words::new(format!("unextracted, rule {}", rule + 1)),
         Heard::Malformed => Words::new("malformed"),
+        Heard::Broken(why) => Words::new("broken").and("why", Some(format!("{why:?}"))),
+        Heard::Closed => Words::new("closed"),
+        Heard::Probed { good } => Words::new(if *good { "probed" } else { "probed in vain" }),
     };
     words.0
 }

@@ -61,7 +61,9 @@ fn note(told: &mut Vec<String>, out: &mut Vec<Outgoing>, heard: Heard<'_>) {
             };
             told.push(format!("event {target}"));
         }
-        Heard::Unmatched | Heard::Unextracted(_) | Heard::Malformed => told.push(format!("puzzled: {heard:?}")),
+        Heard::Unmatched | Heard::Unextracted(_) | Heard::Malformed | Heard::Broken(_) => {
+            told.push(format!("puzzled: {heard:?}"));
+        }
         _ => {}
     }
 }

@@ -30,12 +30,14 @@ pub struct Ladder {
     slips: u32,
     /// How long the first climb waits.
     climb_after: Duration,
+    /// When the next session that begins with polls, because they stand first, is moved to a WebSocket.
+    lift: Mono,
 }
 
 impl Ladder {
     /// Begins with the best one.
     pub fn new(rungs: &[Transport], climb_after: Duration) -> Self {
-        Ladder { rungs: rungs.to_vec(), at: 0, refusals: 0, climb: None, slips: 0, climb_after }
+        Ladder { rungs: rungs.to_vec(), at: 0, refusals: 0, climb: None, slips: 0, climb_after, lift: Mono::default() }
     }
 
     /// Whether the next connection may be another transport's.
@@ -103,8 +105,49 @@ impl Ladder {
         }
     }
 
+    /// When a session that is polled is moved to a WebSocket, where the service offers that: as soon as it may be, where polls
+    /// stand before the WebSocket and so are what sessions begin with; else when a better transport is tried.
+    pub fn upgrade_due(&self) -> Option<Mono> {
+        match self.websocket()?.cmp(&self.at) {
+            std::cmp::Ordering::Less => self.climb,
+            std::cmp::Ordering::Equal => None,
+            std::cmp::Ordering::Greater => Some(self.lift),
+        }
+    }
+
+    /// Whether a session that is moved to a WebSocket climbs by that.
+    pub fn lifts(&self) -> bool {
+        self.websocket().is_some_and(|at| at < self.at)
+    }
+
+    /// A session was moved.
+    pub fn upgraded(&mut self, now: Mono) {
+        self.slips = 0;
+        if self.lifts() {
+            self.serves(now, Transport::WebSocket);
+        }
+    }
+
+    /// A session was to be moved and was not, or did not last there.
+    pub fn not_upgraded(&mut self, now: Mono) {
+        self.slips = self.slips.saturating_add(1);
+        if self.lifts() {
+            self.plan_climb(now);
+        } else {
+            self.lift = now + self.wait();
+        }
+    }
+
+    fn websocket(&self) -> Option<usize> {
+        self.rungs.iter().position(|rung| *rung == Transport::WebSocket)
+    }
+
     fn plan_climb(&mut self, now: Mono) {
-        self.climb = Some(now + self.climb_after.saturating_mul(1 << self.slips.min(DOUBLINGS)));
+        self.climb = Some(now + self.wait());
+    }
+
+    fn wait(&self) -> Duration {
+        self.climb_after.saturating_mul(1 << self.slips.min(DOUBLINGS))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `connections/` to upstream:
 //! - `connecting`: begun, lost, told what to do. `handover`: a second one takes over. `routes`: over which endpoint and transport.
+//!   `upgrading`: a session that is polled goes on over a WebSocket.
 //! - `credentials`: what they are opened with. `fetches`: what is got from outside, and for whom.
 //! - `sending`: what leaves on them, and in which order. `asking`: polls and posts. `addressing`: channels in the address.
 //!

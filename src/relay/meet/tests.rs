@@ -16,6 +16,7 @@ mod silence;
 mod socketio;
 mod strange;
 mod switching;
+mod upgrading;
 
 use serde_json::{Value, json};
 

@@ -45,7 +45,7 @@ async fn frames_go_both_ways_and_pings_are_answered() {
         ];
         client.upstream.transmit(ATTEMPT, frames);
         assert!(matches!(client.next().await, Input::Transmitted { attempt: ATTEMPT }));
-        client.upstream.disconnect(ATTEMPT, 4321);
+        client.upstream.disconnect(ATTEMPT, 4321, None);
         assert_eq!(client.end().await, (Vec::new(), Disconnect::Asked));
         play.await.unwrap();
         // An ended attempt takes orders without harm.

@@ -136,7 +136,7 @@ async fn connections_that_never_come_about() {
         // The relay may give up first.
         let patient = UpstreamConfig { connect_timeout: Duration::from_secs(600), ..config };
         let mut client = Client::connect(&patient);
-        client.upstream.disconnect(ATTEMPT, 1000);
+        client.upstream.disconnect(ATTEMPT, 1000, None);
         assert_eq!(client.end().await.1, Disconnect::Asked);
     })
     .await;

@@ -183,7 +183,15 @@ fn ask(of: AskFor, address: SocketAddr, timeout: Duration) -> WireFrame {
         AskFor::Request(_) => (Method::Post, Bytes::from_static(b"{\"a\":1}")),
     };
     let headers = vec![("If-None-Match".to_owned(), "\"7\"".to_owned())];
-    WireFrame::Ask(Box::new(Ask { of, method, url: format!("http://{address}/poll?n=1"), headers, body, timeout }))
+    WireFrame::Ask(Box::new(Ask {
+        of,
+        method,
+        url: format!("http://{address}/poll?n=1"),
+        headers,
+        body,
+        timeout,
+        repeats: of == AskFor::Poll,
+    }))
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);

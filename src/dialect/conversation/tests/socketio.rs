@@ -1,8 +1,13 @@
 //! Socket.IO in conversation: connect, recovery, acknowledgements, questions.
 
+use std::collections::VecDeque;
+
 use super::*;
+use crate::dialect::{Answer, AskFor};
 
 const OPEN: &str = r#"0{"sid":"a","upgrades":[],"pingInterval":3000,"pingTimeout":2000,"maxPayload":1000000}"#;
+/// Of a service that takes little at once and has a WebSocket.
+const NARROW: &str = r#"0{"sid":"a","upgrades":["websocket"],"pingInterval":3000,"pingTimeout":2000,"maxPayload":40}"#;
 
 #[test]
 fn socketio_connects_once_the_engine_is_open() {
@@ -26,7 +31,9 @@ fn socketio_connects_once_the_engine_is_open() {
         r#"#4 publish[7]? 424["publish","orders",{"a":1}]"#
     );
     assert_eq!(talk.hear(r#"434[{"error":"no such room"}]"#), [r#"refused #4 publish[7] "no such room""#]);
-    assert_eq!(talk.hear("41"), ["reconnect"]);
+    assert_eq!(talk.hear("41"), [r#"refused "the service has ended the session" Reconnect"#]);
+    assert_eq!(talk.hear("1"), ["closed"]);
+    assert_eq!(talk.hear(r#"42["welcome",{"a":1}]"#), ["ignored"], "nothing comes after the end");
 }
 
 #[test]
@@ -75,52 +82,174 @@ fn socketio_answers_questions_and_needs_no_credentials() {
 }
 
 /// `of` and address of an ask, and what it carries.
-fn asked(outgoing: &Outgoing) -> String {
-    let WireFrame::Ask(ask) = &outgoing.frame else { panic!("{:?}", outgoing.frame) };
-    format!("{:?} {:?} {} {}", ask.of, ask.method, ask.url, String::from_utf8_lossy(&ask.body))
+fn asked(frame: &WireFrame) -> String {
+    let WireFrame::Ask(ask) = frame else { panic!("{frame:?}") };
+    let body = String::from_utf8_lossy(&ask.body).replace('\u{1e}', "|");
+    format!("{:?} {:?} {} {body}", ask.of, ask.method, ask.url)
 }
+
+/// A conversation whose packets are polled for.
+struct Polled {
+    talk: Talk,
+    packets: VecDeque<Bytes>,
+}
+
+impl Polled {
+    const URL: &'static str = "http://h:1/socket.io/?EIO=4&transport=polling";
+
+    /// Its session is open; CONNECT waits.
+    fn open(open: &str) -> Self {
+        let mut talk = Talk::builtin("socketio", None);
+        talk.conversation.connect_request(Transport::LongPoll, "http://h:1", &[], &[]).unwrap();
+        assert_eq!(talk.open(), [""; 0]);
+        let mut polled = Polled { talk, packets: VecDeque::new() };
+        assert_eq!(polled.poll(), Some(format!("Poll Get {} ", Self::URL)));
+        assert_eq!(polled.poll(), None, "one is out");
+        assert_eq!(polled.hear(AskFor::Poll, 200, open), ["send #1 auth? 40{}"]);
+        polled
+    }
+
+    fn hear(&mut self, of: AskFor, status: u16, body: &str) -> Vec<String> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let answer = Answer { of, status, etag: None, last_modified: None, retry_after: None, body };
+        let mut all = Vec::new();
+        self.talk.conversation.receive(self.talk.now, &WireFrame::Answer(Box::new(answer)), &mut |heard| {
+            if let Heard::Send(outgoing) = &heard {
+                self.packets.push_back(outgoing.frame.body().clone());
+            }
+            all.push(show(&heard));
+        });
+        all
+    }
+
+    fn poll(&mut self) -> Option<String> {
+        self.talk.conversation.poll(self.talk.now).map(|poll| asked(&poll.unwrap().frame))
+    }
+
+    fn post(&mut self) -> Option<String> {
+        self.talk.conversation.post_packets(&mut self.packets).map(|post| asked(&post.unwrap()))
+    }
+
+    fn publish(&mut self, data: &str) -> Result<(), SendError> {
+        let outgoing = self.talk.conversation.publish(self.talk.now, &message("c", None, data))?;
+        self.packets.push_back(outgoing.frame.body().clone());
+        Ok(())
+    }
+}
+
+const POST: AskFor = AskFor::Request(RequestId(2));
 
 #[test]
 fn socketio_is_polled_where_it_has_to_be() {
-    use crate::dialect::{Answer, AskFor};
-
-    let mut talk = Talk::builtin("socketio", None);
-    talk.conversation.connect_request(Transport::LongPoll, "http://h:1", &[], &[]).unwrap();
-    let answer = |of: AskFor, status: u16, body: &str| {
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let answer = Answer { of, status, etag: None, last_modified: None, retry_after: None, body };
-        WireFrame::Answer(Box::new(answer))
-    };
-    let hear = |talk: &mut Talk, frame: &WireFrame| {
-        let mut all = Vec::new();
-        talk.conversation.receive(talk.now, frame, &mut |heard| match heard {
-            Heard::Send(outgoing) => all.push(asked(&outgoing)),
-            heard => all.push(show(&heard)),
-        });
-        all
-    };
-    let poll = |talk: &mut Talk| talk.conversation.poll(talk.now).map(|poll| asked(&poll.unwrap()));
-    let base = "http://h:1/socket.io/?EIO=4&transport=polling";
-    assert_eq!(talk.open(), [""; 0]);
-    assert_eq!(poll(&mut talk), Some(format!("Poll Get {base} ")));
-    assert_eq!(poll(&mut talk), None, "one is out");
-    let opened = hear(&mut talk, &answer(AskFor::Poll, 200, OPEN));
-    assert_eq!(opened, [format!("Request(RequestId(1)) Post {base}&sid=a 40{{}}")]);
-    assert_eq!(hear(&mut talk, &answer(AskFor::Request(RequestId(1)), 200, "ok")), ["ignored"]);
-    assert_eq!(poll(&mut talk), Some(format!("Poll Get {base}&sid=a ")), "the next one leaves at once");
+    let mut polled = Polled::open(OPEN);
+    let url = format!("{}&sid=a", Polled::URL);
+    assert_eq!(polled.post(), Some(format!("Request(RequestId(2)) Post {url} 40{{}}")));
+    assert_eq!(polled.post(), None, "nothing waits");
+    assert_eq!(polled.hear(POST, 200, "ok"), ["ignored"]);
+    assert_eq!(polled.poll(), Some(format!("Poll Get {url} ")), "the next one leaves at once");
     let several = "40{\"sid\":\"s\"}\u{1e}451-[\"x\",{\"_placeholder\":true,\"num\":0}]\u{1e}bAQID\u{1e}2";
-    let pong = format!("Request(RequestId(2)) Post {base}&sid=a 3");
-    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, several)), ["ready", "event x \"AQID\"", &pong]);
+    assert_eq!(polled.hear(AskFor::Poll, 200, several), ["ready", "event x \"AQID\"", "send #3 reply 3"]);
+    assert_eq!(polled.post(), Some(format!("Request(RequestId(4)) Post {url} 3")));
 
-    // Answers without anything slow the polls down.
-    talk.conversation.poll(talk.now);
-    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, "6")), ["ignored"]);
-    talk.conversation.poll(talk.now);
-    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 200, "6")).len(), 2);
-    assert_eq!(poll(&mut talk), None);
-    talk.pass(1);
-    assert!(poll(&mut talk).is_some());
+    // Answers without anything slow the polls down; one without even a packet is no answer.
+    polled.poll();
+    assert_eq!(polled.hear(AskFor::Poll, 200, "6"), ["ignored"]);
+    polled.poll();
+    assert_eq!(polled.hear(AskFor::Poll, 200, "6").len(), 2);
+    assert_eq!(polled.poll(), None);
+    polled.talk.pass(1);
+    assert!(polled.poll().is_some());
+    assert_eq!(polled.hear(AskFor::Poll, 200, "")[0], "malformed");
+    let farewell = polled.talk.conversation.farewell().map(|ask| asked(&WireFrame::Ask(Box::new(ask))));
+    assert_eq!(farewell, Some(format!("Request(RequestId(5)) Post {url} 1")));
     let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
-    assert_eq!(hear(&mut talk, &answer(AskFor::Poll, 400, unknown)), ["reconnect"], "another session");
-    assert_eq!(hear(&mut talk, &answer(AskFor::Request(RequestId(2)), 400, unknown)), ["reconnect"]);
+    let failed = polled.hear(AskFor::Poll, 400, unknown);
+    assert!(failed.len() == 1 && failed[0].starts_with("poll failed 400"), "{failed:?}");
+    assert!(polled.talk.conversation.farewell().is_none(), "there is nobody to say it to");
+    assert_eq!(Polled::open(OPEN).hear(POST, 400, "")[0], "poll failed 400 \"\"", "so does a POST");
+}
+
+#[test]
+fn a_lost_answer_to_a_poll_is_not_asked_for_again() {
+    let mut polled = Polled::open(OPEN);
+    let poll = polled.talk.conversation.poll(polled.talk.now).unwrap().unwrap();
+    let WireFrame::Ask(ask) = poll.frame else { panic!() };
+    assert!(!ask.repeats, "its packets are gone with it");
+}
+
+#[test]
+fn packets_leave_together_as_far_as_the_service_takes_them() {
+    let mut polled = Polled::open(NARROW);
+    for n in 0..4 {
+        polled.publish(&n.to_string()).unwrap();
+    }
+    let bodies: Vec<String> =
+        std::iter::from_fn(|| polled.post()).map(|post| post.rsplit(' ').next().unwrap().to_owned()).collect();
+    // 40 bytes at once, the separator with them.
+    let publish = |n: u32| format!("42{}[\"publish\",\"c\",{n}]", n + 2);
+    assert_eq!(bodies, [format!("40{{}}|{}", publish(0)), publish(1), publish(2), publish(3)]);
+    assert!(bodies.iter().all(|body| body.len() <= 40), "{bodies:?}");
+
+    let packet = |data: &str| format!("427[\"publish\",\"c\",{data}]").len();
+    let (fits, large) = ("1".repeat(40 - packet("")), "1".repeat(41 - packet("")));
+    polled.talk.conversation.renumber(7);
+    assert_eq!(polled.publish(&large), Err(SendError::TooLarge { bytes: 41, takes: 40 }));
+    assert_eq!(polled.publish(&fits), Ok(()), "a refused packet has used no number");
+}
+
+#[test]
+fn a_polled_session_moves_to_a_websocket() {
+    let mut polled = Polled::open(NARROW);
+    let conversation = &mut polled.talk.conversation;
+    assert!(conversation.may_upgrade());
+    let request = conversation.upgrade_request().unwrap();
+    assert_eq!(request.transport, Transport::WebSocket);
+    assert_eq!(request.url, "ws://h:1/socket.io/?EIO=4&transport=websocket&sid=a");
+    assert_eq!(sent(&conversation.probe()), "#2 reply 2probe");
+    assert!(!conversation.poll_is_out());
+    assert_eq!(polled.talk.hear("3probe"), ["probed true"]);
+    assert_eq!(polled.talk.hear("42[\"x\"]"), ["probed false"], "nothing may come there before");
+    assert_eq!(sent(&polled.talk.conversation.upgraded()), "#3 reply 5");
+    assert_eq!(polled.poll(), None);
+    assert!(!polled.talk.conversation.may_upgrade(), "once is enough");
+    assert_eq!(polled.talk.hear(r#"40{"sid":"s"}"#), ["ready"]);
+    assert_eq!(polled.talk.subscribe(&["a"]), r#"#4 subscribe[1]? 424["subscribe","a"]"#);
+    assert!(polled.talk.conversation.farewell().is_none(), "closing says it");
+
+    assert!(!Polled::open(OPEN).talk.conversation.may_upgrade(), "the service does not offer it");
+}
+
+#[test]
+fn what_cannot_be_followed_ends_what_is_heard() {
+    for (wrong, why) in [
+        ("9", "not a packet of Engine.IO"),
+        ("", "not a packet of Engine.IO"),
+        (OPEN, "a second open packet"),
+        ("4", "not a packet of Socket.IO"),
+        ("42{}", "not a packet of Socket.IO"),
+        ("4511-[\"a\"]", "not a packet of Socket.IO"),
+        ("42[\"a\",", "the payload of a packet is not JSON"),
+    ] {
+        let mut talk = Talk::builtin("socketio", None);
+        talk.open();
+        talk.hear(OPEN);
+        talk.hear(r#"40{"sid":"s"}"#);
+        assert_eq!(talk.hear(wrong), [format!("broken: {why}")], "{wrong}");
+        assert_eq!(talk.hear(r#"42["a",1]"#), ["ignored"], "it would stand where a hole is not told yet");
+    }
+    let mut polled = Polled::open(OPEN);
+    let answer = "40{\"sid\":\"s\"}\u{1e}b*\u{1e}42[\"a\",1]";
+    assert_eq!(polled.hear(AskFor::Poll, 200, answer), ["ready", "broken: a binary packet is not base64"]);
+}
+
+#[test]
+fn attachments_that_are_too_large_are_told_on_their_channel() {
+    let mut talk = Talk::builtin("socketio", None);
+    talk.open();
+    talk.hear(OPEN);
+    talk.hear(r#"40{"sid":"s"}"#);
+    talk.hear(r#"451-["a",{"_placeholder":true,"num":0}]"#);
+    let heard = talk.frame(&WireFrame::Binary(vec![0; 5 * 1024 * 1024].into()));
+    assert_eq!(heard, ["skipped 1 attachment", "cut a", r#"event a {"_placeholder":true,"num":0}"#]);
+    assert_eq!(talk.hear(r#"42["a",1]"#), ["event a 1"], "the next one is whole");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::dialect::{AskFor, Outgoing};
+use crate::dialect::{Answer, AskFor, Outgoing};
 use crate::relay::Relay;
 use crate::relay::attempt::Ending;
 use crate::relay::pairs::{AttemptId, Disconnect};
@@ -11,7 +11,8 @@ use crate::relay::time::Time;
 impl Relay {
     /// The next poll, if it is time.
     pub(in crate::relay) fn next_poll(&mut self, now: Time, id: AttemptId) -> Option<Outgoing> {
-        match self.attempts.get_mut(id)?.conversation.as_mut()?.poll(now)? {
+        let attempt = self.attempts.get_mut(id).filter(|attempt| !attempt.polled.is_pausing())?;
+        match attempt.conversation.as_mut()?.poll(now)? {
             Ok(poll) => Some(poll),
             Err(error) => {
                 self.end_attempt(id, Ending::Unbuildable(error.to_string()));
@@ -21,10 +22,16 @@ impl Relay {
         }
     }
 
-    /// A request by POST is answered: the next one may leave.
-    pub(in crate::relay) fn answered(&mut self, attempt: AttemptId, of: AskFor) {
-        if let (Some(asked), AskFor::Request(_)) = (self.attempts.get_mut(attempt), of) {
-            asked.posting = false;
+    /// A request by POST is answered: the next one may leave, and packets that upstream took are written.
+    pub(in crate::relay) fn answered(&mut self, now: Time, attempt: AttemptId, answer: &Answer) {
+        if answer.of == AskFor::Poll {
+            return;
+        }
+        let Some(asked) = self.attempts.get_mut(attempt) else { return };
+        asked.posting = false;
+        if (200..=299).contains(&answer.status) && asked.polled.packets.is_empty() {
+            let carried = std::mem::take(&mut asked.polled.carried);
+            self.carried_out(now, attempt, carried);
         }
     }
 

@@ -74,9 +74,16 @@ impl Relay {
     /// The attempt is over for the relay, whatever its carrier still does.
     pub(in crate::relay) fn abandon(&mut self, now: Time, id: AttemptId, ending: Ending) {
         if self.attempts.get(id).is_some_and(|attempt| attempt.phase() > Phase::Dialing) {
-            self.outputs.push_back(Output::Disconnect { attempt: id, code: self.dialect.ours() });
+            self.part_with(id);
         }
         self.lose(now, id, ending);
+    }
+
+    /// Asks the carrier to close a connection, in the way that its session wants it.
+    pub(in crate::relay) fn part_with(&mut self, id: AttemptId) {
+        let conversation = self.attempts.get_mut(id).and_then(|attempt| attempt.conversation.as_mut());
+        let farewell = conversation.and_then(|conversation| conversation.farewell()).map(Box::new);
+        self.outputs.push_back(Output::Disconnect { attempt: id, code: self.dialect.ours(), farewell });
     }
 
     /// The attempt is gone: what was live on it may have a hole, what was in flight may have left.
@@ -113,14 +120,15 @@ impl Relay {
         }
         let fatal = link::plan(&ending, on_close) == Plan::Fatal;
         let oversize = ending == Ending::Carrier(Disconnect::Oversize);
-        // A session that went on would begin with the message that was too large.
-        let forget = fatal || oversize || code.is_some_and(|code| self.dialect.forgets_on_close(code));
+        // A session that went on would begin with the message that was too large, or is none.
+        let malformed = matches!(ending, Ending::Malformed(_));
+        let forget = fatal || oversize || malformed || code.is_some_and(|code| self.dialect.forgets_on_close(code));
         let conversation = attempt.conversation.as_ref().filter(|_| !forget);
         let from_place = conversation.is_some_and(|conversation| conversation.goes_on());
         // A candidate, if there is one, has a session of its own.
         let in_session = self.attempts.is_empty() && conversation.is_some_and(|conversation| conversation.may_go_on());
         let may_go_on = from_place || in_session;
-        let may_switch = self.link.ladder.has_several() && !fatal && !oversize;
+        let may_switch = self.link.ladder.has_several() && !fatal && !oversize && !malformed;
         let was_ready = attempt.ready_at().is_some();
         self.reorder_timeout(None);
         self.repairs.attempt_lost();
@@ -158,7 +166,6 @@ impl Relay {
     /// Closes the connection, if there is one, in an orderly way: what still comes in counts.
     fn close_upstream(&mut self, now: Time) {
         self.drop_candidate(now);
-        let code = self.dialect.ours();
         match self.attempts.active_mut() {
             Some(attempt) if attempt.phase() == Phase::Dialing => {
                 let id = attempt.id();
@@ -166,7 +173,8 @@ impl Relay {
             }
             Some(attempt) if attempt.phase() != Phase::Draining => {
                 attempt.drain(now.mono);
-                self.outputs.push_back(Output::Disconnect { attempt: attempt.id(), code });
+                let id = attempt.id();
+                self.part_with(id);
                 self.link_moved(now);
             }
             Some(_) | None => self.link_moved(now),
@@ -222,6 +230,7 @@ impl Relay {
                     self.address_due(),
                     self.interest.due(),
                     self.handover_due(),
+                    self.upgrade_due(),
                     self.credentials_due(),
                 ]
                 .into_iter()
@@ -248,6 +257,7 @@ impl Relay {
         }
         self.credentials_timeout(now);
         self.handover_timeout(now);
+        self.upgrade_timeout(now);
         for id in self.attempts.ids() {
             self.attempt_timeout(now, id);
             self.subscribes_timeout(now, id);

@@ -90,7 +90,8 @@ impl Relay {
 
     /// Whether a second connection may stand beside the one that serves.
     fn may_rotate(&self) -> bool {
-        let ready = self.attempts.active().is_some_and(Attempt::is_ready);
+        let ready = |active: &Attempt| active.is_ready() && !active.polled.is_moving();
+        let ready = self.attempts.active().is_some_and(ready);
         ready && self.link.state() == LinkState::Live && !self.attempts.is_paired() && !self.overlap.is_open()
     }
 
@@ -174,12 +175,11 @@ impl Relay {
             // What it began with does not matter any more: both brought the same.
             newer.goes_on = false;
         }
-        let code = self.dialect.ours();
         let older: Vec<AttemptId> = self.attempts.ids().filter(|id| *id != candidate.id).collect();
         for id in older {
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.drain(now.mono);
-                self.outputs.push_back(Output::Disconnect { attempt: id, code });
+                self.part_with(id);
             }
         }
         self.stats.link.rotations += 1;
@@ -372,10 +372,10 @@ impl Relay {
     pub(in crate::relay) fn drop_candidate(&mut self, now: Time) {
         self.handover.candidate = None;
         let Some(id) = self.attempts.candidate().map(Attempt::id) else { return };
-        let Some(dropped) = self.attempts.remove(id) else { return };
-        if dropped.phase() > Phase::Dialing {
-            self.outputs.push_back(Output::Disconnect { attempt: id, code: self.dialect.ours() });
+        if self.attempts.get(id).is_some_and(|attempt| attempt.phase() > Phase::Dialing) {
+            self.part_with(id);
         }
+        let Some(dropped) = self.attempts.remove(id) else { return };
         self.cut_back(now, &dropped);
     }
 }

@@ -8,3 +8,4 @@ pub(in crate::relay) mod fetches;
 pub(in crate::relay) mod handover;
 pub(in crate::relay) mod routes;
 pub(in crate::relay) mod sending;
+pub(in crate::relay) mod upgrading;

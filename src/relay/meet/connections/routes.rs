@@ -40,7 +40,9 @@ impl Relay {
 
     /// When a better transport is tried beside the connection that serves.
     pub(in crate::relay) fn climb_due(&self) -> Option<Mono> {
-        self.link.ladder.climb_due().filter(|_| self.dialect.rotate() == Rotate::MakeBeforeBreak)
+        // A session that can be moved to the better transport needs no other connection.
+        let moves = self.attempts.active().is_some_and(|active| self.link.ladder.lifts() && active.may_move());
+        self.link.ladder.climb_due().filter(|_| self.dialect.rotate() == Rotate::MakeBeforeBreak && !moves)
     }
 
     /// An attempt serves from now on: its way is the right one. What that means for what was lost before.
@@ -94,7 +96,10 @@ impl Relay {
         }
         // Where each poll is a request of its own, being connected says nothing.
         let answered = attempt.conversation.as_ref().is_none_or(|talk| talk.got_through());
-        self.link.ladder.ended(now.mono, attempt.transport, attempt.peer().is_some() && answered, ending);
+        self.link.ladder.ended(now.mono, attempt.rung, attempt.peer().is_some() && answered, ending);
+        if attempt.rung != attempt.transport && !stable {
+            self.link.ladder.not_upgraded(now.mono);
+        }
     }
 
     /// The endpoints for `GET /v1/status`: where, failures in a row, how the last one ended, how long each rests.
@@ -123,7 +128,7 @@ fn is_endpoints(ending: &Ending) -> bool {
         Ending::Carrier(Disconnect::BadStatus { status, .. }) => !matches!(status, 401 | 403),
         Ending::Carrier(Disconnect::Closed { code, .. }) => !matches!(code, 1002 | 1003 | 1007..=1010),
         Ending::Carrier(Disconnect::Oversize) => false,
-        Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle => true,
+        Ending::Carrier(_) | Ending::Heartbeat | Ending::Idle | Ending::Malformed(_) => true,
         _ => false,
     }
 }
@@ -132,7 +137,7 @@ fn is_endpoints(ending: &Ending) -> bool {
 fn is_fault(ending: &Ending) -> bool {
     match ending {
         Ending::Carrier(Disconnect::Closed { code, .. }) => matches!(code, 1002 | 1003 | 1007 | 1010),
-        Ending::Carrier(Disconnect::Protocol(_) | Disconnect::NotUtf8) => true,
+        Ending::Carrier(Disconnect::Protocol(_) | Disconnect::NotUtf8) | Ending::Malformed(_) => true,
         _ => false,
     }
 }

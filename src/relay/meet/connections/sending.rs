@@ -4,7 +4,7 @@
 use crate::dialect::{AskFor, ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
-use crate::relay::attempt::{Attempt, Carried};
+use crate::relay::attempt::{Attempt, Carried, Ending};
 use crate::relay::interest::{Change, Standing};
 use crate::relay::link::pacing::Class;
 use crate::relay::naming;
@@ -36,6 +36,7 @@ impl Relay {
         self.follow_interest();
         self.gather_address(now.mono);
         self.stage_barrier(now);
+        self.advance_upgrade(now);
         let load = |attempt| Load { attempt, frames: Vec::new(), carried: Vec::new() };
         let senders = self.senders();
         if senders[0].is_none() {
@@ -65,12 +66,40 @@ impl Relay {
         }
         self.stats.link.frames_out += frames as u64;
         self.stats.link.bytes_out += bytes as u64;
-        for Load { attempt, frames, carried } in loads.into_iter().flatten().filter(|load| !load.frames.is_empty()) {
-            if let Some(sender) = self.attempts.get_mut(attempt) {
+        for load in loads.into_iter().flatten() {
+            let Load { attempt, frames, carried } = self.enclose(now, load);
+            if let Some(sender) = self.attempts.get_mut(attempt).filter(|_| !frames.is_empty()) {
                 sender.transmit(now.mono, carried);
                 self.outputs.push_back(Output::Transmit { attempt, frames });
             }
         }
+    }
+
+    /// Packets of a session that is polled leave together, by POST, and are written when upstream has taken them.
+    fn enclose(&mut self, now: Time, mut load: Load) -> Load {
+        let Some(sender) = self.attempts.get_mut(load.attempt).filter(|sender| sender.posts_packets()) else {
+            return load;
+        };
+        for frame in load.frames.extract_if(.., |frame| matches!(frame, WireFrame::Text(_))) {
+            sender.polled.packets.push_back(frame.body().clone());
+        }
+        sender.polled.carried.append(&mut load.carried);
+        if sender.posting || sender.polled.is_pausing() {
+            return load;
+        }
+        let Some(conversation) = &mut sender.conversation else { return load };
+        match conversation.post_packets(&mut sender.polled.packets) {
+            Some(Ok(post)) => {
+                sender.posting = true;
+                load.frames.push(post);
+            }
+            Some(Err(error)) => {
+                sender.end(Ending::Unbuildable(error.to_string()));
+                self.settle(now, load.attempt);
+            }
+            None => {}
+        }
+        load
     }
 
     /// The attempts on which something may leave now, the one that serves first.
@@ -164,6 +193,9 @@ impl Relay {
         let (ready, posting) = (sender.is_ready(), sender.posting);
         // Without a token that holds, messages wait.
         let serves = ready && self.attempts.serves(attempt) && !sender.lease.is_over();
+        if sender.holds_packets() {
+            return if class == Class::Beat { self.next_poll(now, attempt) } else { None };
+        }
         match class {
             Class::Critical | Class::Message if posting && self.dialect.posts_messages() => None,
             Class::Control if posting && self.dialect.posts_subscribes() => None,
@@ -263,6 +295,7 @@ impl Relay {
             };
             let code = match error {
                 SendError::NoTemplate | SendError::NoWayUp(_) => ErrorCode::NotSupported,
+                SendError::TooLarge { .. } => ErrorCode::TooLarge,
                 _ => ErrorCode::Invalid,
             };
             self.refuse_channel(now, sender, first, code, &error.to_string());

@@ -160,11 +160,11 @@ impl Relay {
     }
 
     /// Upstream said that it lost events of a channel.
-    pub(in crate::relay) fn target_lost(&mut self, now: Time, target: Target<'_>) {
+    pub(in crate::relay) fn target_lost(&mut self, now: Time, target: Target<'_>, reason: GapReason) {
         let mut rings = Vec::new();
         self.rings_for(now, target, &mut rings);
         for ring in rings {
-            self.admit_gap(now, ring, None, GapReason::UpstreamSeq);
+            self.admit_gap(now, ring, None, reason);
         }
     }
 

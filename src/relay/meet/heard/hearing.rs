@@ -11,7 +11,7 @@ use crate::dialect::{
 };
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
-use crate::relay::attempt::{Ending, Phase};
+use crate::relay::attempt::{Carried, Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
 use crate::relay::pairs::AttemptId;
@@ -55,7 +55,7 @@ impl Relay {
             match frame {
                 WireFrame::Ping(_) => pings += 1,
                 WireFrame::Pong(body) => self.ponged(at, attempt, body),
-                WireFrame::Answer(answer) => self.answered(attempt, answer.of),
+                WireFrame::Answer(answer) => self.answered(now, attempt, answer),
                 _ => {}
             }
         }
@@ -147,12 +147,24 @@ impl Relay {
             Heard::Gone { target, code, message, then } => {
                 self.heard_gone(now, attempt, target, &Refusal { code, message, then, retry_after: None });
             }
-            Heard::Lost { target } => self.target_lost(at, target),
+            Heard::Lost { target, oversize } => {
+                let reason = if oversize { GapReason::Oversize } else { GapReason::UpstreamSeq };
+                self.target_lost(at, target, reason);
+            }
             Heard::Mismatched { target, whole } => self.checksum_failed(at, attempt, target, whole),
             Heard::Unproven => self.heard_unproven(at, attempt),
             Heard::Reconnect { retry_after } => {
                 self.heard_reconnect(now, attempt, retry_after);
             }
+            Heard::Closed => {
+                let message = "upstream has ended the session".to_owned();
+                self.end_attempt(attempt, Ending::Told { then: Then::Reconnect, retry_after: None, message });
+            }
+            Heard::Broken(why) => {
+                self.stats.dialect.malformed += 1;
+                self.end_attempt(attempt, Ending::Malformed(why));
+            }
+            Heard::Probed { good } => self.probed(now, attempt, good),
             Heard::Pong { request } => {
                 let pinged = self.attempt_mut(attempt);
                 if let Some(trip) = pinged.and_then(|pinged| pinged.heartbeat.dialect_pong(at.mono, request)) {
@@ -484,13 +496,21 @@ impl Relay {
     /// A `Transmit` is with the kernel: what upstream does not answer counts from here.
     pub(in crate::relay) fn transmitted(&mut self, now: Time, attempt: AttemptId) {
         let Some(sender) = self.attempt_mut(attempt) else { return };
-        let may_count = sender.phase() >= Phase::Ready;
         if let Some(took) = sender.writing_for(now.mono) {
             self.stats.link.write.observe(took);
         }
         let Some(sender) = self.attempt_mut(attempt) else { return };
+        let carried = sender.transmitted();
+        self.carried_out(now, attempt, carried);
+        self.settle(now, attempt);
+    }
+
+    /// These are with upstream, or as good as: what it does not answer counts from here.
+    pub(in crate::relay) fn carried_out(&mut self, now: Time, attempt: AttemptId, carried: Vec<Carried>) {
+        let Some(sender) = self.attempt_mut(attempt) else { return };
+        let may_count = sender.phase() >= Phase::Ready;
         let mut messages = Vec::new();
-        for carried in sender.transmitted() {
+        for carried in carried {
             match carried.purpose {
                 Purpose::Publish(message) => messages.push(message),
                 Purpose::Subscribe(channels) if !carried.answered => {
@@ -511,7 +531,6 @@ impl Relay {
         if !messages.is_empty() && may_count {
             self.messages_written(now, &messages);
         }
-        self.settle(now, attempt);
     }
 }
 

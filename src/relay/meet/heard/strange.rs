@@ -22,7 +22,7 @@ pub(in crate::relay) fn not_understood(heard: &Heard<'_>) -> Option<&'static str
     match heard {
         Heard::Unmatched => Some("unmatched"),
         Heard::Unextracted(_) => Some("unextracted"),
-        Heard::Malformed => Some("malformed"),
+        Heard::Malformed | Heard::Broken(_) => Some("malformed"),
         _ => None,
     }
 }

@@ -112,6 +112,7 @@ impl House {
                 Some(Input::Transmitted { attempt })
             }
             Output::Disconnect { attempt, .. } => Some(Input::Disconnected { attempt, reason: Disconnect::Asked }),
+            Output::Upgrade { .. } | Output::KeepPolling { .. } => None,
             Output::Fetch { call, .. } => {
                 Some(Input::Fetched { call, result: Ok(FetchAnswer::Credentials(Credentials::default())) })
             }

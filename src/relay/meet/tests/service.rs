@@ -120,6 +120,12 @@ pub(super) struct Service {
     pub token: Option<Secret>,
     /// Where it connected.
     pub addresses: Vec<String>,
+    /// WebSockets asked for beside polls, not answered yet.
+    pub upgrades: Vec<String>,
+    /// Times that they were to be let go of.
+    pub kept_polling: u32,
+    /// What connections that were closed left with.
+    pub farewells: Vec<String>,
 }
 
 impl Service {
@@ -153,6 +159,9 @@ impl Service {
             alerts: Vec::new(),
             token: None,
             addresses: Vec::new(),
+            upgrades: Vec::new(),
+            kept_polling: 0,
+            farewells: Vec::new(),
         };
         service.pass(Duration::ZERO);
         service
@@ -195,7 +204,12 @@ impl Service {
                         self.relay.handle_input(self.now, Input::Transmitted { attempt });
                     }
                 }
-                Output::Disconnect { attempt, .. } => self.closed.push(attempt),
+                Output::Disconnect { attempt, farewell, .. } => {
+                    self.closed.push(attempt);
+                    self.farewells.extend(farewell.map(|ask| String::from_utf8_lossy(&ask.body).into_owned()));
+                }
+                Output::Upgrade { request, .. } => self.upgrades.push(request.url),
+                Output::KeepPolling { .. } => self.kept_polling += 1,
                 Output::Deliver { session, batch } => {
                     for item in batch.items() {
                         self.told.push((session, serde_json::from_slice(item.text()).unwrap()));
