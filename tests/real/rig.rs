@@ -85,7 +85,9 @@ impl Relay {
 
     /// Waits until a sample of the metrics has this value.
     pub fn wait_metric(&self, sample: &str, value: &str) {
-        until(&format!("{sample} {value}"), || (self.metric(sample) == value).then_some(()));
+        // A label's value is there once it was counted.
+        let line = format!("{sample} {value}");
+        until(&line, || self.metrics().lines().any(|one| one == line).then_some(()));
     }
 
     /// Waits until upstream carries this channel.

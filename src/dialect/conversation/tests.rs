@@ -198,8 +198,7 @@ fn show(heard: &Heard<'_>) -> String {
         }
         Heard::Ready { resumed } => words.push(if *resumed { "resumed" } else { "ready" }.to_owned()),
         Heard::Unproven => words.push("unproven".to_owned()),
-        Heard::Lost { target: of, oversize: false } => words.push(format!("lost {}", target(of))),
-        Heard::Lost { target: of, oversize: true } => words.push(format!("cut {}", target(of))),
+        Heard::Lost { target: of, oversize: cut } => words.push(lost(&target(of), *cut)),
         Heard::Mismatched { target: of, .. } => words.push(format!("mismatched {}", target(of))),
         Heard::Reconnect { retry_after } => {
             words.push("reconnect".to_owned());
@@ -223,6 +222,10 @@ fn show(heard: &Heard<'_>) -> String {
         Heard::Probed { good } => words.push(format!("probed {good}")),
     }
     words.join(" ")
+}
+
+fn lost(target: &str, cut: bool) -> String {
+    format!("{} {target}", if cut { "cut" } else { "lost" })
 }
 
 #[test]
