@@ -22,6 +22,7 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("eth-jsonrpc", "eth-jsonrpc"),
     ("homeassistant", "homeassistant"),
     ("centrifugo", "centrifugo"),
+    ("jupyter", "jupyter"),
     ("actioncable", "actioncable"),
     ("cdp", "cdp"),
     ("bitfinex-v2", "doc-bitfinex-v2"),

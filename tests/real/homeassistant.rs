@@ -14,14 +14,14 @@ const VERSION: &str = "2024.3.3";
 
 fn can_run(test: &str) -> bool {
     let check = format!("import homeassistant.const as c; assert c.__version__ == '{VERSION}'");
-    let python = folder().join("venv/bin/python");
-    let package = format!("homeassistant {VERSION} (pip, tests/real/venv; tests/run makes it)");
+    let python = folder().join("venv/homeassistant/bin/python");
+    let package = format!("homeassistant {VERSION} (pip, tests/real/venv/homeassistant; tests/run makes it)");
     script::can_run(test, &["ws"]) && has(test, &package, Command::new(python).arg("-c").arg(check))
 }
 
 /// A Home Assistant with its state in `dir`: the script, its port, and the tokens that it gave.
 fn home(dir: &Path) -> (Script, u16, Value) {
-    let mut command = Command::new("venv/bin/python");
+    let mut command = Command::new("venv/homeassistant/bin/python");
     command.arg("home.py").arg(dir);
     let mut script = Script::run(command, "home.py");
     let mut said = script.line("port", |line| line.get("port").is_some());

@@ -15,6 +15,7 @@ mod door;
 mod ethereum;
 mod graphql;
 mod homeassistant;
+mod jupyter;
 mod metrics;
 mod nchan;
 mod pusher;

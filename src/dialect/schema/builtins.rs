@@ -12,6 +12,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("eth-jsonrpc", include_str!("../../../config/dialects/eth-jsonrpc.toml")),
     ("graphql-transport-ws", include_str!("../../../config/dialects/graphql-transport-ws.toml")),
     ("homeassistant", include_str!("../../../config/dialects/homeassistant.toml")),
+    ("jupyter", include_str!("../../../config/dialects/jupyter.toml")),
     ("kraken-v2", include_str!("../../../config/dialects/kraken-v2.toml")),
     ("mercure", include_str!("../../../config/dialects/mercure.toml")),
     ("nchan", include_str!("../../../config/dialects/nchan.toml")),
