@@ -375,7 +375,6 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     let connect = connect::connect(file.section("connect", faults), &names, whole.then_some(&fetches[..]), faults);
     let carriages = connect::transports(file.section("transport", faults), &names, faults);
     let transports = transports_of(&connect, &carriages, faults);
-    places_are_named(&connect, &carriages, &transports, faults);
     let limits = tables::limits(file.section("limits", faults), faults);
     let gap = tables::gap(file.section("gap", faults), faults);
     let gap_place = file.take("gap");
@@ -447,6 +446,7 @@ fn transports_of(connect: &Connect, carriages: &BTreeMap<Transport, Carriage>, f
     if transports.is_empty() {
         faults.add(0, "no transport: without a WebSocket there has to be a [transport.sse], long-poll or poll");
     }
+    places_are_named(connect, carriages, &transports, faults);
     transports
 }
 

@@ -182,6 +182,28 @@ mod tests {
         assert!(matches!(connect_any(Vec::new(), patience).await.unwrap_err(), Disconnect::Dns(_)));
     }
 
+    /// An IPv6 address from which no answer comes (its backlog is full) beside an IPv4 address that answers.
+    #[tokio::test]
+    async fn a_silent_ipv6_address_does_not_keep_a_living_ipv4_one_waiting() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let living = listener.local_addr().unwrap();
+        let full = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        full.bind(&"[::1]:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let (mut filling, patience) = (Vec::new(), Duration::from_secs(5));
+        while let Ok(connected) = tokio::time::timeout(STAGGER, TcpStream::connect(silent)).await {
+            filling.push(connected.unwrap());
+        }
+        let addresses = interleave(vec![silent, living]);
+        assert_eq!(addresses, [silent, living], "the resolver prefers the silent one");
+        let (_stream, reached) = connect_any(addresses, patience).await.unwrap();
+        assert_eq!(reached, living);
+        drop((full, filling));
+        let (_stream, reached) = connect_any(vec![silent, living], patience).await.unwrap();
+        assert_eq!(reached, living, "nobody listens at the other one any more");
+    }
+
     #[tokio::test]
     async fn options_of_the_socket_are_set() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,6 +10,7 @@ mod carriers;
 mod clients;
 mod disk;
 mod invariants;
+mod ladder;
 mod silence;
 mod upstream;
 mod world;

@@ -95,12 +95,18 @@ impl Place {
     /// Forgets the place if it belongs to another transport or other channels.
     pub(super) fn suit(&mut self, origin: &Origin, dialect: &Dialect) {
         let anywhere = dialect.connect.resumes;
+        let one = dialect.url_channels(origin.transport) == UrlChannels::One;
         // Ids of an event stream that carries many channels count over all of them.
-        let over_all = anywhere || origin.transport == Transport::Sse;
-        let matters = !over_all || dialect.url_channels(origin.transport) == UrlChannels::One;
+        let matters = anywhere || one || origin.transport != Transport::Sse;
         let channels: Vec<Box<str>> =
             origin.channels.iter().filter(|_| matters).map(|known| known.name.clone()).collect();
-        if (self.transport != origin.transport && !anywhere) || self.channels != channels {
+        if anywhere && !one {
+            // What other channels bring first proves nothing.
+            if self.channels != channels {
+                self.before.clear();
+                self.channels = channels;
+            }
+        } else if (self.transport != origin.transport && !anywhere) || self.channels != channels {
             *self = Place { channels, ..Place::default() };
         }
         self.transport = origin.transport;

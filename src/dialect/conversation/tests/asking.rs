@@ -157,6 +157,21 @@ fn what_follows_the_newest_event_on_any_transport_misses_nothing() {
 }
 
 #[test]
+fn what_other_channels_bring_proves_nothing() {
+    let many = ANYWHERE.replace("[connect]\n", "[connect]\npath = '/{channel*}'\n");
+    let mut talk = Talk::new(dialect(&many), None);
+    connect(&mut talk, Transport::WebSocket, &["a"]);
+    for id in ["1", "2"] {
+        talk.hear(&format!(r#"{{"i":"{id}","n":1}}"#));
+    }
+    let mut talk = talk.reconnect(false);
+    assert_eq!(last(&connect(&mut talk, Transport::Sse, &["a"]).1), Some("1"));
+    let mut talk = talk.reconnect(false);
+    assert_eq!(last(&connect(&mut talk, Transport::Sse, &["a", "b"]).1), Some("2"), "nothing is told twice");
+    assert!(!talk.conversation.goes_on());
+}
+
+#[test]
 fn what_was_too_large_is_not_asked_for_again() {
     let mut talk = Talk::new(dialect(ANYWHERE), None);
     connect(&mut talk, Transport::Sse, &[]);

@@ -38,12 +38,26 @@ impl Relay {
         }
         let judged = if self.judges_once() { 1 } else { rings.len() };
         for (place, ring) in rings.drain(..).enumerate() {
+            if self.is_left_over(attempt, ring) {
+                self.stats.feed.dropped.bump(DropReason::Unwanted);
+                continue;
+            }
             self.watch_event(at, ring);
             if place < judged {
                 self.sequenced(at, attempt, ring, event);
             }
         }
         self.scratch_rings = rings;
+    }
+
+    /// Whether a connection brings a channel only because its address still names it: left, and wanted again since. Until the
+    /// next connection brings it, nobody vouches for it.
+    fn is_left_over(&self, attempt: AttemptId, ring: RingId) -> bool {
+        let Some(attempt) = self.attempts.get(attempt).filter(|attempt| !attempt.addressed.is_empty()) else {
+            return false;
+        };
+        let channel = self.feed.ring(ring).and_then(|ring| ring.upstream);
+        channel.is_some_and(|channel| !attempt.addressed.contains(&channel))
     }
 
     /// Nobody wants what came. If its channel was unsubscribed, upstream may not have heard that: it is told once more.

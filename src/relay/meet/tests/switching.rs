@@ -242,6 +242,21 @@ fn a_connection_lost_during_a_climb_is_followed_by_one_that_misses_nothing() {
 }
 
 #[test]
+fn a_channel_that_is_wanted_again_waits_for_the_address_that_names_it() {
+    let (mut service, one) = live(NOTHING, &[Transport::WebSocket]);
+    service.unsubscribe(one, &["a"]);
+    service.pass_seconds(5);
+    service.subscribe(one, &["a"]);
+    service.told(one);
+    say(&mut service, 3);
+    assert_eq!(service.told(one), [""; 0], "the old address names it still, and may go at any moment");
+    service.until_connect();
+    service.connect();
+    say(&mut service, 4);
+    assert!(service.told(one).contains(&"event a 4".to_owned()));
+}
+
+#[test]
 fn polls_that_are_refused_give_way_too() {
     let (mut service, _) = live(NOTHING, &[Transport::LongPoll, Transport::Poll]);
     for _ in 0..4 {
