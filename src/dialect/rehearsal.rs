@@ -30,10 +30,12 @@ use self::pattern::{Pattern, Values};
 use self::transcript::{Happening, Step, Transcript};
 use super::framing::Sent;
 use super::{
-    Carried, ChannelId, ChannelSpec, Conversation, Dialect, Heard, LoadError, MessageSpec, Outgoing, WireFrame,
+    Carried, ChannelId, ChannelSpec, Conversation, Dialect, Equipment, Heard, LoadError, MessageSpec, Outgoing,
+    Purpose, WireFrame,
 };
 use crate::protocol::request::Secret;
 use crate::relay::record::MessageId;
+use crate::relay::redact::HIDDEN;
 use crate::relay::time::{Mono, Time, Wall};
 
 /// When every rehearsal begins: 2026-01-01T00:00:00Z.
@@ -131,6 +133,16 @@ impl Rehearsal {
     fn said(&self, frame: &WireFrame) -> Option<Said> {
         let (sent, text) = self.dialect.framing.unwrap(frame)?;
         Some(Said { sent, value: serde_json::from_slice(text).ok()? })
+    }
+
+    /// Whether both were made by the template that authenticates, from values that differ in time, secrets and signatures alone.
+    fn signed_alike(&self, recorded: &Said, ours: &Said) -> bool {
+        let steady = |said: &Said| {
+            let mut values = self.values(Send::Auth, said)?;
+            values.retain(|name, _| !["now", "secret.", "sign."].iter().any(|start| name.starts_with(start)));
+            Some(values)
+        };
+        steady(recorded).is_some_and(|recorded| steady(ours) == Some(recorded))
     }
 
     /// The channel names among the values: `channel`, or the parts that compose one; either may be a list. A part that the
@@ -295,6 +307,11 @@ impl Playing<'_> {
         let token = auth.get("token").and_then(Value::as_str).map(Secret::new);
         let carried = self.parked.take().unwrap_or_else(|| Carried::new(0));
         let mut conversation = Conversation::new(self.rehearsal.dialect.clone(), carried, params(&auth), token);
+        // A recording does not show secrets; what is made of them is only held against the recording's form.
+        let dialect = &self.rehearsal.dialect;
+        let secrets = dialect.secrets().iter().filter(|(_, required)| *required);
+        let secrets = secrets.map(|(name, _)| (name.clone(), Secret::new(HIDDEN))).collect();
+        conversation.equip(Equipment { secrets, ..Equipment::default() });
         if let Some(id) = request_id(&auth) {
             conversation.renumber(id);
         }
@@ -378,8 +395,13 @@ fn sent(
     now: Time,
 ) -> Option<(String, Verdict)> {
     let recorded = rehearsal.said(frame);
-    let is_it =
-        |owed: &Outgoing| owed.frame == *frame || (recorded.is_some() && rehearsal.said(&owed.frame) == recorded);
+    let is_it = |owed: &Outgoing| {
+        let ours = rehearsal.said(&owed.frame);
+        owed.frame == *frame
+            || recorded.as_ref().zip(ours.as_ref()).is_some_and(|(recorded, ours)| {
+                recorded == ours || owed.purpose == Purpose::Auth && rehearsal.signed_alike(recorded, ours)
+            })
+    };
     if let Some(at) = attempt.owed.iter().position(is_it) {
         let owed = attempt.owed.remove(at);
         return Some((purpose(&owed.purpose, channels), Verdict::Understood));
@@ -394,6 +416,7 @@ fn sent(
             if let Some(id) = request_id(&values) {
                 conversation.renumber(id);
             }
+            conversation.supply_shown(|name| values.get(name).map(Value::to_string));
             let outgoing = speak(&mut conversation, send, &values, &known.specs(&about), now);
             let made = outgoing.and_then(|outgoing| rehearsal.said(&outgoing.frame));
             let equal = made.as_ref() == Some(&recorded);

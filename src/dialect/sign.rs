@@ -1,8 +1,8 @@
 //! `[sign.NAME]`: variables that are signatures, computed when a template that names them is filled.
 //!
-//! Pure computation: a keyed hash (HMAC, RFC 2104) or a plain one, of a text with holes. Invariant: a signature's inner
-//! signatures name none themselves, so that filling ends. Deliberately not here: public-key signatures, and the secrets
-//! themselves (the configuration's).
+//! Pure computation: a keyed hash (HMAC, RFC 2104) or a plain one, of a text with holes, or a JSON Web Token (`jwt`). Invariant:
+//! a signature's inner signatures name none themselves, so that filling ends. Deliberately not here: the secrets themselves
+//! (the configuration's).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +11,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::fill::Context;
+use super::jwt::Jwt;
 use super::template::Template;
 use super::variable::Variable;
 
@@ -57,6 +58,21 @@ pub(crate) enum Out {
 /// A signature as the dialect defines it.
 #[derive(Debug)]
 pub(crate) struct Sign {
+    pub(crate) how: How,
+    /// For channels of these patterns only; empty: for all.
+    pub(crate) channels: Vec<Pattern>,
+}
+
+/// How it is made.
+#[derive(Debug)]
+pub(crate) enum How {
+    Hash(Hashed),
+    Token(Jwt),
+}
+
+/// A hash of a text.
+#[derive(Debug)]
+pub(crate) struct Hashed {
     pub(crate) hash: Hash,
     /// With its form; `None`: a plain hash.
     pub(crate) key: Option<(Template, KeyForm)>,
@@ -64,8 +80,6 @@ pub(crate) struct Sign {
     pub(crate) out: Out,
     /// Stands before the signature.
     pub(crate) prefix: Option<Template>,
-    /// For channels of these patterns only; empty: for all.
-    pub(crate) channels: Vec<Pattern>,
 }
 
 /// A channel's name, or the start of it and `*`.
@@ -115,8 +129,11 @@ impl Needs {
 impl Sign {
     /// Every template in it.
     pub(crate) fn templates(&self) -> impl Iterator<Item = &Template> {
-        let key = self.key.as_ref().map(|(key, _)| key);
-        [Some(&self.text), key, self.prefix.as_ref()].into_iter().flatten()
+        let (hashed, token) = match &self.how {
+            How::Hash(hashed) => (Some(hashed), None),
+            How::Token(token) => (None, Some(token)),
+        };
+        hashed.into_iter().flat_map(Hashed::templates).chain(token.into_iter().flat_map(Jwt::templates))
     }
 
     /// The signature as text; `None`: something that it needs has no value, the key is not of its form, or it is not for
@@ -126,6 +143,28 @@ impl Sign {
             let name = context.channel?.name;
             self.channels.iter().find(|pattern| pattern.matches(name))?;
         }
+        match &self.how {
+            How::Hash(hashed) => hashed.value(context),
+            How::Token(token) => token.make(context),
+        }
+    }
+
+    /// Its bytes, for another signature's text.
+    fn raw<'a>(&'a self, context: &Context<'a>) -> Option<Vec<u8>> {
+        match &self.how {
+            How::Hash(hashed) if hashed.out == Out::Raw => hashed.bytes(context),
+            _ => None,
+        }
+    }
+}
+
+impl Hashed {
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let key = self.key.as_ref().map(|(key, _)| key);
+        [Some(&self.text), key, self.prefix.as_ref()].into_iter().flatten()
+    }
+
+    fn value<'a>(&'a self, context: &Context<'a>) -> Option<String> {
         let mac = self.bytes(context)?;
         let mut out = match &self.prefix {
             Some(prefix) => prefix.render(context).ok()?,
@@ -140,18 +179,23 @@ impl Sign {
 
     fn bytes<'a>(&'a self, context: &Context<'a>) -> Option<Vec<u8>> {
         let text = self.text.render_bytes(context, &|variable| match variable {
-            Variable::Sign(inner, _) => context.signs.get(*inner).filter(|inner| inner.out == Out::Raw)?.bytes(context),
+            Variable::Sign(inner, _) => context.signs.get(*inner)?.raw(context),
             _ => None,
         });
         let text = text.ok()?;
         let Some((key, form)) = &self.key else { return Some(self.hash.digest(&text)) };
-        let key = key.render(context).ok()?;
-        let key = match form {
-            KeyForm::Text => key.into_bytes(),
-            KeyForm::Base64 => STANDARD.decode(key.trim()).ok()?,
-            KeyForm::Hex => unhex(key.trim())?,
-        };
-        self.hash.hmac(&key, &text)
+        self.hash.hmac(&form.bytes(key.render(context).ok()?)?, &text)
+    }
+}
+
+impl KeyForm {
+    /// The key's bytes; `None`: it is not of this form.
+    pub(crate) fn bytes(self, key: String) -> Option<Vec<u8>> {
+        match self {
+            KeyForm::Text => Some(key.into_bytes()),
+            KeyForm::Base64 => STANDARD.decode(key.trim()).ok(),
+            KeyForm::Hex => unhex(key.trim()),
+        }
     }
 }
 
@@ -166,7 +210,7 @@ impl Hash {
     }
 
     /// `None` never: HMAC takes keys of every length.
-    fn hmac(self, key: &[u8], text: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn hmac(self, key: &[u8], text: &[u8]) -> Option<Vec<u8>> {
         macro_rules! mac {
             ($hash:ty) => {
                 Hmac::<$hash>::new_from_slice(key).ok()?.chain_update(text).finalize().into_bytes().to_vec()

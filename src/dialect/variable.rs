@@ -247,7 +247,7 @@ fn base(name: &str) -> Option<(Variable, &'static [Scope])> {
     const ANY: &[Scope] = &[Connect, Auth, Channel, Publish, Ping, Reply, Wish, Fetch, ChannelFetch, Sign];
     Some(match name {
         "id" => (Variable::Id, SENT),
-        "uuid" => (Variable::Uuid, SENT),
+        "uuid" => (Variable::Uuid, &[Auth, Channel, Publish, Ping, Reply, Wish, Sign]),
         "now" => (Variable::Now, ANY),
         "now_s" => (Variable::NowSeconds, ANY),
         "now_ms" => (Variable::NowMillis, ANY),

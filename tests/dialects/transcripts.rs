@@ -31,6 +31,9 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("signalr", "doc-signalr"),
     ("mercure", "doc-mercure"),
     ("slack", "doc-slack"),
+    ("binance-user-data", "doc-binance-user-data"),
+    ("kraken-v2-private", "doc-kraken-v2-private"),
+    ("coinbase-advanced", "doc-coinbase-advanced"),
     ("socketio", "socketio"),
 ];
 

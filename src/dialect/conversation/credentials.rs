@@ -96,6 +96,16 @@ impl Conversation {
         changed
     }
 
+    /// Stores what a recording shows of the values that calls before the connection supplied; for rehearsals.
+    pub(in crate::dialect) fn supply_shown(&mut self, shown: impl Fn(&str) -> Option<String>) {
+        for (variable, _) in self.dialect.fetches.iter().flat_map(|call| &call.take) {
+            let Variable::Session(slot) = variable else { continue };
+            if let Some(value) = self.dialect.names.session.get(*slot).and_then(|name| shown(name)) {
+                self.variables.set(&self.dialect.names, variable, Some(&value), &[]);
+            }
+        }
+    }
+
     /// Whether an address that a template gave may be connected to: one that a call supplied only where it may call.
     pub(super) fn may_connect(&self, url: &str) -> Result<(), SendError> {
         let fetched = |variable: &Variable| match variable {

@@ -1,5 +1,6 @@
 //! Conversations held word by word: what is said, what is heard, in short lines.
 
+mod accounts;
 mod asking;
 mod credentials;
 mod engine;

@@ -267,6 +267,12 @@ fn make(rule: &toml::Table, parts: &Parts) -> Option<Value> {
             Example::Exists | Example::Any => {}
         }
     }
+    if let Some(each) = rule.get("each").and_then(toml::Value::as_table)
+        && each.contains_key("channel")
+    {
+        let element = make(each, parts)?;
+        put(&mut message, each.get("at")?.as_str()?, Value::Array(vec![element]))?;
+    }
     for key in ["channel", "sub", "key", "type", "id", "seq", "ts", "req", "bind", "code", "message"] {
         let Some(at) = rule.get(key) else { continue };
         let needed = matches!(key, "channel" | "sub" | "req" | "bind");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::dialect::{Carried, ChannelId, ChannelSpec, Conversation, Dialect, Heard, Outgoing, Target};
+use crate::dialect::{Carried, ChannelId, ChannelSpec, Conversation, Dialect, Equipment, Heard, Outgoing, Target};
 use crate::protocol::request::Secret;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -22,7 +22,11 @@ impl Talk {
         let mimic = Mimic::new(name, Dialect::builtin_text(name).unwrap()).unwrap()?;
         let dialect: Arc<Dialect> = Dialect::builtin(name).unwrap();
         let params = serde_json::from_str(r#"{"intents":1,"account":"9","channel":"mock"}"#).unwrap();
-        let conversation = Conversation::new(dialect, Carried::new(1), params, Some(Secret::new("token-1")));
+        let secrets = dialect.secrets().iter().filter(|(_, required)| *required);
+        let secrets = secrets.map(|(name, _)| (name.clone(), Secret::new("s3cret"))).collect();
+        let mut conversation = Conversation::new(dialect, Carried::new(1), params, Some(Secret::new("token-1")));
+        conversation.equip(Equipment { secrets, ..Equipment::default() });
+        conversation.supply_shown(|_| Some("\"fetched\"".to_owned()));
         Some(Talk { conversation, mimic, side: Side::default(), told: Vec::new() })
     }
 
@@ -71,7 +75,7 @@ fn note(told: &mut Vec<String>, out: &mut Vec<Outgoing>, heard: Heard<'_>) {
 fn channel_of(dialect: &str) -> &'static str {
     match dialect {
         "kraken-v2" => "trade:BTC/USD",
-        "coinbase-exchange" => "ticker:BTC-USD",
+        "coinbase-advanced" | "coinbase-exchange" => "ticker:BTC-USD",
         "bitfinex-v2" => "trades:tBTCUSD",
         "cdp" => "Page.loadEventFired",
         _ => "news",

@@ -43,8 +43,11 @@ fn marked(template: &str) -> String {
     while let Some(c) = rest.chars().next() {
         if let Some((hole, after)) = hole(rest) {
             let name = hole.trim_end_matches(['?', '*']);
+            // Of several variables the first one stands for whichever had the value.
+            let suffix = &hole[name.len()..];
+            let name = name.split('|').next().unwrap_or_default();
             let marked =
-                if quoted { format!("{OPEN}{name}{CLOSE}") } else { format!("\"{OPEN}{VALUE}{hole}{CLOSE}\"") };
+                if quoted { format!("{OPEN}{name}{CLOSE}") } else { format!("\"{OPEN}{VALUE}{name}{suffix}{CLOSE}\"") };
             out.push_str(&marked);
             rest = after;
             continue;

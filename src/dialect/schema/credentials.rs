@@ -9,8 +9,9 @@ use super::rules::answer_conditions;
 use crate::dialect::Transport;
 use crate::dialect::fetch::{self, Body, Fetch, NoSupply, Question, Supply, When};
 use crate::dialect::http::HttpAnswer;
+use crate::dialect::jwt::{Algorithm, Jwt};
 use crate::dialect::pointer::Pointer;
-use crate::dialect::sign::{self, Hash, KeyForm, Needs, Out, Pattern, Sign};
+use crate::dialect::sign::{self, Hash, Hashed, How, KeyForm, Needs, Out, Pattern, Sign};
 use crate::dialect::template::{Need, Template};
 use crate::dialect::units;
 use crate::dialect::variable::{Names, Scope, Variable};
@@ -19,6 +20,8 @@ use crate::relay::time::Time;
 
 const HASHES: [(&str, Hash); 4] =
     [("sha256", Hash::Sha256), ("sha384", Hash::Sha384), ("sha512", Hash::Sha512), ("sha1", Hash::Sha1)];
+
+const KEY_FORMS: [(&str, KeyForm); 3] = [("text", KeyForm::Text), ("base64", KeyForm::Base64), ("hex", KeyForm::Hex)];
 
 /// The named tables of a section, each with its name.
 fn named<'a>(
@@ -72,7 +75,7 @@ fn signs(place: Option<Place<'_>>, names: &mut Names, faults: &mut Faults) -> Ve
     for (name, at, place) in named(place, "sign", sign::MOST, faults) {
         let Some(sign) = one_sign(name, Section::new("sign", place, faults), names, faults) else { continue };
         let uses = |template: &Template| template.uses(|variable| matches!(variable, Variable::Sign(..)));
-        let inner = sign.text.holes().iter().filter_map(|(variable, _, _)| match variable {
+        let inner = sign.templates().flat_map(Template::holes).filter_map(|(variable, _, _)| match variable {
             Variable::Sign(index, _) => signs.get(*index),
             _ => None,
         });
@@ -89,12 +92,14 @@ fn signs(place: Option<Place<'_>>, names: &mut Names, faults: &mut Faults) -> Ve
 }
 
 fn one_sign(name: &str, mut section: Section<'_>, names: &Names, faults: &mut Faults) -> Option<Sign> {
+    if section.take("jwt").is_some() {
+        return one_token(name, section, names, faults);
+    }
     let place = format!("sign.{name}");
     let keyed = section.word("hmac", &HASHES, faults);
     let plain = section.word("hash", &HASHES, faults);
     let key = section.text("key", faults);
-    let form = [("text", KeyForm::Text), ("base64", KeyForm::Base64), ("hex", KeyForm::Hex)];
-    let form = section.word("key_is", &form, faults).unwrap_or_default();
+    let form = section.word("key_is", &KEY_FORMS, faults).unwrap_or_default();
     let words = [("hex", Out::Hex), ("base64", Out::Base64), ("raw", Out::Raw)];
     let out = section.word("out", &words, faults).unwrap_or_default();
     let text = section.text("text", faults);
@@ -106,7 +111,7 @@ fn one_sign(name: &str, mut section: Section<'_>, names: &Names, faults: &mut Fa
     match (section.take("hmac"), section.take("hash"), section.take("key")) {
         (Some(_), None, Some(_)) | (None, Some(_), None) => {}
         (Some(_), None, None) => faults.add(section.at, format!("{place} needs `key`: \"{{secret.NAME}}\"")),
-        _ => faults.add(section.at, format!("{place} needs `hmac` and `key`, or `hash` alone")),
+        _ => faults.add(section.at, format!("{place} needs `hmac` and `key`, or `hash` alone, or `jwt`")),
     }
     section.finish(faults);
     let mut compile = |text: Text<'_>, key: &str| compiled(text, names, Scope::Sign, &format!("{place}.{key}"), faults);
@@ -114,7 +119,31 @@ fn one_sign(name: &str, mut section: Section<'_>, names: &Names, faults: &mut Fa
     let text = text.and_then(|text| compile(text, "text"));
     let prefix = prefix.and_then(|prefix| compile(prefix, "prefix"));
     let hash = keyed.or(plain)?;
-    Some(Sign { hash, key: key.map(|key| (key, form)), text: text?, out, prefix, channels })
+    let hashed = Hashed { hash, key: key.map(|key| (key, form)), text: text?, out, prefix };
+    Some(Sign { how: How::Hash(hashed), channels })
+}
+
+/// `jwt = "…"`: a token instead of a hash.
+fn one_token(name: &str, mut section: Section<'_>, names: &Names, faults: &mut Faults) -> Option<Sign> {
+    let place = format!("sign.{name}");
+    let algorithms = [("ES256", Algorithm::Es256), ("HS256", Algorithm::Hs256)];
+    let algorithm = section.word("jwt", &algorithms, faults);
+    let form = section.word("key_is", &KEY_FORMS, faults).unwrap_or_default();
+    let key = section.text("key", faults);
+    if key.is_none() && section.take("key").is_none() {
+        faults.add(section.at, format!("{place} needs `key`: \"{{secret.NAME}}\""));
+    }
+    let key = key.and_then(|key| compiled(key, names, Scope::Sign, &format!("{place}.key"), faults));
+    let lasts = duration(&mut section, "lasts", faults);
+    if lasts.is_none() && section.take("lasts").is_none() {
+        faults.add(section.at, format!("{place} needs `lasts`: how long the token is good, \"2m\""));
+    }
+    let header = members(&mut section, "header", names, Scope::Sign, &place, faults);
+    let claims = members(&mut section, "claims", names, Scope::Sign, &place, faults);
+    let channels = patterns(&mut section, faults);
+    section.finish(faults);
+    let token = Jwt { algorithm: algorithm?, key: key?, form, header, claims, lasts: lasts? };
+    Some(Sign { how: How::Token(token), channels })
 }
 
 fn patterns(section: &mut Section<'_>, faults: &mut Faults) -> Vec<Pattern> {
@@ -139,7 +168,7 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
     let when = section.word("when", &words, faults).unwrap_or_default();
     let scope = if when == When::Subscribe { Scope::ChannelFetch } else { Scope::Fetch };
     let label = format!("fetch.{name}");
-    let ttl = duration(&mut section, faults);
+    let ttl = duration(&mut section, "ttl", faults);
     if when == When::Subscribe
         && let Some(place) = section.take("ttl")
     {
@@ -183,11 +212,11 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
     })
 }
 
-fn duration(section: &mut Section<'_>, faults: &mut Faults) -> Option<std::time::Duration> {
-    let text = section.text("ttl", faults)?;
+fn duration(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -> Option<std::time::Duration> {
+    let text = section.text(key, faults)?;
     let ttl = units::duration(text.value).filter(|ttl| !ttl.is_zero());
     if ttl.is_none() {
-        faults.add(text.at, "`ttl` must be a duration, like \"30m\"");
+        faults.add(text.at, format!("`{key}` must be a duration, like \"30m\""));
     }
     ttl
 }
@@ -392,7 +421,7 @@ impl TokenCall {
                 if take.is_none() && section.take("take").is_none() {
                     faults.add(0, "needs `take`: where the token stands in the answer, \"/access_token\"");
                 }
-                let ttl = duration(&mut section, &mut faults);
+                let ttl = duration(&mut section, "ttl", &mut faults);
                 let message = section.text("message", &mut faults).and_then(|text| pointer(text, &mut faults));
                 let failed = answer_conditions(&mut section, "failed", &mut faults);
                 let denied = answer_conditions(&mut section, "denied", &mut faults);

@@ -72,7 +72,7 @@ const FAULTS: &[(&str, &[&str])] = &[
         &[
             "3:1: sign.a needs `key`: \"{secret.NAME}\"",
             "4:8: unknown variant `md5`, expected one of `sha256`, `sha384`, `sha512`, `sha1`",
-            "6:1: sign.b needs `hmac` and `key`, or `hash` alone",
+            "6:1: sign.b needs `hmac` and `key`, or `hash` alone, or `jwt`",
             "9:9: unknown variable {sign.c} in sign.b.text",
             "11:9: unknown variable {sign.b} in send.auth",
             "11:17: send.auth: not JSON: something follows the JSON value",

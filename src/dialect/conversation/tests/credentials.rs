@@ -22,7 +22,7 @@ fn request(talk: &Talk, fetch: usize) -> HttpRequest {
 }
 
 /// Fills `{sign.s}` of a dialect with these lines.
-fn signature(lines: &str, secrets: &[(&str, &str)]) -> String {
+pub(super) fn signature(lines: &str, secrets: &[(&str, &str)]) -> String {
     let text = format!("[send]\nauth = '{{sign.s?}}'\n{lines}");
     let mut talk = equipped(&text, secrets, &[]);
     let sent = talk.open();
