@@ -108,6 +108,11 @@ impl Hub {
         format!("http://{}", self.address)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Something happened on a channel: the next number of all events is its id.
     pub fn event(&self, channel: &str, n: u64) {
         let mut state = self.shared.0.lock().unwrap();

@@ -3,7 +3,7 @@
 //! A test runs itself again in there, as another process under `unshare`; when that ends, the namespace and all its rules are
 //! gone. Says SKIP where the machine does not allow it.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
 use crate::upstream::{Got, Upstream};
@@ -12,6 +12,8 @@ use crate::upstream::{Got, Upstream};
 const INSIDE: &str = "TIDEGATE_TEST_ISLAND";
 /// An address that can be taken away, unlike 127.0.0.1.
 const ADDRESS: &str = "192.0.2.1";
+/// An address of which no packet comes back.
+const DEAD: &str = "192.0.2.9";
 
 /// Runs the body inside. `test`: its path in this binary.
 pub fn on_an_island(test: &str, body: impl FnOnce(&Island)) {
@@ -34,9 +36,16 @@ pub fn on_an_island(test: &str, body: impl FnOnce(&Island)) {
 
 /// `sh -c` in new namespaces, behind the preparation of the network.
 fn begin(then: &str) -> Result<Command, String> {
-    let chain = "add table ip island; add chain ip island in { type filter hook input priority 0; }";
-    let prepare =
-        ["ip link set lo up", &format!("ip address add {ADDRESS}/32 dev lo"), &format!("nft '{chain}'"), then];
+    let chain = "add table ip island; add chain ip island in { type filter hook input priority 0; }; \
+                 add chain ip island dead { type filter hook input priority 1; }";
+    let prepare = [
+        "ip link set lo up",
+        &format!("ip address add {ADDRESS}/32 dev lo"),
+        &format!("ip address add {DEAD}/32 dev lo"),
+        &format!("nft '{chain}'"),
+        &format!("nft add rule ip island dead ip daddr {DEAD} drop"),
+        then,
+    ];
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "sh", "-e", "-c", &prepare.join(" && ")]).stdin(Stdio::null());
     Ok(command)
@@ -95,8 +104,8 @@ impl Island {
         socket
     }
 
-    /// The address that [`Island::upstream`] has, as a name server says it.
-    pub fn address(&self) -> [u8; 4] {
-        [192, 0, 2, 1]
+    /// Addresses of upstream, as a name server says them: nobody answers at the first one and the last.
+    pub fn addresses(&self) -> [Ipv4Addr; 3] {
+        [DEAD, ADDRESS, DEAD].map(|address| address.parse().unwrap())
     }
 }

@@ -24,6 +24,10 @@ const RUN: Duration = Duration::from_secs(12);
 const CONNECTS: usize = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 const RATE: usize = 20;
+/// What is taken for a flood where the provider names no limit: connections in all the time, and requests for each time that
+/// the app asked for something, and for each connection.
+const BACKED_OFF: usize = 25;
+const WORTH: usize = 15;
 /// Of the time that passes, a relay may compute so much; one that spins takes a whole core, or what is left of it here.
 const CPU_SHARE: f64 = 0.15;
 /// Lines of the log in all that time: what happens again and again is not told each time.
@@ -428,6 +432,9 @@ struct Scene {
     tally: Arc<Tally>,
     begun: Instant,
     computed: f64,
+    /// Whether the provider names limits.
+    limited: bool,
+    pressed: usize,
 }
 
 fn listen(play: fn(&mut Talk) -> Option<()>) -> (SocketAddr, Arc<Tally>) {
@@ -446,7 +453,7 @@ fn listen(play: fn(&mut Talk) -> Option<()>) -> (SocketAddr, Arc<Tally>) {
 }
 
 impl Scene {
-    fn begin(mischief: &'static Mischief, dialect: &str) -> Self {
+    fn begin(mischief: &'static Mischief, dialect: &str, limited: bool) -> Self {
         let begun = Instant::now();
         let (address, tally) = listen(mischief.play);
         let scheme = if dialect.contains("websocket = false") { "http" } else { "ws" };
@@ -455,13 +462,19 @@ impl Scene {
         let path = format!("{:?}", place.path("bad.toml"));
         place.set("upstream.dialect", &path);
         place.set("upstream.handshake_timeout", "\"1s\"").set("upstream.ping_interval", "\"1s\"");
+        if !limited {
+            let default = tidegate::config::Config::default().upstream.backoff;
+            let backoff =
+                format!("{{ min = \"{}ms\", max = \"{}ms\" }}", default.min.as_millis(), default.max.as_millis());
+            place.set("upstream.backoff", &backoff);
+        }
         mischief.keys.iter().for_each(|(key, value)| {
             place.set(key, value);
         });
         let relay = place.start();
         let client = relay.client();
         let computed = processor_time(relay.id());
-        Scene { mischief, place, relay, client, tally, begun, computed }
+        Scene { mischief, place, relay, client, tally, begun, computed, limited, pressed: 0 }
     }
 
     /// An app that does not give up.
@@ -469,6 +482,7 @@ impl Scene {
         self.client.request(json!({"op": "subscribe", "channels": ["a"]}));
         self.client.request(json!({"op": "publish", "channel": "orders", "data": 1}));
         self.client.barrier();
+        self.pressed += 1;
     }
 
     /// What is wrong with the relay.
@@ -477,13 +491,17 @@ impl Scene {
         let (connects, requests) = (self.tally.connects.load(Relaxed), self.tally.requests.load(Relaxed));
         let passed = self.begun.elapsed().as_secs_f64();
         let log = std::fs::metadata(self.place.path("log")).unwrap().len();
-        let windows = (passed / WINDOW.as_secs_f64()).ceil() as usize;
         // A connect costs a request of its own, where the service lets it get so far.
-        let allowed = RATE + (RATE as f64 * passed) as usize + connects;
+        let (most, allowed) = if self.limited {
+            let windows = (passed / WINDOW.as_secs_f64()).ceil() as usize;
+            (CONNECTS * windows, RATE + (RATE as f64 * passed) as usize + connects)
+        } else {
+            (BACKED_OFF, WORTH * (self.pressed + connects))
+        };
         let told = patiently(|| self.relay.find_metric(self.mischief.shows).is_some_and(|value| value >= 1.0));
         let complaints = [
             (connects == 0, "was never tried".to_owned()),
-            (connects > CONNECTS * windows, format!("{connects} connects")),
+            (connects > most, format!("{connects} connects")),
             (requests > allowed, format!("{requests} requests")),
             (computed > CPU_SHARE * passed, format!("computed for {computed} s")),
             (log > LOG_MAX, format!("{log} bytes of log")),
@@ -519,10 +537,10 @@ fn processor_time(process: u32) -> f64 {
     fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
-fn stand(mischief: &'static [Mischief], dialect: &str) {
+fn stand(mischief: impl Iterator<Item = &'static Mischief>, dialect: &str, limited: bool) {
     let limits = format!("[limits]\nrate = \"{RATE}/s\"\nburst = {RATE}\nconnects = \"{CONNECTS}/10s\"\n");
-    let dialect = format!("{dialect}\n{limits}");
-    let mut scenes: Vec<Scene> = mischief.iter().map(|mischief| Scene::begin(mischief, &dialect)).collect();
+    let dialect = format!("{dialect}\n{}", if limited { &limits } else { "" });
+    let mut scenes: Vec<Scene> = mischief.map(|mischief| Scene::begin(mischief, &dialect, limited)).collect();
     let all = Instant::now();
     while all.elapsed() < RUN {
         scenes.iter_mut().for_each(Scene::press);
@@ -539,19 +557,31 @@ fn plain() -> String {
     format!("{plain}\n{moved}\n[gap]\nscope = \"channel\"\nthen = \"resubscribe\"\n")
 }
 
+/// The service of the hub, without messages: they would leave by connections of their own.
+fn hub() -> String {
+    let lines = crate::hub::DIALECT.lines().filter(|line| !line.starts_with("publish = "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn what_goes_wrong_before_a_connection_stands() {
-    stand(&BEFORE, &plain());
+    stand(BEFORE.iter(), &plain(), true);
 }
 
 #[test]
 fn what_goes_wrong_on_a_connection_that_stands() {
-    stand(&LIVE, &plain());
+    stand(LIVE.iter(), &plain(), true);
 }
 
 #[test]
 fn what_goes_wrong_over_http() {
-    // Messages would leave by connections of their own.
-    let dialect: Vec<&str> = crate::hub::DIALECT.lines().filter(|line| !line.starts_with("publish = ")).collect();
-    stand(&HTTP, &dialect.join("\n"));
+    stand(HTTP.iter(), &hub(), true);
+}
+
+#[test]
+fn a_provider_without_limits_is_not_flooded_either() {
+    // Pings are answered, as many as there are.
+    let live = LIVE.iter().filter(|mischief| mischief.what != "pings without end");
+    stand(BEFORE.iter().chain(live), &plain(), false);
+    stand(HTTP.iter(), &hub(), false);
 }

@@ -1,6 +1,6 @@
 //! The way to upstream, in a network that loses packets: what vanishes, crawls, goes down and comes back.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::thread;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::common::until;
+use crate::hub::Hub;
 use crate::island::{Island, on_an_island};
 use crate::rig::{Place, Relay};
 use crate::upstream::{Got, Upstream, plain_answer};
@@ -145,10 +146,12 @@ fn a_way_up_that_crawls_is_seen_and_holds_no_event_back() {
 #[test]
 fn a_path_that_loses_packets_is_slow_and_not_dead() {
     const EVENTS: usize = 300;
+    // A session may ask for twice as much at once.
+    const MESSAGES: usize = 100;
     on_an_island("network::a_path_that_loses_packets_is_slow_and_not_dead", |island| {
         let upstream = island.upstream(answer);
         let mut place = Place::new(&upstream);
-        place.set("upstream.ping_interval", r#""4s""#);
+        place.set("upstream.ping_interval", r#""5s""#).set("upstream.ping_misses", "6");
         let (relay, mut client) = begun(&upstream, &place);
         let port = upstream.port();
         island.rule(&format!("tcp dport {port} numgen random mod 20 < 1 drop"));
@@ -158,13 +161,40 @@ fn a_path_that_loses_packets_is_slow_and_not_dead() {
         }
         let read: Vec<Value> = (0..EVENTS).map(|_| client.next_of("event")["data"].clone()).collect();
         assert_eq!(read, (0..EVENTS).map(|n| json!(n)).collect::<Vec<_>>(), "all of them, in order");
-        (0..EVENTS).for_each(|n| drop(client.publish(json!({"channel": "orders", "data": n}))));
+        (0..MESSAGES).for_each(|n| drop(client.publish(json!({"channel": "orders", "data": n}))));
         relay.wait_settled();
         assert_eq!(relay.metric("tidegate_outbox_retries_total"), 0.0);
-        relay.wait_metric("tidegate_link_rtt_seconds_count", 2.0);
+        relay.wait_metric("tidegate_link_rtt_seconds_count", 1.0);
         assert_eq!(upstream.opened(), 1);
         island.calm();
         relay.stop();
+    });
+}
+
+/// Who only listens has no ping that could go unanswered.
+#[test]
+fn a_peer_that_vanishes_from_an_event_stream_or_a_long_poll_is_noticed_too() {
+    on_an_island("network::a_peer_that_vanishes_from_an_event_stream_or_a_long_poll_is_noticed_too", |island| {
+        for transport in ["sse", "long-poll"] {
+            let hub = Hub::new();
+            let mut place = Place::at(&hub.url());
+            std::fs::write(place.path("hub.toml"), crate::hub::DIALECT).unwrap();
+            let dialect = format!("{:?}", place.path("hub.toml"));
+            place.set("upstream.dialect", &dialect).set("upstream.transports", &format!("[{transport:?}]"));
+            place.set("upstream.ping_interval", r#""1s""#).set("upstream.connect_timeout", r#""500ms""#);
+            let relay = place.start();
+            let mut client = relay.subscriber("a");
+            hub.wait_for(&format!("GET /{transport}/a "));
+            relay.wait_metric("tidegate_link_frames_in_total", 1.0);
+            hub.event("a", 1);
+            assert_eq!(client.next_of("event")["data"], 1);
+            island.silence(hub.port());
+            relay.wait_metric("tidegate_link_disconnects_total{reason=\"connect_timeout\"}", 2.0);
+            hub.event("a", 2);
+            island.calm();
+            assert_eq!(client.next_of("event")["data"], 2, "{transport} goes on where it ended");
+            relay.stop();
+        }
     });
 }
 
@@ -174,9 +204,9 @@ const UNKNOWN: u8 = 3;
 const FAILURE: u8 = 2;
 const SILENT: u8 = 255;
 
-/// Answers each question (RFC 1035) as it is told to: with upstream's address, a code, or not at all.
+/// Answers each question (RFC 1035) as it is told to: with upstream's addresses, a code, or not at all.
 fn name_server(island: &Island, socket: UdpSocket, mode: Arc<AtomicU8>) {
-    let address = island.address();
+    let addresses = island.addresses();
     thread::spawn(move || {
         let mut question = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut question) {
@@ -187,15 +217,29 @@ fn name_server(island: &Island, socket: UdpSocket, mode: Arc<AtomicU8>) {
             // The question ends with its type and class; what comes behind it (EDNS) is not answered.
             let end = 12 + question[12..length].iter().position(|byte| *byte == 0).unwrap_or(0) + 5;
             let asks_for_v4 = question[end - 3] == 1;
-            let answers = code == GOOD && asks_for_v4;
+            let answers: &[Ipv4Addr] = if code == GOOD && asks_for_v4 { &addresses } else { &[] };
             let mut answer = question[..end].to_vec();
-            answer[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, u8::from(answers), 0, 0, 0, 0]);
-            if answers {
+            answer[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
+            for address in answers {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                answer.extend(address);
+                answer.extend(address.octets());
             }
             let _ = socket.send_to(&answer, from);
         }
+    });
+}
+
+/// The first address is dead and does not say so.
+#[test]
+fn an_address_that_is_silent_does_not_hide_the_next_one() {
+    on_an_island("network::an_address_that_is_silent_does_not_hide_the_next_one", |island| {
+        let dir = tempfile::tempdir().unwrap();
+        name_server(island, island.name_server(dir.path()), Arc::new(AtomicU8::new(GOOD)));
+        let upstream = island.upstream(answer);
+        let place = Place::at(&format!("ws://upstream.example:{}/", upstream.port()));
+        let relay = place.start_live();
+        assert_eq!(relay.metric("tidegate_link_attempts_total"), 1.0, "the first attempt finds it");
+        relay.stop();
     });
 }
 
@@ -208,7 +252,7 @@ fn a_name_that_comes_and_goes_is_found_whenever_it_is_there() {
         name_server(island, island.name_server(dir.path()), mode.clone());
         let upstream = island.upstream(answer);
         let mut place = Place::at(&format!("ws://upstream.example:{}/", upstream.port()));
-        let relay = place.set("upstream.connect_timeout", r#""500ms""#).start();
+        let relay = place.set("upstream.connect_timeout", r#""2s""#).start();
         let mut client = relay.subscriber("a");
         let failures = |relay: &Relay| {
             let read = relay.find_metric("tidegate_link_disconnects_total{reason=\"dns\"}");

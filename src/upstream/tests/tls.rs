@@ -82,6 +82,22 @@ async fn certificates_are_checked() {
     .await;
 }
 
+#[tokio::test]
+async fn a_handshake_that_stalls_meets_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let any_root = rcgen::generate_simple_self_signed(vec!["any".to_owned()]).unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, any_root.cert.pem()).unwrap();
+    run(async {
+        let (address, _play) = serve(linger).await;
+        let stalled = config(&format!("wss://localhost:{}/", address.port()));
+        let handshake_timeout = Duration::from_millis(60);
+        let stalled = UpstreamConfig { ca_file: Some(ca_file), handshake_timeout, ..stalled };
+        assert_eq!(Client::connect(&stalled).end().await.1, Disconnect::HandshakeTimeout);
+    })
+    .await;
+}
+
 /// Old versions of TLS, and HTTP/2 alone: named as that, and nothing is ever spoken in their stead.
 #[tokio::test]
 async fn a_server_that_speaks_nothing_of_ours_is_named() {
