@@ -3,6 +3,10 @@
 //! `cargo bench --bench durable [-- SECONDS [ROUNDS]]`, on the disk of the system's directory for temporary files
 //! (`TMPDIR`). Producers are threads with one message out each; one thread stands for the relay: it commits what came while
 //! the batch before was out. The raw disk appends and calls fdatasync, alone (4 KiB) and with a batch of records per call.
+//!
+//! `-- fill DIR COUNT [all]` leaves so many waiting messages in a store (`all`: each with both keys and a time to live);
+//! `-- start DIR` opens it as a start does, and tells time and memory; `-- churn DIR SECONDS` lets messages pass through a
+//! queue of 10,000 and tells what the disk holds.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,10 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use tidegate::config::Config;
 use tidegate::protocol::request::ChannelRequest;
-use tidegate::relay::outbox::{Lane, OnUnknown};
-use tidegate::relay::record::{MessageId, Operation, StoredMessage};
-use tidegate::relay::time::Wall;
+use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outbox, Outcome, OutcomeState};
+use tidegate::relay::record::{MessageId, Operation, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::stats::OutboxStats;
+use tidegate::relay::time::{Mono, Time, Wall};
 use tidegate::store::{Store, StoreAnswer, StoreConfig};
 
 /// Bytes of a message's payload.
@@ -27,6 +33,15 @@ const PRODUCERS: [usize; 4] = [1, 16, 64, 256];
 const BATCH: usize = 1_024;
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["fill", directory, count] => return fill(Path::new(directory), count.parse().unwrap(), false),
+        ["fill", directory, count, "all"] => return fill(Path::new(directory), count.parse().unwrap(), true),
+        ["start", directory] => return start(Path::new(directory)),
+        ["churn", directory, seconds] => return churn(Path::new(directory), seconds.parse().unwrap()),
+        _ => {}
+    }
     let numbers: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let time = Duration::from_secs(numbers.first().copied().unwrap_or(2));
     let rounds = numbers.get(1).copied().unwrap_or(3);
@@ -160,26 +175,103 @@ fn relay(store: &Store, answers: &Receiver<StoreAnswer>, published: &Receiver<Pu
     }
 }
 
+/// Commits a batch and waits.
+fn commit(store: &Store, answers: &Receiver<StoreAnswer>, operations: Vec<Operation>) {
+    store.commit(operations).unwrap();
+    assert_eq!(answers.recv().unwrap(), StoreAnswer::Committed);
+}
+
+fn open(directory: &Path) -> (Store, Receiver<StoreAnswer>, Restored) {
+    let (answer, answers) = channel();
+    let opened = Store::open(directory, StoreConfig::default(), move |said| drop(answer.send(said)));
+    let (store, restored) = opened.unwrap();
+    (store, answers, restored)
+}
+
+fn fill(directory: &Path, messages: u64, all: bool) {
+    let (store, answers, restored) = open(directory);
+    let next = restored.next_sequence;
+    for first in (next..next + messages).step_by(BATCH) {
+        let batch = first..(next + messages).min(first + BATCH as u64);
+        let made = batch.map(|n| {
+            let key: Option<Box<str>> = all.then(|| format!("key-{n}").into());
+            let ttl = all.then_some(Wall(u64::MAX / 2 + n));
+            let plain = Arc::unwrap_or_clone(message(n));
+            Arc::new(StoredMessage { idempotency_key: key.clone(), order_key: key, expires: ttl, ..plain })
+        });
+        commit(&store, &answers, made.map(Operation::Accept).collect());
+    }
+    println!("{messages} messages, {} bytes on disk", store.stats().disk_bytes);
+    store.shutdown().unwrap();
+}
+
+fn start(directory: &Path) {
+    let began = Instant::now();
+    let (store, _, restored) = open(directory);
+    let opened = began.elapsed();
+    let now = Time { mono: Mono(1), wall: Wall(1_795_231_888_000_000_000) };
+    let mut stats = OutboxStats::default();
+    let outbox = Outbox::new(&Config::default().outbox, restored, now, &mut stats);
+    let (whole, status) = (began.elapsed(), std::fs::read_to_string("/proc/self/status").unwrap());
+    println!("{} messages: store {opened:.0?}, with the outbox {whole:.0?}", stats.restored);
+    status
+        .lines()
+        .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
+        .for_each(|line| println!("{line}"));
+    drop(outbox);
+    store.shutdown().unwrap();
+}
+
+/// Messages come and end, 10,000 wait at most; 1,000 outcomes are kept.
+fn churn(directory: &Path, seconds: u64) {
+    const WAITING: u64 = 10_000;
+    let (store, answers, restored) = open(directory);
+    let (began, mut next, mut most) = (Instant::now(), restored.next_sequence, 0);
+    let (mut waiting, mut kept) = (std::collections::VecDeque::new(), std::collections::VecDeque::new());
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let mut operations = Vec::new();
+        for _ in 0..BATCH / 4 {
+            let new = message(next);
+            next += 1;
+            waiting.push_back(Arc::clone(&new));
+            operations.push(Operation::Accept(new));
+        }
+        while waiting.len() as u64 > WAITING {
+            let Some(message) = waiting.pop_front() else { break };
+            operations.push(Operation::Settle { sequence: message.sequence, outcome: outcome(&message) });
+            kept.push_back(message.id);
+        }
+        while kept.len() > 1_000 {
+            operations.extend(kept.pop_front().map(|id| Operation::Forget { id }));
+        }
+        commit(&store, &answers, operations);
+        most = most.max(store.stats().disk_bytes);
+    }
+    let now = store.stats().disk_bytes;
+    println!("{} messages in {seconds} s: {now} bytes on disk, {most} at most", next - restored.next_sequence);
+    store.shutdown().unwrap();
+}
+
+fn outcome(of: &StoredMessage) -> Arc<StoredOutcome> {
+    let state = OutcomeState::Delivered;
+    let outcome = Outcome { state, reason: "".into(), confirmed_by: Some(Confirm::Ack), reply: None };
+    Arc::new(StoredOutcome {
+        id: of.id,
+        ended: of.accepted,
+        principal: of.principal.clone(),
+        outcome,
+        attempts: 1,
+        idempotency_key: None,
+        body_hash: of.body_hash,
+        letter: None,
+    })
+}
+
 /// How long a start takes with so many messages waiting.
 fn restart(messages: u64) {
     let directory = tempfile::tempdir().unwrap();
-    let (answer, answers) = channel();
-    let (store, _) =
-        Store::open(directory.path(), StoreConfig::default(), move |said| answer.send(said).unwrap()).unwrap();
-    for first in (0..messages).step_by(BATCH) {
-        let operations = (first..messages.min(first + BATCH as u64)).map(|n| Operation::Accept(message(n))).collect();
-        store.commit(operations).unwrap();
-        assert_eq!(answers.recv().unwrap(), StoreAnswer::Committed);
-    }
-    store.shutdown().unwrap();
-    let began = Instant::now();
-    let (store, restored) = Store::open(directory.path(), StoreConfig::default(), drop).unwrap();
-    let (millis, bytes) = (began.elapsed().as_secs_f64() * 1e3, store.stats().disk_bytes);
-    println!(
-        "\nstart with {} messages ({bytes} bytes on disk): {millis:.0} ms",
-        restored.messages.iter().map(Vec::len).sum::<usize>()
-    );
-    store.shutdown().unwrap();
+    fill(directory.path(), messages, false);
+    start(directory.path());
 }
 
 fn message(sequence: u64) -> Arc<StoredMessage> {

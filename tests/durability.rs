@@ -14,3 +14,5 @@ mod failure;
 mod harness;
 #[path = "durability/restart.rs"]
 mod restart;
+#[path = "durability/rotate.rs"]
+mod rotate;

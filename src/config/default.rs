@@ -143,6 +143,7 @@ impl Default for OutboxConfig {
             max_messages: 1_000_000,
             max_bytes: 1 << 30,
             min_free: 256 << 20,
+            rotate_above: 128 << 20,
             keep_outcomes: Duration::from_secs(86_400),
             keep_outcomes_max: 1_000_000,
             max_dead_letters: 10_000,

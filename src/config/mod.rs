@@ -307,6 +307,8 @@ pub struct OutboxConfig {
     pub max_bytes: u64,
     /// Free bytes of the file system below which nothing is accepted.
     pub min_free: u64,
+    /// Bytes on disk above which the store is written anew if a quarter of that would do.
+    pub rotate_above: u64,
     /// How long outcomes and idempotency keys are kept.
     pub keep_outcomes: Duration,
     /// At most so many.

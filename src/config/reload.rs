@@ -50,6 +50,7 @@ keys! {
     "upstream.max_frame" => upstream.max_frame;
     "feed.listen" => feed.listen;
     "outbox.path" => outbox.path;
+    "outbox.rotate_above" => outbox.rotate_above;
     "admin.listen" => admin.listen;
     "admin.probes" => admin.probes;
     "log.format" => log.format;

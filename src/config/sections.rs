@@ -383,6 +383,7 @@ fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
         max_messages: r.count("outbox.max_messages", d.max_messages, 1..=MANY),
         max_bytes: r.size("outbox.max_bytes", d.max_bytes, 1 << 20..=1 << 50),
         min_free: r.size("outbox.min_free", d.min_free, 0..=1 << 50),
+        rotate_above: r.size("outbox.rotate_above", d.rotate_above, 4 << 20..=1 << 50),
         keep_outcomes: r.duration("outbox.keep_outcomes", d.keep_outcomes, from_millis(0, 366 * 86_400)),
         keep_outcomes_max: r.count("outbox.keep_outcomes_max", d.keep_outcomes_max, 1..=MANY),
         max_dead_letters: r.count("outbox.max_dead_letters", d.max_dead_letters, 1..=MANY),

@@ -219,6 +219,7 @@ fn outbox(config: &OutboxConfig) -> Value {
         "max_messages": config.max_messages,
         "max_bytes": size::write(config.max_bytes),
         "min_free": size::write(config.min_free),
+        "rotate_above": size::write(config.rotate_above),
         "keep_outcomes": duration::write(config.keep_outcomes),
         "keep_outcomes_max": config.keep_outcomes_max,
         "max_dead_letters": config.max_dead_letters,

@@ -258,6 +258,8 @@ pub(super) const METRICS: &[Declared] = &[
         Gauge(|v| v.store.disk_bytes as f64)),
     metric("tidegate_store_free_bytes", "Free bytes of the file system below the store.",
         Gauge(|v| v.store.free_bytes as f64)),
+    metric("tidegate_store_rotations_total", "Times that the store was written anew because its file was much larger than what was in it.",
+        Counter(|v| v.store.rotations)),
     metric("tidegate_store_lost_records_total", "Records that were committed once and not found at start.",
         Counter(|v| v.store.lost)),
     metric("tidegate_store_failed", "1 once the store failed: nothing is accepted until a restart.",

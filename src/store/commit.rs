@@ -11,8 +11,12 @@ use std::time::Instant;
 
 use sled::{Batch, Db, IVec};
 
+use super::StoreConfig;
+use super::directory::Directory;
 use super::mark::{Census, Mark};
 use super::record::{self, Key};
+use super::recover;
+use super::rotate::{self, Rotation};
 use crate::relay::record::{Operation, StoredMessage, StoredOutcome};
 
 /// What has to be known about records on disk to remove them: only what differs from the ordinary.
@@ -26,23 +30,75 @@ pub(super) struct Index {
     pub(super) attempted: BTreeSet<u64>,
 }
 
+/// How large records of one piece are, by all that were read or written: nobody reads what he removes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Sizes {
+    messages: (u64, u64),
+    outcomes: (u64, u64),
+}
+
+impl Sizes {
+    pub(super) fn message(&mut self, bytes: usize) {
+        add(&mut self.messages, bytes);
+    }
+
+    pub(super) fn outcome(&mut self, bytes: usize) {
+        add(&mut self.outcomes, bytes);
+    }
+
+    /// About how many bytes the records have that are there.
+    fn estimate(self, census: Census, index: &Index) -> u64 {
+        let of = |count: u64, large: usize, pieces: u64, (known, bytes): (u64, u64)| {
+            let small = count.saturating_sub(large as u64) * (bytes / known.max(1) + ENTRY);
+            small + pieces * record::PIECE as u64
+        };
+        let messages = index.message_pieces.values().map(|pieces| u64::from(*pieces)).sum();
+        let outcomes = index.outcome_pieces.values().map(|pieces| u64::from(*pieces)).sum();
+        of(census.messages, index.message_pieces.len(), messages, self.messages)
+            + of(census.outcomes, index.outcome_pieces.len(), outcomes, self.outcomes)
+    }
+}
+
+fn add((count, sum): &mut (u64, u64), bytes: usize) {
+    if bytes <= record::PIECE {
+        *count += 1;
+        *sum += bytes as u64;
+    }
+}
+
+/// What sled takes for an entry besides its value.
+const ENTRY: u64 = 64;
+
 /// Owns sled and the mark.
 #[derive(Debug)]
 pub(super) struct Committer {
-    db: Db,
+    /// Closed only while a fresh one takes its place.
+    db: Option<Db>,
     /// Our own descriptor of sled's file: sled never syncs, and an own one sees every write error since it was opened.
     file: File,
     file_path: PathBuf,
     mark: Mark,
     index: Index,
     census: Census,
+    sizes: Sizes,
+    rotation: Option<Rotation>,
+    /// No rotation below this: the last one did not help.
+    rotate_above: u64,
 }
 
 impl Committer {
     /// Takes over an open sled with what is in it.
-    pub(super) fn new(db: Db, file_path: PathBuf, mark: Mark, index: Index, census: Census) -> std::io::Result<Self> {
+    pub(super) fn new(
+        db: Db,
+        file_path: PathBuf,
+        mark: Mark,
+        index: Index,
+        census: Census,
+        sizes: Sizes,
+    ) -> std::io::Result<Self> {
         let file = File::open(&file_path)?;
-        Ok(Committer { db, file, file_path, mark, index, census })
+        let db = Some(db);
+        Ok(Committer { db, file, file_path, mark, index, census, sizes, rotation: None, rotate_above: 0 })
     }
 
     /// Makes the operations durable, all or none.
@@ -93,8 +149,8 @@ impl Committer {
     }
 
     /// For reading.
-    pub(super) fn data(&self) -> &Db {
-        &self.db
+    pub(super) fn data(&self) -> Result<&Db, String> {
+        self.db.as_ref().ok_or_else(|| "the store is closed".to_owned())
     }
 
     /// When the mark wants [`Committer::sync_mark`].
@@ -114,6 +170,7 @@ impl Committer {
 
     fn accept(&mut self, batch: &mut Batch, message: &StoredMessage) {
         let bytes = record::encode_message(message);
+        self.sizes.message(bytes.len());
         let pieces = put(batch, &bytes, |piece| Key::message(message.sequence, piece));
         if pieces > 1 {
             self.index.message_pieces.insert(message.sequence, pieces);
@@ -124,6 +181,7 @@ impl Committer {
 
     fn keep(&mut self, batch: &mut Batch, outcome: &StoredOutcome) {
         let bytes = record::encode_outcome(outcome);
+        self.sizes.outcome(bytes.len());
         let pieces = put(batch, &bytes, |piece| Key::outcome(outcome.id.0, piece));
         if pieces > 1 {
             self.index.outcome_pieces.insert(outcome.id.0, pieces);
@@ -160,11 +218,74 @@ impl Committer {
     fn seal(&mut self, mut batch: Batch) -> Result<(), String> {
         self.census.commit += 1;
         batch.insert(Key::census(), record::encode_census(self.census));
-        self.db.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
-        self.db.flush().map_err(|error| format!("flushing: {error}"))?;
+        if let Some(Err(problem)) = self.rotation.as_ref().map(|rotation| rotation.apply(&batch)) {
+            self.give_up_rotation(&problem);
+        }
+        self.data()?.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
+        self.data()?.flush().map_err(|error| format!("flushing: {error}"))?;
         self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
         self.check_place()?;
         self.mark.write(self.census).map_err(|error| format!("writing the mark: {error}"))
+    }
+
+    /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it.
+    pub(super) fn consider_rotation(&mut self, directory: &Directory, config: StoreConfig, disk: u64, free: u64) {
+        let needed = self.sizes.estimate(self.census, &self.index);
+        let above = config.rotate_above.max(self.rotate_above).max(needed.saturating_mul(rotate::WASTE));
+        if self.rotation.is_some() || disk <= above || free < needed.saturating_mul(2) {
+            return;
+        }
+        self.rotate_above = disk.saturating_mul(2);
+        match Rotation::begin(directory, config) {
+            Ok(rotation) => {
+                tracing::info!(disk, needed, "the store's file is much larger than what is in it: it is written anew");
+                self.rotation = Some(rotation);
+            }
+            Err(problem) => self.give_up_rotation(&problem),
+        }
+    }
+
+    pub(super) fn is_rotating(&self) -> bool {
+        self.rotation.is_some()
+    }
+
+    /// The next part of a rotation; `true` when it is done. An error is the store's, not the copy's.
+    pub(super) fn rotate(&mut self, directory: &Directory, config: StoreConfig) -> Result<bool, String> {
+        let (Some(rotation), Some(db)) = (self.rotation.as_mut(), self.db.as_ref()) else { return Ok(false) };
+        match rotation.step(db) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(problem) => {
+                self.give_up_rotation(&problem);
+                return Ok(false);
+            }
+        }
+        let Some(closed) = self.rotation.take().map(|rotation| rotation.close(directory)) else { return Ok(false) };
+        match closed {
+            Ok(entries) => tracing::info!(entries, "the store was written anew"),
+            Err(problem) => {
+                self.give_up_rotation(&problem);
+                return Ok(false);
+            }
+        }
+        self.take_place(directory, config)?;
+        self.rotate_above = 0;
+        Ok(true)
+    }
+
+    /// The fresh data takes the place of the old, and is opened there: sled holds on to the place where it was opened.
+    fn take_place(&mut self, directory: &Directory, config: StoreConfig) -> Result<(), String> {
+        drop(self.db.take());
+        rotate::swap(directory)?;
+        let data = directory.join(recover::DATA);
+        self.db = Some(recover::try_open(&data, config).map_err(|error| error.to_string())??);
+        self.file = File::open(&self.file_path).map_err(|error| format!("opening its file: {error}"))?;
+        directory.sync_all(&data).map_err(|error| format!("syncing the directory: {error}"))
+    }
+
+    fn give_up_rotation(&mut self, problem: &str) {
+        tracing::warn!(problem, "the store cannot be written anew now; it goes on in its old file");
+        self.rotation = None;
     }
 
     /// A store whose file was deleted or replaced would go on writing into nothing.

@@ -56,13 +56,23 @@ impl Directory {
 
     /// Bytes that everything in it occupies on disk.
     pub(super) fn disk_bytes(&self) -> io::Result<u64> {
+        self.bytes_below(&self.path)
+    }
+
+    /// The same for a part of it.
+    pub(super) fn bytes_below(&self, part: &Path) -> io::Result<u64> {
         let mut bytes = 0;
-        walk(&self.path, &mut |_, metadata| {
+        walk(part, &mut |_, metadata| {
             // The unit of `blocks` is 512 bytes whatever the file system's (stat(2)).
             bytes += metadata.blocks().saturating_mul(512);
             Ok(())
         })?;
         Ok(bytes)
+    }
+
+    /// Syncs its own entries.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     /// Syncs every file below `part`, every directory, the state directory and its parent.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sled::{Db, IVec};
 
-use super::commit::Index;
+use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
 use crate::relay::record::{Queued, Restored, StoredMessage, StoredOutcome};
@@ -27,6 +27,8 @@ pub(super) struct Scan {
     outcomes: Vec<Arc<StoredOutcome>>,
     /// The counts of the last batch that sled has.
     census: Option<Census>,
+    /// How large records are.
+    sizes: Sizes,
     /// What is needed to remove records again.
     pub(super) index: Index,
     /// Entries that are no records of ours.
@@ -121,6 +123,7 @@ impl Scan {
             1 => record::decode(value),
             _ => record::decode(&group.iter().flat_map(|(_, value)| value.iter().copied()).collect::<Vec<_>>()),
         };
+        let bytes: usize = group.iter().map(|(_, value)| value.len()).sum();
         // In range: a record is shorter than 2^32 bytes.
         let pieces = u32::try_from(group.len()).unwrap_or(u32::MAX);
         match (place, decoded) {
@@ -132,12 +135,14 @@ impl Scan {
                 if pieces > 1 {
                     self.index.message_pieces.insert(sequence, pieces);
                 }
+                self.sizes.message(bytes);
                 self.found(Queued::of(&message, attempts.get(&sequence).copied().unwrap_or(0)));
             }
             (Some(Place::Outcome(id, _)), Ok(Record::Outcome(outcome))) if outcome.id.0 == id => {
                 if pieces > 1 {
                     self.index.outcome_pieces.insert(id, pieces);
                 }
+                self.sizes.outcome(bytes);
                 self.outcomes.push(Arc::new(outcome));
             }
             (_, Err(Damage::Newer(version))) => return Err(ScanError::Newer(version)),
@@ -255,7 +260,15 @@ impl Scan {
             lost,
             losses: self.told,
         };
-        Judged { restored, sound, census, index: self.index, damaged: self.damaged, settled: self.settled }
+        Judged {
+            restored,
+            sound,
+            census,
+            sizes: self.sizes,
+            index: self.index,
+            damaged: self.damaged,
+            settled: self.settled,
+        }
     }
 }
 
@@ -268,6 +281,8 @@ pub(super) struct Judged {
     pub(super) sound: bool,
     /// The counts to go on with.
     pub(super) census: Census,
+    /// How large records are.
+    pub(super) sizes: Sizes,
     /// What is needed to remove records again.
     pub(super) index: Index,
     /// Entries to move aside.

@@ -13,10 +13,12 @@
 //! | torn `snap.*` does the same | moved aside, one more try | `recover` |
 //! | damaged file panics | panic caught, directory set aside, what is readable carried over | `recover` |
 //! | damage drops records silently | own checksums and counts, a mark kept apart | `record`, `mark`, `load` |
+//! | its file never shrinks | what is needed is written anew | `rotate` |
 //! | values over 128 KiB go to files that are never synced | values in pieces of 16 KiB | `record` |
 //!
 //! What is on disk below `outbox.path`: `lock` (the running process), `format` (the version), `mark` (the counts kept
-//! apart), `sled/` (the data), `sled.corrupt-TIME/` (damaged data, for people).
+//! apart), `sled/` (the data), `sled.rebuilt/` and `sled.old/` (while it is written anew), `sled.corrupt-TIME/` (damaged data,
+//! for people).
 //!
 //! Deliberately not here: what to accept, how much, when to forget. The relay decides; this carries out.
 
@@ -26,6 +28,7 @@ mod load;
 mod mark;
 mod record;
 mod recover;
+mod rotate;
 mod stats;
 mod thread;
 
@@ -47,11 +50,13 @@ use thread::Task;
 pub struct StoreConfig {
     /// Bytes of memory for sled's cache of pages.
     pub cache: u64,
+    /// Bytes on disk above which the data is written anew if a quarter of that would do.
+    pub rotate_above: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { cache: 32 << 20 }
+        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20 }
     }
 }
 

@@ -24,9 +24,11 @@ use super::{OpenError, StoreConfig};
 use crate::relay::record::Restored;
 
 /// Where sled lives.
-const DATA: &str = "sled";
-/// Where its replacement grows while the damaged one is still in its place.
-const REBUILT: &str = "sled.rebuilt";
+pub(super) const DATA: &str = "sled";
+/// Where its replacement grows while the damaged or overgrown one is still in its place.
+pub(super) const REBUILT: &str = "sled.rebuilt";
+/// Where the one is that a fresh one replaces.
+pub(super) const OLD: &str = "sled.old";
 /// Part of the format: sled refuses a file made with another one.
 const SEGMENT: usize = 2 << 20;
 /// Entries copied at once.
@@ -92,7 +94,7 @@ fn begin(
         let data = data.clone();
         move |error: io::Error| OpenError::io(&data, doing, error)
     };
-    let committer = Committer::new(db, data.join("db"), mark, judged.index, judged.census);
+    let committer = Committer::new(db, data.join("db"), mark, judged.index, judged.census, judged.sizes);
     let mut committer = committer.map_err(io("opening its file"))?;
     directory.sync_all(&data).map_err(io("syncing the directory"))?;
     let begun = guarded(AssertUnwindSafe(|| committer.begin(&judged.damaged, &judged.settled))).unwrap_or_else(Err);
@@ -146,7 +148,7 @@ fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>)
 }
 
 /// One attempt; the inner error is damage.
-fn try_open(data: &Path, config: StoreConfig) -> Result<Result<Db, String>, OpenError> {
+pub(super) fn try_open(data: &Path, config: StoreConfig) -> Result<Result<Db, String>, OpenError> {
     let io = |error: io::Error| OpenError::io(data, "opening", error);
     match DirBuilder::new().mode(0o700).create(data) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -273,12 +275,22 @@ fn copy(
 
 /// Ends a rebuild that was interrupted: one that is not yet in place is complete only if the old data is gone.
 fn finish_swap(directory: &Directory) -> Result<(), OpenError> {
-    let (data, rebuilt) = (directory.join(DATA), directory.join(REBUILT));
-    if !rebuilt.exists() {
-        return Ok(());
-    }
-    let done = if data.exists() { fs::remove_dir_all(&rebuilt) } else { fs::rename(&rebuilt, &data) };
-    done.map_err(|error| OpenError::io(&rebuilt, "ending an interrupted rebuild", error))
+    let (data, rebuilt, old) = (directory.join(DATA), directory.join(REBUILT), directory.join(OLD));
+    let end = || {
+        if rebuilt.exists() {
+            if data.exists() { fs::remove_dir_all(&rebuilt) } else { fs::rename(&rebuilt, &data) }?;
+        }
+        if old.exists() {
+            if !data.exists() {
+                return fs::rename(&old, &data);
+            }
+            // The old one goes when the one in its place is there for good.
+            directory.sync()?;
+            fs::remove_dir_all(&old)?;
+        }
+        Ok(())
+    };
+    end().map_err(|error| OpenError::io(&rebuilt, "ending an interrupted rebuild", error))
 }
 
 /// A name with the time in it that nothing has yet.

@@ -27,6 +27,8 @@ pub struct StoreStats {
     pub free_bytes: u64,
     /// Records that were committed once and not found at start.
     pub lost: u64,
+    /// How often the data was written anew because its file was much larger than what was in it.
+    pub rotations: u64,
     /// Why the store is dead, if it is.
     pub failure: Option<String>,
 }
@@ -52,6 +54,7 @@ pub(super) struct Counters {
     disk_bytes: AtomicU64,
     free_bytes: AtomicU64,
     lost: AtomicU64,
+    rotations: AtomicU64,
     progress: AtomicU64,
     failure: OnceLock<String>,
 }
@@ -73,6 +76,10 @@ impl Counters {
 
     pub(super) fn lost(&self, records: u64) {
         self.lost.store(records, Relaxed);
+    }
+
+    pub(super) fn rotated(&self) {
+        self.rotations.fetch_add(1, Relaxed);
     }
 
     pub(super) fn progressed(&self) {
@@ -109,6 +116,7 @@ impl Counters {
             disk_bytes: self.disk_bytes.load(Relaxed),
             free_bytes: self.free_bytes.load(Relaxed),
             lost: self.lost.load(Relaxed),
+            rotations: self.rotations.load(Relaxed),
             failure: self.failure(),
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn start(
             match opened_store {
                 Ok((directory, committer, restored)) => {
                     counters.lost(restored.lost);
-                    let mut keeper = Keeper::new(directory, committer, counters, answer);
+                    let mut keeper = Keeper::new(directory, config, committer, counters, answer);
                     keeper.measure();
                     // Nobody waits any more: then nobody commits either, and the loop ends at once.
                     let _ = opened.send(Ok(restored));
@@ -79,6 +79,7 @@ pub(super) fn start(
 struct Keeper {
     /// `None` once the store has failed.
     committer: Option<Committer>,
+    config: StoreConfig,
     counters: Arc<Counters>,
     answer: Answer,
     measured: Instant,
@@ -89,8 +90,15 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(directory: Directory, committer: Committer, counters: Arc<Counters>, answer: Answer) -> Self {
-        Keeper { committer: Some(committer), counters, answer, measured: Instant::now(), measurable: true, directory }
+    fn new(
+        directory: Directory,
+        config: StoreConfig,
+        committer: Committer,
+        counters: Arc<Counters>,
+        answer: Answer,
+    ) -> Self {
+        let (committer, measured) = (Some(committer), Instant::now());
+        Keeper { committer, config, counters, answer, measured, measurable: true, directory }
     }
 
     fn run(&mut self, inbox: &Receiver<Task>) {
@@ -125,7 +133,7 @@ impl Keeper {
     }
 
     fn load(&mut self, sequences: &[u64]) {
-        let result = self.with_committer(|committer| load::messages(committer.data(), sequences));
+        let result = self.with_committer(|committer| load::messages(committer.data()?, sequences));
         (self.answer)(match result {
             Ok(messages) => StoreAnswer::Loaded(messages),
             Err(reason) => StoreAnswer::CommitFailed { reason },
@@ -142,10 +150,48 @@ impl Keeper {
         }
         if now.duration_since(self.measured) >= MEASURE {
             self.measure();
+            self.consider_rotation();
+        }
+        if self.is_rotating() {
+            self.rotate();
+        }
+    }
+
+    /// Looks whether the data takes much more room than it needs.
+    fn consider_rotation(&mut self) {
+        let free = self.counters.free_bytes();
+        let Some(committer) = self.committer.as_mut() else { return };
+        if let Ok(disk) = self.directory.bytes_below(&self.directory.join(recover::DATA)) {
+            committer.consider_rotation(&self.directory, self.config, disk, free);
+        }
+    }
+
+    fn is_rotating(&self) -> bool {
+        self.committer.as_ref().is_some_and(Committer::is_rotating)
+    }
+
+    fn rotate(&mut self) {
+        // The committer may have to be given up while the directory is borrowed.
+        let Some(mut committer) = self.committer.take() else { return };
+        let (directory, config) = (&self.directory, self.config);
+        let result = recover::guarded(AssertUnwindSafe(|| committer.rotate(directory, config))).unwrap_or_else(Err);
+        self.committer = Some(committer);
+        match result {
+            Ok(true) => {
+                self.counters.rotated();
+                self.measure();
+            }
+            Ok(false) => {}
+            Err(reason) => {
+                let _ = self.with_committer(|_| Err::<(), _>(reason));
+            }
         }
     }
 
     fn idle_for(&self) -> Duration {
+        if self.is_rotating() {
+            return Duration::ZERO;
+        }
         let now = Instant::now();
         let measure = self.measured + MEASURE;
         let mark = self.committer.as_ref().and_then(Committer::mark_due);

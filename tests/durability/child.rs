@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use tidegate::relay::record::Operation;
 use tidegate::relay::rng::Rng;
-use tidegate::store::OpenError;
+use tidegate::store::{OpenError, StoreConfig};
 
 use crate::harness::*;
 
@@ -38,6 +39,7 @@ fn part() {
     let state = Path::new(&state);
     match part.as_str() {
         "commit" => commit_for_ever(state),
+        "churn" => churn_for_ever(state),
         "hold" => {
             let (_opened, _) = open(state);
             say("ready");
@@ -125,8 +127,84 @@ fn note(line: &str, accepted: &mut Vec<u64>, settled: &mut Vec<u64>) {
     let Ok(number) = number.parse() else { return };
     match verb {
         "accepted" => accepted.push(number),
-        "settled" => settled.push(number),
+        "settled" | "rotated" => settled.push(number),
         _ => {}
+    }
+}
+
+/// Messages come and are forgotten, so that the data is written anew all the time; one of ten stays.
+fn churn_for_ever(state: &Path) {
+    let small = StoreConfig { rotate_above: 1, ..StoreConfig::default() };
+    let (opened, restored) = try_open_with(state, small).unwrap();
+    assert_eq!(restored.losses, Vec::<String>::new());
+    let (mut next, mut rotations) = (restored.next_sequence.next_multiple_of(10), 0);
+    loop {
+        let batch: Vec<_> = (next..next + 10).map(|n| message(n, if n == next { 300 } else { 100_000 })).collect();
+        opened.commit(batch.iter().map(accept).collect());
+        say(&format!("accepted {next}"));
+        let ends: Vec<_> = batch[1..].iter().map(|m| settle(m, &outcome(m, m.sequence, 20))).collect();
+        opened.commit(ends);
+        opened.commit(batch[1..].iter().map(|m| Operation::Forget { id: m.id }).collect());
+        next += 10;
+        let now = opened.store.stats().rotations;
+        for _ in rotations..now {
+            say("rotated 1");
+        }
+        rotations = now;
+    }
+}
+
+#[test]
+fn kill_dash_nine_in_each_step_of_writing_the_data_anew_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut accepted, mut rotated, mut cut) = (Vec::new(), Vec::new(), std::collections::BTreeSet::new());
+    for round in 0..12 {
+        let mut child = command("churn", directory.path(), &[]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut lines = said(&mut child);
+        let copy = directory.path().join("sled.rebuilt");
+        // Half of them while a copy grows or takes its place, half some time after one did.
+        if round % 2 == 0 {
+            for line in lines.by_ref().take(round) {
+                note(&line, &mut accepted, &mut rotated);
+            }
+            until(|| copy.exists());
+        } else {
+            let before = rotated.len();
+            for line in lines.by_ref() {
+                note(&line, &mut accepted, &mut rotated);
+                if rotated.len() > before {
+                    break;
+                }
+            }
+        }
+        child.kill().unwrap();
+        for line in lines {
+            note(&line, &mut accepted, &mut rotated);
+        }
+        child.wait().unwrap();
+        let found = ["sled", "sled.rebuilt", "sled.old"].map(|name| directory.path().join(name).exists());
+        cut.insert(found);
+        let restored = read(directory.path());
+        assert_eq!((restored.lost, restored.losses), (0, Vec::new()), "round {round}");
+        let held: Vec<u64> = restored.messages.iter().map(|(message, _)| message.sequence).collect();
+        for sequence in &accepted {
+            assert!(held.binary_search(sequence).is_ok(), "round {round}: message {sequence} lost");
+        }
+        for (message_, _) in &restored.messages {
+            let bytes = if message_.sequence % 10 == 0 { 300 } else { 100_000 };
+            assert_eq!(**message_, *message(message_.sequence, bytes));
+        }
+        assert!(!copy.exists() && !directory.path().join("sled.old").exists());
+    }
+    assert!(rotated.len() >= 6 && cut.len() > 1, "{} rotations, cut at {cut:?}", rotated.len());
+}
+
+/// Waits until it is so.
+fn until(so: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !so() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "never came about");
+        std::thread::yield_now();
     }
 }
 

@@ -297,4 +297,18 @@ fn an_interrupted_rebuild_is_ended_or_begun_again() {
     fs::write(path.join("sled.rebuilt/db"), b"").unwrap();
     assert_eq!(judge(&truth, &read(&path), "before the renames"), 0);
     assert!(!path.join("sled.rebuilt").exists());
+    // The same beside the old data, which goes once the fresh one is in its place.
+    for (data, copy) in [(None, Some("sled.rebuilt")), (Some("sled"), None), (None, None)] {
+        let kept = path.join(copy.or(data).unwrap_or("sled.old"));
+        copy_tree(&path.join("sled"), &path.join("kept"));
+        fs::rename(path.join("sled"), path.join("sled.old")).unwrap();
+        if kept != path.join("sled.old") {
+            fs::write(path.join("sled.old/db"), b"").unwrap();
+            fs::rename(path.join("kept"), kept).unwrap();
+        } else {
+            fs::remove_dir_all(path.join("kept")).unwrap();
+        }
+        assert_eq!(judge(&truth, &read(&path), "beside the old data"), 0);
+        assert!(!path.join("sled.old").exists());
+    }
 }

@@ -28,9 +28,13 @@ pub struct Restored {
 }
 
 pub fn try_open(path: &Path) -> Result<(Opened, Restored), OpenError> {
+    try_open_with(path, StoreConfig::default())
+}
+
+pub fn try_open_with(path: &Path, config: StoreConfig) -> Result<(Opened, Restored), OpenError> {
     let (answer, answers) = channel();
     // Nobody listens any more when a test has failed.
-    let opened = Store::open(path, StoreConfig::default(), move |said| drop(answer.send(said)));
+    let opened = Store::open(path, config, move |said| drop(answer.send(said)));
     let (store, restored) = opened?;
     let opened = Opened { store, answers };
     let queued: Vec<_> = restored.messages.into_iter().flatten().collect();

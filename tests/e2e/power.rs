@@ -209,6 +209,9 @@ fn what_clients_were_told_survives_power_cuts() {
     place.set("outbox.message_max", r#""2MiB""#).set("feed.request_max", r#""2MiB""#);
     place.set("feed.session_requests", "1000000");
     place.set("outbox.window", "256");
+    // Written anew again and again.
+    place.set("outbox.rotate_above", r#""4MiB""#);
+    let mut rotations = 0.0;
     for cut in 0..cuts {
         place.set("outbox.path", &format!("{:?}", disk.at.join("state")));
         upstream.gate(Gate::Open);
@@ -223,6 +226,7 @@ fn what_clients_were_told_survives_power_cuts() {
             let age = Duration::from_millis(50 << (cut % 7));
             until("the publishers to be under way", || (read.load(Ordering::Relaxed) > 0).then_some(()));
             thread::sleep(age);
+            rotations += relay.metric("tidegate_store_rotations_total");
             relay.signal(Signal::STOP);
             wait_stopped(&relay);
             wait_read(&relay);
@@ -245,5 +249,5 @@ fn what_clients_were_told_survives_power_cuts() {
     assert!(told.values().any(|told| told.outcome.as_deref() == Some("delivered")));
     assert!(told.values().any(|told| told.outcome.as_deref() == Some("rejected")));
     assert!(told.values().any(|told| told.outcome.is_none()));
-    println!("{cuts} cuts, {} messages told", told.len());
+    println!("{cuts} cuts, {} messages told, {rotations} times written anew", told.len());
 }

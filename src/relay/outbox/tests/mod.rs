@@ -96,6 +96,7 @@ fn config() -> OutboxConfig {
         max_messages: 100,
         max_bytes: 1 << 20,
         min_free: 1 << 20,
+        rotate_above: 1 << 30,
         keep_outcomes: 3600 * SECOND,
         keep_outcomes_max: 50,
         max_dead_letters: 3,

@@ -1,0 +1,81 @@
+//! Data that is written anew because its file is much larger than what is in it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate::relay::record::{Operation, StoredMessage};
+use tidegate::store::StoreConfig;
+
+use crate::harness::*;
+
+/// The first 5,000 are small.
+fn original(sequence: u64) -> Arc<StoredMessage> {
+    message(sequence, if sequence < 5_000 { 20 } else { 20_000 })
+}
+
+/// Messages of 20 kB come and are forgotten until the data was written anew so often; every hundredth stays.
+fn churn(opened: &Opened, kept: &mut Vec<u64>, next: &mut u64, rotations: u64) {
+    let began = Instant::now();
+    while opened.store.stats().rotations < rotations {
+        assert!(began.elapsed() < Duration::from_secs(120), "never written anew: {:?}", opened.store.stats());
+        let batch: Vec<_> = (*next..*next + 100).map(|n| message(n, 20_000)).collect();
+        opened.commit(batch.iter().map(accept).collect());
+        opened.commit(batch[1..].iter().map(|m| settle(m, &outcome(m, m.sequence, 20))).collect());
+        opened.commit(batch[1..].iter().map(|m| Operation::Forget { id: m.id }).collect());
+        kept.push(*next);
+        // What was copied long ago ends, too.
+        let old = original(kept.remove(0));
+        opened.commit(vec![settle(&old, &outcome(&old, 1, 20)), Operation::Forget { id: old.id }]);
+        *next += 100;
+    }
+}
+
+#[test]
+fn a_file_much_larger_than_what_is_in_it_is_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = StoreConfig { rotate_above: 8 << 20, ..StoreConfig::default() };
+    let (mut kept, mut next) = (Vec::new(), 0);
+    for _ in 0..3 {
+        let (opened, restored) = try_open_with(directory.path(), small).unwrap();
+        if next == 0 {
+            // Many parts to copy, so that there are commits between them.
+            for first in (0..5_000).step_by(500) {
+                opened.commit((first..first + 500).map(|n| accept(&message(n, 20))).collect());
+            }
+            (kept, next) = ((0..5_000).collect(), 5_000);
+            churn(&opened, &mut kept, &mut next, 1);
+            opened.close();
+            continue;
+        }
+        assert_eq!((restored.lost, restored.losses, restored.next_sequence), (0, Vec::new(), next));
+        let held: Vec<u64> = restored.messages.iter().map(|(message, _)| message.sequence).collect();
+        assert_eq!(held, kept);
+        churn(&opened, &mut kept, &mut next, 2);
+        // Read and written as before.
+        assert_eq!(opened.load(vec![kept[0], kept[4_999]]), [original(kept[0]), original(kept[4_999])]);
+        opened.close();
+    }
+    let restored = read(directory.path());
+    assert_eq!((restored.lost, restored.losses), (0, Vec::new()));
+    assert!(restored.messages.iter().map(|(message, _)| message.sequence).eq(kept.iter().copied()));
+    for (held, _) in &restored.messages {
+        assert_eq!(**held, *original(held.sequence));
+    }
+}
+
+#[test]
+fn data_that_is_needed_is_not_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = StoreConfig { rotate_above: 1 << 20, ..StoreConfig::default() };
+    let (opened, _) = try_open_with(directory.path(), small).unwrap();
+    for first in (0..400).step_by(100) {
+        opened.commit((first..first + 100).map(|n| accept(&message(n, 20_000))).collect());
+    }
+    let measured = opened.store.progress() + 4;
+    while opened.store.progress() < measured {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(opened.store.stats().disk_bytes > 4 << 20);
+    assert_eq!(opened.store.stats().rotations, 0);
+    opened.close();
+}
