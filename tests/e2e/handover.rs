@@ -184,3 +184,38 @@ fn down_and_up_the_ladder_again_and_again_brings_each_event_once() {
     assert_eq!(relay.metric("tidegate_link_transport_switches_total"), f64::from(4 * ROUNDS));
     relay.stop();
 }
+
+#[test]
+fn a_lost_endpoint_gives_way_to_another_one_and_is_remembered() {
+    let (first, second) = (Hub::new(), Hub::new());
+    let mut place = with_dialect(Place::at(&first.url()), &with_websocket());
+    let endpoints = format!("[{{ url = {:?}, weight = 1000 }}, {:?}]", first.url(), second.url());
+    let relay = place.unset("upstream.url").set("upstream.endpoints", &endpoints).start();
+    let mut client = relay.subscriber("a");
+    let serves = |hub: &Hub| {
+        until(&format!("a connection to {}", hub.url()), || {
+            let link = relay.status()["upstream"].clone();
+            (link["state"] == "live" && link["endpoint"] == hub.url()).then_some(link)
+        })
+    };
+    let mut lost = &first;
+    if relay.wait_state("live")["upstream"]["endpoint"] != first.url() {
+        lost = &second;
+    }
+    for n in 1..=3 {
+        let next = if std::ptr::eq(lost, &raw const first) { &second } else { &first };
+        lost.cut(true);
+        let link = serves(next);
+        let of = |hub: &Hub| {
+            let all = link["endpoints"].as_array().unwrap();
+            all.iter().find(|one| one["endpoint"] == hub.url()).unwrap()["failures"].as_u64().unwrap()
+        };
+        assert!(of(lost) > 0, "{link}");
+        assert_eq!(client.next_of("gap")["reason"], "reconnect");
+        next.event("a", n);
+        assert_eq!(numbers(&mut client, 1), named("a", [n]));
+        lost.open();
+        lost = next;
+    }
+    relay.stop();
+}

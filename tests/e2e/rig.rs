@@ -51,6 +51,12 @@ impl Place {
         self
     }
 
+    /// Leaves a key to its default.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        self.keys.remove(key);
+        self
+    }
+
     /// A file of this directory.
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
