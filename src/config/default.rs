@@ -82,6 +82,7 @@ impl Default for InterestConfig {
             ack_attempts: 3,
             refresh_ttl: Duration::from_secs(2),
             refused_for: Duration::from_secs(300),
+            audit_interval: Some(Duration::from_secs(300)),
             max_channels: 0,
         }
     }

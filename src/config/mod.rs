@@ -185,6 +185,8 @@ pub struct InterestConfig {
     pub refresh_ttl: Duration,
     /// How long a refusal is remembered.
     pub refused_for: Duration,
+    /// How often upstream is asked what it believes to be subscribed; `None`: never.
+    pub audit_interval: Option<Duration>,
     /// Channels subscribed upstream at once; 0: the dialect's limit.
     pub max_channels: usize,
 }

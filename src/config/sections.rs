@@ -249,7 +249,12 @@ fn headers(r: &mut Reader) -> Vec<(String, Secret)> {
 }
 
 fn interest(r: &mut Reader, d: InterestConfig) -> InterestConfig {
+    let audit_interval = match r.has("interest.audit_interval") {
+        true => r.optional_duration("interest.audit_interval", from_millis(10_000, 86_400)),
+        false => d.audit_interval,
+    };
     InterestConfig {
+        audit_interval,
         linger: r.duration("interest.linger", d.linger, from_millis(0, 86_400)),
         ack_timeout: r.duration("interest.ack_timeout", d.ack_timeout, from_millis(10, 3_600)),
         ack_attempts: r.count("interest.ack_attempts", d.ack_attempts, 1..=1_000),

@@ -152,6 +152,7 @@ fn interest(config: &InterestConfig) -> Value {
         "ack_attempts": config.ack_attempts,
         "refresh_ttl": duration::write(config.refresh_ttl),
         "refused_for": duration::write(config.refused_for),
+        "audit_interval": config.audit_interval.map_or("off".to_owned(), duration::write),
         "max_channels": config.max_channels,
     })
 }

@@ -130,6 +130,8 @@ pub enum Purpose {
     Publish(MessageId),
     /// Tell the state of this channel, or of one of its keys where the template names it.
     State(ChannelId, Option<Box<str>>),
+    /// List what upstream believes to be subscribed.
+    Audit,
     /// A heartbeat.
     Ping,
     /// A message of upstream answered: pong, receipt. Never answered itself.
@@ -332,6 +334,15 @@ pub enum Heard<'a> {
         target: Target<'a>,
         /// A part of the next event was too large; else upstream says it (`lost`).
         oversize: bool,
+    },
+    /// What upstream believes to be subscribed on this connection.
+    Subscriptions {
+        /// The question that this answers; `None`: nobody asked.
+        request: Option<RequestId>,
+        /// By upstream's names.
+        names: Vec<Box<str>>,
+        /// Nothing on the list was passed over.
+        whole: bool,
     },
     /// Upstream's checksum over a channel's state is not ours (`[gap] checksum`): something is missing, or was misread.
     Mismatched {

@@ -21,16 +21,18 @@ pub(crate) enum Op {
     Publish,
     Ping,
     State,
+    Audit,
 }
 
 /// The words for them.
-pub(crate) const OPS: [(&str, Op); 6] = [
+pub(crate) const OPS: [(&str, Op); 7] = [
     ("auth", Op::Auth),
     ("subscribe", Op::Subscribe),
     ("unsubscribe", Op::Unsubscribe),
     ("publish", Op::Publish),
     ("ping", Op::Ping),
     ("state", Op::State),
+    ("audit", Op::Audit),
 ];
 
 /// A request that waits.
@@ -68,6 +70,7 @@ impl Request {
                 self.channels.first().map_or(Purpose::Ping, |(id, _)| Purpose::State(*id, self.key.clone()))
             }
             (Op::Auth, _) => Purpose::Auth,
+            (Op::Audit, _) => Purpose::Audit,
             // A publish always has its message.
             (Op::Ping | Op::Publish, _) => Purpose::Ping,
         }

@@ -31,7 +31,7 @@ use self::transcript::{Happening, Step, Transcript};
 use super::framing::Sent;
 use super::{
     Carried, ChannelId, ChannelSpec, Conversation, Dialect, Equipment, Heard, LoadError, MessageSpec, Outgoing,
-    Purpose, WireFrame,
+    Purpose, WireFrame, Wish,
 };
 use crate::protocol::request::Secret;
 use crate::relay::record::MessageId;
@@ -43,8 +43,16 @@ const BEGIN: Time = Time { mono: Mono(0), wall: Wall(1_767_225_600_000_000_000) 
 
 /// What templates are for, in the order in which they are tried. `auth` and `pong` are not: the conversation says itself
 /// when they are due. `publish` comes last because its pattern is often the most generous.
-const TRIED: [Send; 6] =
-    [Send::Resubscribe, Send::Subscribe, Send::Unsubscribe, Send::Ping, Send::Renew, Send::Publish];
+const TRIED: [Send; 8] = [
+    Send::Resubscribe,
+    Send::Subscribe,
+    Send::Unsubscribe,
+    Send::Ping,
+    Send::Renew,
+    Send::Audit,
+    Send::State,
+    Send::Publish,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Send {
@@ -55,6 +63,8 @@ enum Send {
     Unsubscribe,
     Ping,
     Renew,
+    Audit,
+    State,
     Publish,
 }
 
@@ -69,6 +79,8 @@ impl Send {
             Send::Unsubscribe => "unsubscribe",
             Send::Ping => "ping",
             Send::Renew => "renew",
+            Send::Audit => "audit",
+            Send::State => "state",
             Send::Publish => "publish",
         }
     }
@@ -468,12 +480,12 @@ fn candidates(
             let names = names.unwrap_or_default();
             vec![names.iter().filter_map(|name| subscribed(attempt, channels, name)).collect()]
         }
-        Send::Publish => {
+        Send::Publish | Send::State => {
             let name = names.and_then(|names| names.into_iter().next()).unwrap_or_else(|| "-".to_owned());
             let known = subscribed(attempt, channels, &name);
             vec![vec![known.unwrap_or_else(|| channels.set(&name, None, false))]]
         }
-        Send::Auth | Send::Resume | Send::Ping | Send::Renew => vec![Vec::new()],
+        Send::Auth | Send::Resume | Send::Ping | Send::Renew | Send::Audit => vec![Vec::new()],
     }
 }
 
@@ -494,6 +506,11 @@ fn speak(
         Send::Resubscribe => conversation.subscribe(now, channels, true).ok(),
         Send::Unsubscribe => conversation.unsubscribe(now, channels).ok().flatten(),
         Send::Ping => conversation.ping(now),
+        Send::Audit => conversation.audit(now).ok(),
+        Send::State => {
+            let wish = Wish { key: values.get("key").and_then(Value::as_str), missing: None };
+            conversation.state(now, channels.first()?, wish).ok()
+        }
         Send::Renew => conversation.renew(now, Secret::new(values.get("token")?.as_str()?)).ok(),
         Send::Publish => {
             let text = |name: &str| values.get(name).and_then(Value::as_str);
@@ -526,9 +543,9 @@ fn said(send: Send, values: &Values, about: &[ChannelId], channels: &Channels) -
     if let (Some(params), Send::Subscribe | Send::Resubscribe) = (params, send) {
         words += &format!(" params={}", excerpt(params.as_bytes()));
     }
-    if send == Send::Publish {
-        for name in ["type", "data"] {
-            if let Some(value) = values.get(name) {
+    if let Send::Publish | Send::State = send {
+        for name in if send == Send::State { &["key"][..] } else { &["type", "data"] } {
+            if let Some(value) = values.get(*name) {
                 words += &format!(" {name}={}", excerpt(value.to_string().as_bytes()));
             }
         }

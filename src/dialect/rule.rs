@@ -40,6 +40,8 @@ pub enum Class {
     Pong,
     /// A subscription ended.
     Gone,
+    /// What upstream believes to be subscribed.
+    Subscriptions,
     /// Connect again.
     Reconnect,
     /// Nothing.
@@ -48,7 +50,7 @@ pub enum Class {
 }
 
 /// The words for classes.
-pub(crate) const CLASSES: [(&str, Class); 12] = [
+pub(crate) const CLASSES: [(&str, Class); 13] = [
     ("event", Class::Event),
     ("snapshot", Class::Snapshot),
     ("ack", Class::Ack),
@@ -59,6 +61,7 @@ pub(crate) const CLASSES: [(&str, Class); 12] = [
     ("ping", Class::Ping),
     ("pong", Class::Pong),
     ("gone", Class::Gone),
+    ("subscriptions", Class::Subscriptions),
     ("reconnect", Class::Reconnect),
     ("ignore", Class::Ignore),
 ];
@@ -118,6 +121,8 @@ pub(crate) struct Each {
     /// Of an element.
     pub(crate) pointers: PointerSet,
     pub(crate) channel: Option<Value>,
+    /// Of `subscriptions`: texts that complete the channel's name, each another one.
+    pub(crate) list: Option<PointerId>,
     pub(crate) fields: Fields,
 }
 

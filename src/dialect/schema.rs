@@ -87,6 +87,7 @@ pub(crate) struct Templates {
     pub(crate) pong: Option<SendTemplate>,
     pub(crate) receipt: Option<SendTemplate>,
     pub(crate) state: Option<SendTemplate>,
+    pub(crate) audit: Option<SendTemplate>,
 }
 
 /// `[repair]`: an HTTP request, and how its answer is read.
@@ -329,6 +330,11 @@ impl Dialect {
         self.templates.state.is_some()
     }
 
+    /// Whether upstream can be asked what it believes to be subscribed.
+    pub fn has_audit(&self) -> bool {
+        self.templates.audit.is_some()
+    }
+
     /// Whether it is asked for one key of a channel.
     pub fn has_state_of_keys(&self) -> bool {
         self.templates.state.as_ref().is_some_and(SendTemplate::names_key)
@@ -357,13 +363,7 @@ fn read(root: Place<'_>, faults: &mut Faults) -> Dialect {
     if name.is_none() && file.take("name").is_none() {
         faults.add(0, "missing field `name`");
     }
-    let composition = file.text("channel", faults).and_then(|text| match Composition::parse(text.value) {
-        Ok(composition) => Some(composition),
-        Err((offset, reason)) => {
-            faults.add(text.place(offset), reason);
-            None
-        }
-    });
+    let composition = composition(&mut file, faults);
     let ways = [("make_before_break", Rotate::MakeBeforeBreak), ("break_before_make", Rotate::BreakBeforeMake)];
     let rotate = file.word("rotate", &ways, faults).unwrap_or_default();
     let secret = file.texts("secret", faults).iter().map(|text| text.value.to_owned()).collect();
@@ -439,6 +439,17 @@ fn check(
     named.and_then(Check::new)
 }
 
+/// How channels' names are made of parts.
+fn composition(file: &mut Section<'_>, faults: &mut Faults) -> Option<Composition> {
+    file.text("channel", faults).and_then(|text| match Composition::parse(text.value) {
+        Ok(composition) => Some(composition),
+        Err((offset, reason)) => {
+            faults.add(text.place(offset), reason);
+            None
+        }
+    })
+}
+
 /// The ways to connect, the better one first.
 fn transports_of(connect: &Connect, carriages: &BTreeMap<Transport, Carriage>, faults: &mut Faults) -> Vec<Transport> {
     let websocket = connect.websocket.then_some(Transport::WebSocket);
@@ -477,10 +488,13 @@ fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>
     })
 }
 
-/// A rule that answers needs the template it answers with. (Where rules had faults, these are reported first.)
+/// A rule that answers needs the template it answers with, and a question the rule that reads its answer. (Where rules had faults, these are reported first.)
 fn replies_exist(rules: &[Rule], places: &[Place<'_>], templates: &Templates, faults: &mut Faults) {
     if rules.len() != places.len() {
         return;
+    }
+    if templates.audit.is_some() && !rules.iter().any(|rule| rule.class == Class::Subscriptions) {
+        faults.add(0, "send.audit needs a rule that is `subscriptions`, which reads the answer");
     }
     for (rule, place) in rules.iter().zip(places) {
         if let Some(reply) = rule.reply
@@ -503,7 +517,8 @@ impl Templates {
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &SendTemplate> {
         let channels = [&self.subscribe, &self.resubscribe, &self.unsubscribe, &self.publish];
-        let others = [&self.auth, &self.resume, &self.renew, &self.ping, &self.pong, &self.receipt];
+        let others =
+            [&self.auth, &self.resume, &self.renew, &self.ping, &self.pong, &self.receipt, &self.state, &self.audit];
         channels.into_iter().chain(others).flatten()
     }
 

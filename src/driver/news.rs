@@ -55,6 +55,11 @@ pub fn notify(notice: &Notice) {
         Notice::NotUpgraded { reason, detail } => {
             tracing::warn!(reason, detail, "the session with upstream was to go on over a WebSocket; it is polled on")
         }
+        Notice::Audited { missing, extra } => tracing::warn!(
+            missing,
+            extra,
+            "upstream's list of subscriptions was another one than ours: what it lacked is subscribed anew, the rest unsubscribed"
+        ),
         Notice::TookOver { why } => tracing::info!(why, "another connection to upstream took over"),
         Notice::NotTakenOver { why, reason, detail } => tracing::warn!(
             why,

@@ -9,7 +9,7 @@ use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
 use crate::relay::stats::{
-    Band, Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
+    AuditEnd, Band, Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
 };
 use crate::relay::time::Wall;
 use crate::store::{COMMIT_SECONDS, StoreStats};
@@ -122,6 +122,13 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.interest.unsubscribes)),
     metric("tidegate_interest_timeouts_total", "Subscribes that upstream did not answer in time.",
         Counter(|v| v.stats.interest.timeouts)),
+    metric("tidegate_interest_audits_total", "Questions what upstream believes to be subscribed, by result.",
+        Counters("result", |v, put| AuditEnd::ALL.iter().for_each(|r| put(r.text(), v.stats.interest.audits.get(r))))),
+    metric("tidegate_interest_audit_differences_total", "Channels on one list only: missing on upstream's, or extra there.",
+        Counters("kind", |v, put| {
+            put("missing", v.stats.interest.audit_missing);
+            put("extra", v.stats.interest.audit_extra);
+        })),
     metric("tidegate_interest_refused_total", "Subscriptions that upstream refused or ended, by code.",
         Counters("code", |v, put| codes(&v.stats.interest.refused, put))),
 

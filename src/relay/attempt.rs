@@ -7,6 +7,7 @@
 
 pub mod acked;
 pub mod attempts;
+pub mod audit;
 pub mod heartbeat;
 pub mod lease;
 pub mod leaving;
@@ -20,6 +21,7 @@ use super::time::Mono;
 use crate::config::UpstreamConfig;
 use crate::dialect::{ChannelId, Conversation, Outgoing, Purpose, Then, Transport, WireFrame};
 use acked::{Acked, Known};
+use audit::Audit;
 use heartbeat::{Beat, Heartbeat};
 use lease::{Lease, LeaseDue};
 use leaving::Leaving;
@@ -191,6 +193,8 @@ pub struct Attempt {
     pub acked: Acked,
     /// What has to be unsubscribed.
     pub leaving: Leaving,
+    /// When upstream is asked what it believes to be subscribed.
+    pub audit: Audit,
     /// Pongs, receipts and the dialect's pings that wait to leave.
     beats: VecDeque<Outgoing>,
     /// A WebSocket ping waits to leave.
@@ -235,6 +239,7 @@ impl Attempt {
             heartbeat: Heartbeat::new(now, config.ping_interval, config.ping_misses),
             acked: Acked::default(),
             leaving: Leaving::default(),
+            audit: Audit::default(),
             beats: VecDeque::new(),
             ping_waits: false,
             auths: VecDeque::new(),

@@ -263,6 +263,7 @@ impl Relay {
             self.reorder_due(),
             self.repairs_due(),
             self.refreshes_due(),
+            self.audits_due(),
             self.outbound_due(),
             self.sessions_due(),
             self.draining.due(),
@@ -279,6 +280,7 @@ impl Relay {
         self.repairs_timeout(now);
         self.refreshes_timeout(Some(now.mono));
         self.upstream_timeout(now);
+        self.audits_timeout(now);
         self.outbound_timeout(now);
         self.sessions_timeout(now);
         self.watch_timeout(now);

@@ -172,6 +172,13 @@ pub enum Notice {
         /// The circumstances; empty where the reason says it all.
         detail: String,
     },
+    /// Upstream's list of what is subscribed was another one than ours; it is being mended.
+    Audited {
+        /// Channels that it did not have: subscribed anew.
+        missing: u64,
+        /// Channels that it had too many: unsubscribed.
+        extra: u64,
+    },
     /// Another connection took over from the one that served.
     TookOver {
         /// Why it was opened.

@@ -149,6 +149,20 @@ words! {
 }
 
 words! {
+    /// What came of asking upstream what it believes to be subscribed.
+    AuditEnd {
+        /// The same as we do.
+        Agreed = "agreed";
+        /// Something else: it is being mended.
+        Mended = "mended";
+        /// It did not say, or refused to.
+        Unanswered = "unanswered";
+        /// Its names have nothing in common with ours, so that nothing can be mended by them.
+        Unreadable = "unreadable";
+    }
+}
+
+words! {
     /// Why something is missing on a channel: the `reason` of `gap`.
     GapReason {
         /// A number is missing in upstream's sequence, or upstream said that it lost something.
@@ -370,6 +384,12 @@ pub struct InterestStats {
     pub timeouts: u64,
     /// Refusals, by `protocol::codes::ErrorCode::text`.
     pub refused: Counts<&'static str>,
+    /// Questions what upstream believes to be subscribed.
+    pub audits: Counts<AuditEnd>,
+    /// Channels that upstream's list lacked.
+    pub audit_missing: u64,
+    /// Channels that it had too many.
+    pub audit_extra: u64,
 }
 
 /// The rings.

@@ -11,6 +11,7 @@ mod clients;
 mod disk;
 mod invariants;
 mod ladder;
+mod provider;
 mod silence;
 mod upstream;
 mod world;

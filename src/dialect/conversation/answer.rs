@@ -6,9 +6,14 @@ use super::Conversation;
 use super::receive::{Turn, retry_after};
 use crate::dialect::bindings::{Bound, Sub};
 use crate::dialect::fill::Context;
+use crate::dialect::message::Message;
 use crate::dialect::pending::Op;
-use crate::dialect::rule::Taken;
+use crate::dialect::rule::{Class, Taken};
+use crate::dialect::scan::{Kind, elements};
 use crate::dialect::{ChannelId, Heard, Purpose, RequestId, Target};
+
+/// Names taken from one list; of a longer one the rest is not known.
+const LISTED_MOST: usize = 65_536;
 
 impl Conversation {
     pub(super) fn ack(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
@@ -36,7 +41,7 @@ impl Conversation {
                 heard(Heard::Lost { target: Target::Channel(*channel), oversize: turn.cut });
             }
         }
-        if let ([channel], Some(_)) = (&*channels, &turn.rule.each) {
+        if let ([channel], Some(_), Class::Ack) = (&*channels, &turn.rule.each, turn.rule.class) {
             self.elements(turn, Some(Target::Channel(*channel)), heard);
         }
         if let Some(sub) = bound {
@@ -119,6 +124,61 @@ impl Conversation {
         };
         let (then, retry_after) = (turn.rule.then, retry_after(turn));
         heard(Heard::Refused { about, target, code, message, then, retry_after });
+    }
+
+    /// Upstream lists what it believes to be subscribed: because it was asked, or as the answer to something else.
+    pub(super) fn listed(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {
+        let (request, _) = self.about(turn);
+        let op = request.and_then(|id| self.pending.get(id)).map(|request| request.op);
+        let asked = request.filter(|_| op == Some(Op::Audit));
+        match (op, asked) {
+            (_, Some(id)) => drop(self.pending.remove(id)),
+            // What it answers is answered first; an answer to nothing is a late one.
+            (Some(_), None) => self.ack(turn, heard),
+            (None, None) if turn.rule.req.is_some() => return self.ack(turn, heard),
+            (None, None) => {}
+        }
+        match self.names_listed(turn) {
+            Some((names, whole)) => heard(Heard::Subscriptions { request: asked, names, whole }),
+            None => heard(Heard::Unextracted(turn.index)),
+        }
+    }
+
+    /// The names on a list, and whether they are all; `None`: there is no list.
+    fn names_listed(&mut self, turn: Turn<'_>) -> Option<(Vec<Box<str>>, bool)> {
+        let each = turn.rule.each.as_ref()?;
+        turn.message.span(each.at).filter(|span| span.kind == Kind::Array)?;
+        let mut spans = std::mem::take(&mut self.element_spans);
+        let (mut names, mut whole): (Vec<Box<str>>, bool) = (Vec::new(), true);
+        let context = self.context(turn.now, None);
+        for bytes in each.elements(&turn.message) {
+            // Elements of a valid message are valid.
+            let scanned = each.pointers.scan(bytes, &mut spans).is_ok();
+            let element = Message { bytes, spans: &spans };
+            let name = each.channel.as_ref().and_then(|channel| channel.text(&element, &context));
+            let Some(name) = name.filter(|_| scanned) else {
+                whole = false;
+                continue;
+            };
+            match each.list {
+                None => names.push(name.into()),
+                Some(list) => {
+                    for rest in elements(element.raw(list).unwrap_or_default()) {
+                        match serde_json::from_slice::<String>(rest) {
+                            Ok(rest) => names.push([&*name, &rest].concat().into()),
+                            Err(_) => whole = false,
+                        }
+                    }
+                }
+            }
+            if names.len() > LISTED_MOST {
+                names.truncate(LISTED_MOST);
+                whole = false;
+                break;
+            }
+        }
+        self.element_spans = spans;
+        Some((names, whole))
     }
 
     pub(super) fn pong(&mut self, turn: Turn<'_>, heard: &mut dyn FnMut(Heard<'_>)) {

@@ -168,6 +168,7 @@ impl Conversation {
             Class::Ack => self.ack(turn, heard),
             Class::Error => self.error(turn, heard),
             Class::Pong => self.pong(turn, heard),
+            Class::Subscriptions => self.listed(turn, heard),
             Class::Hello => self.hello(turn, heard),
             Class::Ready => self.ready(turn, resumed, heard),
             Class::Denied => self.denied(turn, heard),

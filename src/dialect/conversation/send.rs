@@ -165,6 +165,17 @@ impl Conversation {
         Some(outgoing)
     }
 
+    /// The question what upstream believes to be subscribed; [`SendError::NoTemplate`]: it cannot be asked.
+    pub fn audit(&mut self, now: Time) -> Result<Outgoing, SendError> {
+        let dialect = Arc::clone(&self.dialect);
+        let send = dialect.templates.audit.as_ref().ok_or(SendError::NoTemplate)?;
+        let mut outgoing = self.plain(now, send, Purpose::Audit, Says::Event)?;
+        // A list without an id is an answer too.
+        outgoing.answered = true;
+        self.note(&outgoing, Op::Audit, Vec::new());
+        Ok(outgoing)
+    }
+
     /// In-band renewal of the token; [`SendError::NoTemplate`]: connect again instead.
     pub fn renew(&mut self, now: Time, token: Secret) -> Result<Outgoing, SendError> {
         let dialect = Arc::clone(&self.dialect);

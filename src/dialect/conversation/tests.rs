@@ -138,6 +138,7 @@ fn purpose(purpose: &Purpose) -> String {
         Purpose::Subscribe(ids) => format!("subscribe[{}]", list(ids)),
         Purpose::Unsubscribe(ids) => format!("unsubscribe[{}]", list(ids)),
         Purpose::Publish(id) => format!("publish[{}]", { id.0 }),
+        Purpose::Audit => "audit".to_owned(),
         Purpose::State(id, _) => format!("state[{}]", id.0),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
@@ -198,8 +199,8 @@ fn show(heard: &Heard<'_>) -> String {
             words.extend(then.map(|then| format!("{then:?}")));
         }
         Heard::Ready { resumed } => words.push(if *resumed { "resumed" } else { "ready" }.to_owned()),
-        Heard::Unproven => words.push("unproven".to_owned()),
         Heard::Lost { target: of, oversize: cut } => words.push(lost(&target(of), *cut)),
+        Heard::Subscriptions { names, .. } => words.push(format!("subscriptions {}", names.join(" "))),
         Heard::Mismatched { target: of, .. } => words.push(format!("mismatched {}", target(of))),
         Heard::Reconnect { retry_after } => {
             words.push("reconnect".to_owned());
@@ -211,8 +212,7 @@ fn show(heard: &Heard<'_>) -> String {
             words.push(format!("poll failed {status} {detail:?}"));
             words.extend(retry_after.map(|after| format!("after={after:?}")));
         }
-        Heard::Hasty => words.push("hasty".to_owned()),
-        Heard::Ignored => words.push("ignored".to_owned()),
+        Heard::Hasty | Heard::Ignored | Heard::Unproven => words.push(format!("{heard:?}").to_lowercase()),
         Heard::Numbered(first, last) => words.push(format!("numbered {first}-{last}")),
         Heard::Skipped(what, count) => words.push(format!("skipped {count} {}", what.word())),
         Heard::Unmatched => words.push("unmatched".to_owned()),

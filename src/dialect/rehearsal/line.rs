@@ -110,6 +110,7 @@ pub(super) fn purpose(purpose: &Purpose, names: &dyn Names) -> String {
             let words = list("state", std::slice::from_ref(channel));
             key.as_ref().map_or(words.clone(), |key| format!("{words} key={}", word(key)))
         }
+        Purpose::Audit => "audit".to_owned(),
         Purpose::Ping => "ping".to_owned(),
         Purpose::Reply => "reply".to_owned(),
         Purpose::Poll => "poll".to_owned(),
@@ -170,6 +171,10 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
         Heard::Lost { target, oversize } => {
             Words::new(if *oversize { "cut" } else { "lost" }).bare(Some(self::target(*target, names)))
         }
+        Heard::Subscriptions { request, names, whole } => Words::new("subscriptions")
+            .bare(request.and_then(id))
+            .bare((!names.is_empty()).then(|| excerpt(names.join(" ").as_bytes())))
+            .bare((!whole).then_some("and more")),
         Heard::Mismatched { target, .. } => Words::new("mismatched").bare(Some(self::target(*target, names))),
         Heard::Reconnect { retry_after } => {
             Words::new("reconnect").and("retry_after", retry_after.map(|time| format!("{}ms", time.as_millis())))

@@ -143,12 +143,15 @@ impl Mimic {
         match send {
             Send::Auth | Send::Resume => {
                 let ready = self.of_class("ready").find_map(|rule| make(rule, &parts(&[])));
-                one(ready.or_else(|| self.ack("auth", &parts(&[]))))
+                one(ready.or_else(|| self.ack(side, "auth", &parts(&[]))))
             }
-            Send::Renew => one(self.ack("auth", &parts(&[]))),
+            Send::Renew => one(self.ack(side, "auth", &parts(&[]))),
+            Send::Audit => one(self.of_class("subscriptions").find_map(|rule| Self::list(side, rule, &parts(&[])))),
+            Send::State => one(self.ack(side, "state", &parts(&[]))),
             Send::Ping => one(self.of_class("pong").find_map(|rule| make(rule, &parts(&[])))),
             Send::Publish => {
-                let ack = self.ack("publish", &parts(&[("data", values.get("data").cloned().unwrap_or_default())]));
+                let ack =
+                    self.ack(side, "publish", &parts(&[("data", values.get("data").cloned().unwrap_or_default())]));
                 let echo = || {
                     let channel = self.rehearsal.names(values)?.into_iter().next()?;
                     let sub = side.subscriptions.get(&channel)?;
@@ -167,7 +170,7 @@ impl Mimic {
                     let sub = self.own_id(values).unwrap_or_else(|| json!(1_000 + side.next_subscription));
                     let parts = parts(&[("channel", json!(name)), ("sub", sub.clone()), ("bind", sub.clone())]);
                     side.subscriptions.insert(name, sub);
-                    out.extend(self.ack("subscribe", &parts).filter(|ack| !out.contains(ack)));
+                    out.extend(self.ack(side, "subscribe", &parts).filter(|ack| !out.contains(ack)));
                 }
                 out
             }
@@ -178,9 +181,35 @@ impl Mimic {
                 side.subscriptions
                     .retain(|name, known| !names.contains(name) && (sub.is_null() || text(known) != text(&sub)));
                 let channel = names.first().map(|name| ("channel", json!(name)));
-                one(self.ack("unsubscribe", &parts(&channel.into_iter().collect::<Vec<_>>())))
+                one(self.ack(side, "unsubscribe", &parts(&channel.into_iter().collect::<Vec<_>>())))
             }
         }
+    }
+
+    /// What a rule that is `subscriptions` reads: all that is subscribed.
+    fn list(side: &Side, rule: &toml::Table, parts: &Parts) -> Option<Value> {
+        let text = |key: &str| rule.get("each")?.get(key)?.as_str();
+        let (at, channel, list) = (text("at")?, text("channel")?, text("list"));
+        let element = |name: &String| {
+            let mut element = Value::Null;
+            let (begin, rest) = match list {
+                // What stands between the element's part of the name and those of its list.
+                Some(_) => name.split_at(name.find(channel.rsplit('}').next()?)? + channel.rsplit('}').next()?.len()),
+                None => (&**name, ""),
+            };
+            match channel {
+                "" => element = json!(begin),
+                channel => fill(&mut element, channel, &json!(begin), &BTreeMap::new())?,
+            }
+            if let Some(list) = list {
+                put(&mut element, list, json!([rest]))?;
+            }
+            Some(element)
+        };
+        let names: Option<Vec<Value>> = side.subscriptions.keys().map(element).collect();
+        let mut message = make(rule, parts)?;
+        put(&mut message, at, json!(names?))?;
+        Some(message)
     }
 
     /// The subscription id that the subscribe gave itself.
@@ -198,7 +227,7 @@ impl Mimic {
     }
 
     /// The answer that grants a request of this kind, by the rule that speaks most of it.
-    fn ack(&self, op: &str, parts: &Parts) -> Option<Value> {
+    fn ack(&self, side: &Side, op: &str, parts: &Parts) -> Option<Value> {
         let of = |rule: &toml::Table| match rule.get("of") {
             Some(toml::Value::String(one)) => one == op,
             Some(toml::Value::Array(list)) => list.iter().any(|one| one.as_str() == Some(op)),
@@ -207,7 +236,9 @@ impl Mimic {
                     || (op == "subscribe" && (rule.contains_key("channel") || rule.contains_key("sub")))
             }
         };
-        let made = self.of_class("ack").filter(|rule| of(rule)).filter_map(|rule| Some((rule, make(rule, parts)?)));
+        let acks = self.of_class("ack").filter(|rule| of(rule)).filter_map(|rule| Some((rule, make(rule, parts)?)));
+        let lists = self.of_class("subscriptions").filter(|rule| rule.contains_key("of") && of(rule));
+        let made = acks.chain(lists.filter_map(|rule| Some((rule, Self::list(side, rule, parts)?))));
         let words = |rule: &toml::Table| rule.get("match").map(ToString::to_string).unwrap_or_default();
         let other = |words: &str| ["subscribe", "refresh", "publish"].iter().any(|word| words.contains(word));
         made.min_by_key(|(rule, _)| {

@@ -105,6 +105,7 @@ fn keys_of(class: Class) -> &'static [&'static str] {
         Class::Denied => &["message", "then"],
         Class::Pong => &["req", "seq"],
         Class::Gone => &["channel", "sub", "code", "message", "then"],
+        Class::Subscriptions => &["req", "of", "each"],
         Class::Reconnect => &["retry_after"],
         Class::Hello | Class::Ping | Class::Ignore => &["seq"],
     }
@@ -149,6 +150,7 @@ impl Reader<'_> {
         if class.is_none() && on.take("is").is_none() {
             self.faults.add(on.at, "missing field `is`: a rule says what its messages are");
         }
+        self.check_list(&on, &rule);
         if let (Some(_), Some(place)) = (&rule.each, on.take("checksum")) {
             self.faults.add(place.at, "a checksum is over the channel as a whole: not with `each`");
         }
@@ -183,13 +185,26 @@ impl Reader<'_> {
             // An answer to `send.state` is about the channel that was asked for.
             Class::Event | Class::Snapshot if !has("channel") && !has("sub") && !has("req") => "`channel` or `sub`",
             Class::Gone if !has("channel") && !has("sub") => "`channel` or `sub`",
+            Class::Subscriptions if !has("each") => "`each`, the list",
             Class::Ack if !["req", "channel", "of", "sub"].into_iter().any(has) => "`req`, `channel`, `of` or `sub`",
             _ => return,
         };
         // An element's own channel will do.
-        let each = entries.iter().find(|(key, _, _)| *key == "each");
+        let each = entries.iter().find(|(key, _, _)| *key == "each" && class != Class::Subscriptions);
         if !each.is_some_and(|(_, _, each)| each.entries().iter().any(|(key, _, _)| *key == "channel")) {
             self.faults.add(on.at, format!("a rule that is `{word}` needs {missing}"));
+        }
+    }
+
+    /// A list of subscriptions names channels, and nothing else has a list within its elements.
+    fn check_list(&mut self, on: &Section<'_>, rule: &Rule) {
+        let Some(each) = &rule.each else { return };
+        let lists = rule.class == Class::Subscriptions;
+        if lists && each.channel.is_none() {
+            self.faults.add(on.at, "`each` of a rule that is `subscriptions` needs `channel`");
+        }
+        if !lists && each.list.is_some() {
+            self.faults.add(on.at, "`list` has an effect in a rule that is `subscriptions` only");
         }
     }
 
@@ -309,12 +324,13 @@ impl Reader<'_> {
         let mut pointers = PointerSet::new();
         let mut inner = Reader { names: self.names, pointers: &mut pointers, faults: self.faults };
         let channel = inner.value(&mut section, "channel");
+        let list = inner.pointer(&mut section, "list");
         let mut fields = inner.fields(&mut section);
         if fields.data.is_none() {
             fields.data = pointer("", &mut pointers).ok();
         }
         section.finish(self.faults);
-        Some(Each { at: at?, pointers, channel, fields })
+        Some(Each { at: at?, pointers, channel, list, fields })
     }
 
     /// `true`, `false`, or conditions.

@@ -40,6 +40,7 @@ pub(super) fn compile(
         pong: one("pong", Scope::Reply, faults),
         receipt: one("receipt", Scope::Reply, faults),
         state: one("state", Scope::Wish, faults),
+        audit: one("audit", Scope::Ping, faults),
     };
     for key in ["resubscribe", "unsubscribe"] {
         if let (Some(place), None) = (send.take(key), send.take("subscribe")) {

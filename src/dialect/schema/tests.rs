@@ -81,7 +81,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     (
         "[[on]]\nmatch = { \"/t\" = 1 }\nis = \"evnt\"\n",
         &[
-            "5:6: unknown variant `evnt`, expected one of `event`, `snapshot`, `ack`, `error`, `hello`, `ready`, `denied`, `ping`, `pong`, `gone`, `reconnect`, `ignore`",
+            "5:6: unknown variant `evnt`, expected one of `event`, `snapshot`, `ack`, `error`, `hello`, `ready`, `denied`, `ping`, `pong`, `gone`, `subscriptions`, `reconnect`, `ignore`",
         ],
     ),
     (
@@ -255,14 +255,14 @@ const FAULTS: &[(&str, &[&str])] = &[
             "9:28: `ok` must be a text: a pointer, or text with {holes}",
             "9:46: `{` without `}`",
             "10:8: missing field `at`: the array whose elements are events",
-            "10:22: unknown field `chan`, expected one of `at`, `channel`, `key`, `type`, `id`, `seq`, `ts`, `data`",
+            "10:22: unknown field `chan`, expected one of `at`, `channel`, `list`, `key`, `type`, `id`, `seq`, `ts`, `data`",
             "3:1: this rule replies with send.receipt, which is not there",
         ],
     ),
     (
         "[[on]]\nmatch = { \"/a\" = 1 }\nis = \"error\"\nof = [\"subscribe\", \"sub\"]\nthen = \"later\"\nmessage = 5\n",
         &[
-            "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`, `state`",
+            "6:20: unknown variant `sub`, expected one of `auth`, `subscribe`, `unsubscribe`, `publish`, `ping`, `state`, `audit`",
             "7:8: expected `retry`, `reject`, `refresh`, `resubscribe`, `reconnect`, `fatal`, or `pause 30s`",
             "8:11: `message` must be a text",
         ],

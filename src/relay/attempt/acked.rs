@@ -154,6 +154,11 @@ impl Acked {
         self.steps.get(&channel).is_some_and(|step| matches!(step.place, Place::Live(_)))
     }
 
+    /// Whether the channel is to be subscribed, was, or is live.
+    pub fn knows(&self, channel: ChannelId) -> bool {
+        self.steps.contains_key(&channel)
+    }
+
     /// The channels that are live, in order.
     pub fn all_live(&self) -> impl Iterator<Item = ChannelId> {
         self.steps.iter().filter(|(_, step)| matches!(step.place, Place::Live(_))).map(|(id, _)| *id)

@@ -21,6 +21,8 @@ enum Stage {
 
 /// Channels remembered after they left; of one that is older nothing more is said to upstream.
 const LEFT_MAX: usize = 1_024;
+/// Channels that were never ours and may be on their way out at once.
+const STRANGERS: u32 = 4_096;
 
 #[derive(Debug)]
 struct Leaver {
@@ -49,6 +51,8 @@ pub struct Leaving {
     /// By name.
     left: HashMap<Box<str>, Left>,
     left_order: BTreeMap<ChannelId, Box<str>>,
+    /// Channels unsubscribed so far that were never ours.
+    strangers: u32,
 }
 
 impl Leaving {
@@ -143,6 +147,22 @@ impl Leaving {
         true
     }
 
+    /// Upstream has a channel subscribed that nobody here asked for, or that left before: it is unsubscribed.
+    pub fn stranger(&mut self, name: Box<str>) {
+        if self.heard_of(&name) || self.holds(&name) {
+            return;
+        }
+        // Numbers that interest does not reach: it counts from 0, and the last one stands for none.
+        self.strangers = (self.strangers + 1) % STRANGERS;
+        let id = ChannelId(u32::MAX - 1 - self.strangers);
+        if !self.channels.contains_key(&id) {
+            self.enqueue(id, name, None, None);
+            if let Some(leaver) = self.channels.get_mut(&id) {
+                leaver.again = true;
+            }
+        }
+    }
+
     /// One channel whose unsubscribe upstream did not answer in time, with the request; it is done. Subscribes that were not
     /// answered in time hold back nothing any more.
     pub fn unanswered(&mut self, now: Mono) -> Option<(ChannelId, RequestId)> {
@@ -218,6 +238,25 @@ mod tests {
         leaving.sent(&[ChannelId(2)], RequestId(2), None);
         leaving.done(ChannelId(2));
         assert!(!leaving.heard_of("c2"), "once more is enough");
+    }
+
+    #[test]
+    fn what_was_never_ours_leaves_once_under_a_number_of_its_own() {
+        let mut leaving = leaving(&["ours"]);
+        leaving.stranger("ours".into());
+        leaving.stranger("a".into());
+        leaving.stranger("a".into());
+        leaving.stranger("b".into());
+        let ids: Vec<ChannelId> = leaving.candidates(9).iter().map(|spec| spec.id).collect();
+        assert_eq!(ids, [ChannelId(0), ChannelId(u32::MAX - 3), ChannelId(u32::MAX - 2)]);
+        leaving.sent(&ids, RequestId(1), None);
+        assert!(ids.iter().all(|id| leaving.done(*id)));
+        leaving.stranger("ours".into());
+        assert_eq!(leaving.candidates(9)[0].id, ChannelId(0), "under the number and params it had");
+        for at in 0..=STRANGERS {
+            leaving.stranger(format!("s{at}").into());
+        }
+        assert_eq!(leaving.candidates(9_999).len(), usize::try_from(STRANGERS).unwrap() + 1);
     }
 
     #[test]

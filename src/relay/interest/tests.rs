@@ -17,6 +17,7 @@ fn interest(max_channels: usize, upstream: Upstream) -> Interest {
         linger: LINGER,
         ack_timeout: Duration::from_secs(10),
         ack_attempts: 3,
+        audit_interval: None,
         refused_for: Duration::from_secs(300),
         max_channels,
     };

@@ -11,7 +11,7 @@
 //! - `events`: what enters the feed. `mapping`: one channel of upstream's as many local ones.
 //! - `sequencing`: numbers: duplicates, what comes early, holes. `checking`: checksums. `repairing`: what mends holes. `resuming`: what a lost connection
 //!   means for the feed, and when that is known. `refreshing`: asking for the present state.
-//! - `watching`: channels that are silent. `judging`: how good upstream is, and who is told.
+//! - `auditing`: what upstream believes to be subscribed. `watching`: channels that are silent. `judging`: how good upstream is, and who is told.
 //!
 //! `clients/`:
 //! - `sessions`: what they ask. `subscribing`: how subscriptions begin and end. `cutting`: what is delivered. `snapshots`: state

@@ -137,13 +137,15 @@ fn coinbase_answers_in_order_without_ids() {
     );
     talk.subscribe(&["user:BTC-USD"]);
     talk.unsubscribe(&["ticker:ETH-USD"]);
-    assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["acked #1 subscribe[1,2]"]);
+    let listed = r#"{"type":"subscriptions","channels":[{"name":"ticker","product_ids":["ETH-USD","BTC-USD"]}]}"#;
+    assert_eq!(talk.hear(listed), ["acked #1 subscribe[1,2]", "subscriptions ticker:ETH-USD ticker:BTC-USD"]);
     assert_eq!(
         talk.hear(r#"{"type":"error","message":"Failed to subscribe","reason":"authenticate"}"#),
         [r#"refused #2 subscribe[3] code=authenticate "Failed to subscribe""#]
     );
-    assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["acked #3 unsubscribe[1]"]);
-    assert_eq!(talk.hear(r#"{"type":"subscriptions","channels":[]}"#), ["acked #0 subscribe[]"]);
+    let none = r#"{"type":"subscriptions","channels":[]}"#;
+    assert_eq!(talk.hear(none), ["acked #3 unsubscribe[1]", "subscriptions "]);
+    assert_eq!(talk.hear(none), ["subscriptions "]);
     assert_eq!(
         talk.hear(r#"{"type":"match","sequence":5,"product_id":"BTC-USD","time":"2022-10-19T23:28:22.061769Z"}"#),
         [concat!(

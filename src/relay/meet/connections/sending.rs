@@ -54,7 +54,12 @@ impl Relay {
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
                 Purpose::Subscribe(_) | Purpose::Unsubscribe(_) => !outgoing.answered,
-                Purpose::Auth | Purpose::State(..) | Purpose::Ping | Purpose::Reply | Purpose::Poll => false,
+                Purpose::Auth
+                | Purpose::State(..)
+                | Purpose::Audit
+                | Purpose::Ping
+                | Purpose::Reply
+                | Purpose::Poll => false,
             };
             if told {
                 load.carried.push(Carried { purpose: outgoing.purpose, answered: outgoing.answered });
@@ -338,9 +343,7 @@ fn message_spec(message: &StoredMessage) -> MessageSpec<'_> {
 fn channels_of(purpose: &Purpose) -> &[ChannelId] {
     match purpose {
         Purpose::Subscribe(channels) | Purpose::Unsubscribe(channels) => channels,
-        Purpose::Auth | Purpose::Publish(_) | Purpose::State(..) | Purpose::Ping | Purpose::Reply | Purpose::Poll => {
-            &[]
-        }
+        _ => &[],
     }
 }
 

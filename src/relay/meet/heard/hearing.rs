@@ -137,6 +137,9 @@ impl Relay {
             Heard::Acked { request, purpose, data } => self.heard_ack(now, attempt, request, &purpose, data.as_deref()),
             Heard::Refused { about, target, code, message, then, retry_after } => {
                 let refusal = Refusal { code, message, then, retry_after };
+                if let Some((request, Purpose::Audit)) = about {
+                    self.audit_refused(attempt, request);
+                }
                 self.heard_refusal(now, attempt, about.map(|(_, purpose)| purpose), target, &refusal);
             }
             Heard::Ready { resumed } => self.heard_ready(now, attempt, resumed),
@@ -150,6 +153,9 @@ impl Relay {
             Heard::Lost { target, oversize } => {
                 let reason = if oversize { GapReason::Oversize } else { GapReason::UpstreamSeq };
                 self.target_lost(at, target, reason);
+            }
+            Heard::Subscriptions { request, names, whole } => {
+                self.subscriptions_listed(now, attempt, request, &names, whole);
             }
             Heard::Mismatched { target, whole } => self.checksum_failed(at, attempt, target, whole),
             Heard::Unproven => self.heard_unproven(at, attempt),
@@ -207,6 +213,7 @@ impl Relay {
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);
         let serves = self.attempts.serves(attempt);
+        self.audit_soon(now.mono, attempt);
         if serves {
             self.link.ready(now.mono, &mut self.rng);
             let sequel = self.way_serves(now, attempt);
@@ -307,7 +314,7 @@ impl Relay {
                 }
             }
             Purpose::State(..) => self.state_answered(now, purpose, true),
-            Purpose::Ping | Purpose::Reply | Purpose::Poll => {}
+            Purpose::Audit | Purpose::Ping | Purpose::Reply | Purpose::Poll => {}
         }
         self.stats.dialect.unexpected += u64::from(!news);
     }
@@ -343,7 +350,7 @@ impl Relay {
                 return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
             }
             Some(purpose @ Purpose::State(..)) => self.state_answered(now, &purpose, false),
-            Some(Purpose::Ping | Purpose::Reply | Purpose::Poll) => {}
+            Some(Purpose::Audit | Purpose::Ping | Purpose::Reply | Purpose::Poll) => {}
             None => match named {
                 Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
                 None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),

@@ -1,5 +1,6 @@
 //! What upstream says, what it means for the feed, and how good upstream is. `meet/mod.rs` says what each file is about.
 
+pub(in crate::relay) mod auditing;
 pub(in crate::relay) mod checking;
 pub(in crate::relay) mod events;
 pub(in crate::relay) mod hearing;

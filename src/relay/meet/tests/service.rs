@@ -284,6 +284,13 @@ impl Service {
         self.input(Input::Disconnected { attempt: self.attempt, reason });
     }
 
+    /// The connection is lost, and there is another one.
+    pub(super) fn until_connect_after_loss(&mut self) {
+        self.close(1006);
+        self.until_connect();
+        self.connect();
+    }
+
     pub(super) fn close(&mut self, code: u16) {
         self.lose(Disconnect::Closed { code, reason: String::new() });
     }
