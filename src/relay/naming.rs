@@ -254,12 +254,12 @@ mod tests {
     #[test]
     fn secrets_of_the_configuration_are_not_stored_and_those_of_a_request_are() {
         let secret = ["pin".to_owned()];
-        let mut config = Config::default();
-        config.channels = vec![
+        let channels = vec![
             mapping("mapped:*", Some("base"), Some(r#"{"pin":"1"}"#)),
             mapping("fixed", None, Some(r#"{"a":"9","pin":"2"}"#)),
             mapping("*", None, None),
         ];
+        let config = Config { channels, ..Config::default() };
         for (local, base, params, kept) in [
             ("mapped:x", "base", r#"{"pin":"1"}"#, None),
             ("fixed", "fixed", r#"{"a":"9","pin":"2"}"#, Some(r#"{"a":"9"}"#)),
