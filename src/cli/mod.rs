@@ -16,6 +16,7 @@ mod publish;
 mod record;
 mod replay;
 mod run;
+mod salvage;
 mod status;
 mod tail;
 
@@ -136,6 +137,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Look at messages that could not be delivered, publish them again, purge them
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Read what can still be read of a damaged store, and publish it again
+    Salvage(salvage::SalvageArgs),
     /// Tell how a running relay is
     Status(status::StatusArgs),
     /// Exit 0 if a running relay is ready: for a container's HEALTHCHECK
@@ -182,6 +185,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Tail(args) => tail::run(&args, &sources),
         Command::Publish(args) => publish::run(&args, &sources),
         Command::DeadLetters(args) => dead_letters::run(&args, &sources),
+        Command::Salvage(args) => salvage::run(&args, &sources),
         Command::Status(args) => status::run(&args, &sources),
         Command::Health(args) => health::run(&args, &sources),
     }

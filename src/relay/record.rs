@@ -10,7 +10,7 @@ use crate::protocol::request::ChannelRequest;
 /// The id of an outbound message: a ULID, shown as 26 characters of Crockford's base 32.
 /// Aligned to 8 bytes instead of 16: there may be millions of them, beside numbers of 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(packed(8))]
+#[repr(Rust, packed(8))]
 pub struct MessageId(pub u128);
 
 impl MessageId {

@@ -29,6 +29,7 @@ mod mark;
 mod record;
 mod recover;
 mod rotate;
+mod salvage;
 mod stats;
 mod thread;
 
@@ -40,6 +41,7 @@ use std::thread::JoinHandle;
 use crate::relay::record::{Operation, Restored, StoredMessage};
 
 pub use recover::panic_is_guarded;
+pub use salvage::{Salvage, Salvaged, salvage};
 pub use stats::{COMMIT_SECONDS, StoreNumbers, StoreStats};
 
 use stats::Counters;

@@ -229,6 +229,17 @@ pub(super) fn encode_census(census: Census) -> Vec<u8> {
     out.finish()
 }
 
+/// Where the next record may begin.
+pub(super) fn next_start(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(MAGIC.len()).position(|window| window == MAGIC)
+}
+
+/// How long the record is that begins here, by its head.
+pub(super) fn framed_length(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.get(SUM_AT - 4..SUM_AT)?.try_into().ok()?;
+    (u32::from_le_bytes(length) as usize).checked_add(HEAD)
+}
+
 /// Reads one whole record.
 pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damage> {
     let head = bytes.get(..HEAD).ok_or(Damage::Length)?;

@@ -312,3 +312,27 @@ fn an_interrupted_rebuild_is_ended_or_begun_again() {
         assert!(!path.join("sled.old").exists());
     }
 }
+
+/// sled cannot open it any more; the records are there all the same.
+#[test]
+fn what_sled_cannot_read_is_salvaged() {
+    let base = scratch();
+    let path = base.path().join("state");
+    let truth = store(&path);
+    let db = fs::OpenOptions::new().write(true).open(path.join("sled/db")).unwrap();
+    let middle = db.metadata().unwrap().len() / 2;
+    db.write_all_at(&[0xEE; 4096], middle.min(60_000)).unwrap();
+    db.write_all_at(&[0xEE; 512], 0).unwrap();
+    fs::remove_file(path.join("sled/conf")).unwrap();
+    let found = tidegate::store::salvage(&path).unwrap();
+    let mut whole = 0;
+    for (id, salvaged) in &found.messages {
+        if let Some(message) = &salvaged.message {
+            assert_eq!(*message, *message_of(&truth, message.sequence), "{id}");
+            whole += usize::from(salvaged.outcome.is_none());
+        }
+    }
+    let (wanted, missing) = (truth.messages.len(), truth.messages.len().saturating_sub(whole));
+    assert!(missing <= 40, "of {wanted} messages {missing} were not found");
+    assert!(found.messages.values().any(|salvaged| salvaged.outcome.is_some()) && found.broken > 0);
+}
