@@ -97,6 +97,8 @@ quantities! {
     StoreFailed = "store_failed", Number;
     /// Free bytes of the file system under the store.
     DiskFree = "disk_free", Bytes;
+    /// The part of a `[budget]` allowance that is spent, of the one that is spent the most: over all or of one principal.
+    BudgetSpent = "budget_spent", Share;
     /// Jumps of our clock in the last hour.
     ClockJumps = "clock_jumps", Number;
     /// Sessions connected.

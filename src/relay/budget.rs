@@ -170,6 +170,17 @@ impl Budget {
         all.filter(|spent| spent.day > 0 || spent.hour > 0).collect()
     }
 
+    /// The part of an allowance that is spent, of the one that is spent the most: over all or of one principal. 0 where nothing
+    /// is limited.
+    pub fn fullest(&mut self, now: Mono) -> f64 {
+        let names: Vec<Arc<str>> = self.principals.keys().cloned().collect();
+        let mut all = self.spent(now);
+        names.iter().for_each(|name| all.extend(self.spent_by(now, name)));
+        let part = |spent: u32, limit: u32| if limit == 0 { 0.0 } else { f64::from(spent) / f64::from(limit) };
+        let parts = all.iter().map(|one| part(one.hour, one.allowance.hour).max(part(one.day, one.allowance.day)));
+        parts.fold(0.0, f64::max)
+    }
+
     fn spent_of(&mut self, now: Mono, cost: Cost, principal: Option<&Arc<str>>) -> Spent {
         let allowance = if principal.is_some() { self.own_allowance(cost) } else { self.allowance(cost) };
         let last = principal.and_then(|name| self.principals.get(name)).map(|spender| spender.last);
@@ -264,6 +275,18 @@ mod tests {
         let all = budget.spent(at(4));
         assert_eq!(all.iter().find(|spent| spent.cost == Cost::Refresh).map(|spent| spent.hour), Some(3));
         budget.spent(at(4 + 2 * 86_400)).iter().for_each(|spent| assert_eq!((spent.hour, spent.day), (0, 0)));
+    }
+
+    #[test]
+    fn the_fullest_allowance_is_that_of_all_or_of_one_principal() {
+        let mut budget = budget(4, 0);
+        let name: Arc<str> = "a".into();
+        assert_eq!(budget.fullest(at(0)).to_bits(), 0.0_f64.to_bits());
+        budget.count(at(0), Cost::Refresh, None);
+        assert_eq!(budget.fullest(at(0)).to_bits(), 0.25_f64.to_bits());
+        budget.count(at(0), Cost::Refresh, Some(&name));
+        assert_eq!(budget.fullest(at(0)).to_bits(), 1.0_f64.to_bits(), "one an hour is all that a principal has");
+        assert_eq!(budget.fullest(at(2 * 86_400)).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Relay {
             }
             Quantity::StoreFailed => Some(f64::from(self.stats.outbox.store_failed)),
             Quantity::DiskFree => self.disk_bytes.map(|bytes| bytes as f64),
+            Quantity::BudgetSpent => Some(self.budget.fullest(now.mono)),
             Quantity::Sessions => Some(self.sessions.len() as f64),
             Quantity::Denied
             | Quantity::ProtocolErrors

@@ -26,6 +26,27 @@ fn alarmed(conditions: &[&str]) -> Service {
     })
 }
 
+#[test]
+fn a_principal_that_has_spent_its_allowance_fires_until_an_hour_is_over() {
+    let mut service = ready("", |config| {
+        config.alerts = vec![alert("budget_spent > 90%")];
+        config.budget.principal_subscribes.hour = 2;
+        config.upstream.ping_interval = Duration::from_secs(100_000);
+    });
+    let client = service.join(0);
+    service.subscribe(client, &["a"]);
+    service.ack_all();
+    service.pass_seconds(5);
+    assert!(service.alerts.is_empty(), "half of it is spent");
+    service.subscribe(client, &["b"]);
+    service.ack_all();
+    service.pass_seconds(5);
+    assert_eq!(service.alerts[0].1["value"], json!(1.0));
+    assert_eq!(messages(&mut service, &Ok(())), ["budget_spent firing"]);
+    service.pass_seconds(2 * 3_600);
+    assert_eq!(messages(&mut service, &Ok(())), ["budget_spent resolved"]);
+}
+
 /// The messages that left since the last look, as `alert status`; each is answered.
 fn messages(service: &mut Service, result: &Result<(), AlertFailure>) -> Vec<String> {
     let mut out = Vec::new();
