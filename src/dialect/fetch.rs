@@ -27,6 +27,8 @@ pub(crate) const MOST: usize = 16;
 const MAX_ANSWER: usize = 256 * 1024;
 /// The largest value that an answer supplies, in bytes of JSON text: what a variable holds.
 const LARGEST: usize = super::variables::LARGEST;
+/// What a variable without a value is stored as.
+pub(crate) const UNSET: &str = "null";
 /// Bytes of the other side's words that are passed on.
 const WORDS_MAX: usize = 200;
 /// What stays as it is in an address (RFC 3986 section 2.3: unreserved).
@@ -48,6 +50,8 @@ pub(crate) struct Question {
     pub(crate) method: Method,
     /// An address, or a path at upstream's own origin.
     pub(crate) url: Template,
+    /// What is put at the end of the address's path, and of its query.
+    pub(crate) below: Option<Box<str>>,
     pub(crate) headers: Vec<(Box<str>, Template)>,
     pub(crate) body: Body,
 }
@@ -72,8 +76,10 @@ pub(crate) struct Fetch {
     pub(crate) question: Question,
     /// What is asked instead while the last answer holds.
     pub(crate) refresh: Option<Question>,
-    /// Variables and where they stand in the answer.
-    pub(crate) take: Vec<(Variable, Pointer)>,
+    /// What the answer supplies.
+    pub(crate) take: Vec<Take>,
+    /// An answer is good for one connection, whatever it says.
+    pub(crate) once: bool,
     /// Where the answer's words about a failure stand.
     pub(crate) message: Option<Pointer>,
     /// What an answer is that supplies nothing, whatever its status.
@@ -86,6 +92,15 @@ pub(crate) struct Fetch {
     pub(crate) channels: Vec<Pattern>,
     /// Left out where something that it names has no value.
     pub(crate) optional: bool,
+}
+
+/// One variable, and where it stands in the answer.
+#[derive(Debug)]
+pub(crate) struct Take {
+    pub(crate) variable: Variable,
+    pub(crate) at: Pointer,
+    /// Without it the answer is none; else the variable has no value then.
+    pub(crate) required: bool,
 }
 
 /// What an answer supplies.
@@ -182,20 +197,20 @@ impl Fetch {
         }
         let mut values = Vec::with_capacity(self.take.len());
         let mut holds = self.ttl;
-        for (_, pointer) in &self.take {
+        for Take { at: pointer, required, .. } in &self.take {
             let value = match &body {
                 Some(body) => at(body, pointer).cloned(),
                 // Not JSON: the whole text is the value.
                 None if pointer.tokens().is_empty() => {
                     std::str::from_utf8(&answer.body).ok().map(|text| Value::String(text.trim().to_owned()))
                 }
-                None if again => None,
+                None if again || !required => None,
                 None => return Err(no("the answer is not JSON".to_owned())),
             };
             let value = value.filter(|value| !value.is_null() && value.as_str() != Some(""));
             let Some(value) = value else {
-                if again {
-                    values.push(None);
+                if again || !required {
+                    values.push((!again).then(|| UNSET.to_owned()));
                     continue;
                 }
                 let said = words.map(|words| format!(": {words}")).unwrap_or_default();
@@ -211,7 +226,7 @@ impl Fetch {
             }
             values.push(Some(text));
         }
-        Ok(Supply { values, holds })
+        Ok(Supply { values, holds: holds.filter(|_| !self.once) })
     }
 }
 
@@ -234,7 +249,10 @@ impl Question {
         origins: &[String],
         timeout: Duration,
     ) -> Result<HttpRequest, SendError> {
-        let url = absolute(&self.url.render_address(context, encode)?, upstream);
+        let mut url = absolute(&self.url.render_address(context, encode)?, upstream);
+        if let Some(below) = &self.below {
+            url = beneath(&url, below);
+        }
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) || url.contains('#') {
             return Err(SendError::Invalid("the address to fetch from holds characters that it must not".into()));
         }
@@ -275,6 +293,14 @@ fn absolute(url: &str, upstream: &str) -> String {
         return url.to_owned();
     }
     format!("{}{url}", same_origin(upstream).unwrap_or_default())
+}
+
+/// An address with more path, and more query, at the end of its own.
+fn beneath(url: &str, below: &str) -> String {
+    let [(path, query), (more_path, more_query)] = [url, below].map(|text| text.split_once('?').unwrap_or((text, "")));
+    let query: Vec<&str> = [query, more_query].into_iter().filter(|query| !query.is_empty()).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{}/{more_path}{mark}{}", path.trim_end_matches('/'), query.join("&"))
 }
 
 /// Whether the configuration lets the dialect call (or connect to) an address: at upstream's own origin, or at one of

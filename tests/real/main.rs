@@ -21,5 +21,6 @@ mod nchan;
 mod pusher;
 mod rig;
 mod script;
+mod signalr;
 mod socketio;
 mod status_service;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Conversation;
-use crate::dialect::fetch::{Supply, may_call};
+use crate::dialect::fetch::{Supply, Take, UNSET, may_call};
 use crate::dialect::http::HttpRequest;
 use crate::dialect::variable::Variable;
 use crate::dialect::{ChannelSpec, SendError, TokenCall, jwt};
@@ -82,14 +82,14 @@ impl Conversation {
     pub fn supply(&mut self, fetch: usize, supply: &Supply, channel: Option<crate::dialect::ChannelId>) -> bool {
         let Some(call) = self.dialect.fetches.get(fetch) else { return false };
         let mut changed = false;
-        for ((variable, _), value) in call.take.iter().zip(&supply.values) {
+        for (Take { variable, .. }, value) in call.take.iter().zip(&supply.values) {
             let Some(value) = value else { continue };
             let old = match variable {
                 Variable::Session(slot) => self.variables.session(*slot),
                 Variable::OfChannel(slot) => channel.and_then(|channel| self.variables.of_channel(channel, *slot)),
                 _ => None,
             };
-            changed |= old != Some(value);
+            changed |= old != Some(value.as_str()).filter(|value| *value != UNSET);
             let channels: Vec<_> = channel.into_iter().collect();
             self.variables.set(&self.dialect.names, variable, Some(value), &channels);
         }
@@ -98,7 +98,7 @@ impl Conversation {
 
     /// Stores what a recording shows of the values that calls before the connection supplied; for rehearsals.
     pub(in crate::dialect) fn supply_shown(&mut self, shown: impl Fn(&str) -> Option<String>) {
-        for (variable, _) in self.dialect.fetches.iter().flat_map(|call| &call.take) {
+        for Take { variable, .. } in self.dialect.fetches.iter().flat_map(|call| &call.take) {
             let Variable::Session(slot) = variable else { continue };
             if let Some(value) = self.dialect.names.session.get(*slot).and_then(|name| shown(name)) {
                 self.variables.set(&self.dialect.names, variable, Some(&value), &[]);
@@ -114,7 +114,7 @@ impl Conversation {
                 .fetches
                 .iter()
                 .flat_map(|fetch| &fetch.take)
-                .any(|(taken, _)| matches!(taken, Variable::Session(supplied) if supplied == slot)),
+                .any(|taken| matches!(taken.variable, Variable::Session(supplied) if supplied == *slot)),
             _ => false,
         };
         match &self.dialect.connect.url {

@@ -37,7 +37,7 @@ impl Dialect {
         let Some(call) = self.fetches.get(fetch) else { return false };
         let supplied = |variable: &Variable| match variable {
             Variable::Session(slot) => {
-                call.take.iter().any(|(taken, _)| matches!(taken, Variable::Session(one) if one == slot))
+                call.take.iter().any(|taken| matches!(taken.variable, Variable::Session(one) if one == *slot))
             }
             _ => false,
         };

@@ -7,7 +7,7 @@ use super::connect::{Carriage, Connect};
 use super::document::{Faults, Place, Section, Text};
 use super::rules::answer_conditions;
 use crate::dialect::Transport;
-use crate::dialect::fetch::{self, Body, Fetch, NoSupply, Question, Supply, When};
+use crate::dialect::fetch::{self, Body, Fetch, NoSupply, Question, Supply, Take, When};
 use crate::dialect::http::HttpAnswer;
 use crate::dialect::jwt::{Algorithm, Jwt};
 use crate::dialect::pointer::Pointer;
@@ -60,8 +60,8 @@ pub(super) fn compile(file: &mut Section<'_>, names: &mut Names, faults: &mut Fa
 fn define_names(fetches: Option<Place<'_>>, names: &mut Names, faults: &mut Faults) {
     for (_, _, call) in fetches.map(|fetches| fetches.entries()).unwrap_or_default() {
         let entries = call.entries();
-        let Some((_, _, take)) = entries.iter().find(|(key, _, _)| *key == "take") else { continue };
-        for (target, at, _) in take.entries() {
+        let takes = entries.iter().filter(|(key, _, _)| ["take", "take_if"].contains(key));
+        for (target, at, _) in takes.flat_map(|(_, _, take)| take.entries()) {
             if let Err(reason) = names.define(target) {
                 faults.add(at, reason);
             }
@@ -185,6 +185,10 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
         faults.add(place.at, "`channels` needs when = \"subscribe\"");
     }
     let optional = section.boolean("optional", faults).unwrap_or(false);
+    let once = section.boolean("once", faults).unwrap_or(false);
+    if once && ttl.is_some() {
+        faults.add(section.at, format!("{label}: an answer that is good for one connection (`once`) has no `ttl`"));
+    }
     let refresh = section.section("refresh", faults).and_then(|mut refresh| {
         let question = question(&mut refresh, names, scope, &format!("{label}.refresh"), faults);
         refresh.finish(faults);
@@ -202,6 +206,7 @@ fn one_fetch(name: &str, place: Place<'_>, names: &mut Names, faults: &mut Fault
         question: question?,
         refresh,
         take,
+        once,
         message,
         failed,
         denied,
@@ -221,13 +226,15 @@ fn duration(section: &mut Section<'_>, key: &'static str, faults: &mut Faults) -
     ttl
 }
 
-fn taken(section: &mut Section<'_>, when: When, names: &mut Names, faults: &mut Faults) -> Vec<(Variable, Pointer)> {
-    let Some(take) = section.take("take") else {
+fn taken(section: &mut Section<'_>, when: When, names: &mut Names, faults: &mut Faults) -> Vec<Take> {
+    let tables = [("take", true), ("take_if", false)].map(|(key, required)| (section.take(key), required));
+    if tables.iter().all(|(table, _)| table.is_none()) {
         faults.add(section.at, "a fetch needs `take`: { variable = \"/pointer/into/the/answer\" }");
-        return Vec::new();
-    };
+    }
+    let tables = tables.iter().filter_map(|(table, required)| Some((table.as_ref()?.entries(), *required)));
+    let entries = tables.flat_map(|(entries, required)| entries.into_iter().map(move |entry| (entry, required)));
     let mut taken = Vec::new();
-    for (target, at, value) in take.entries() {
+    for ((target, at, value), required) in entries {
         // What is wrong with the name was told when the names were noted.
         let Ok(variable) = names.define(target) else { continue };
         match (&variable, when) {
@@ -238,7 +245,7 @@ fn taken(section: &mut Section<'_>, when: When, names: &mut Names, faults: &mut 
             (_, When::Subscribe) => faults.add(at, format!("`{target}`: for a channel, write channel.{target}")),
         }
         match value.text() {
-            Some(text) => taken.extend(pointer(text, faults).map(|pointer| (variable, pointer))),
+            Some(text) => taken.extend(pointer(text, faults).map(|at| Take { variable, at, required })),
             None => faults.add(value.at, "expected a JSON Pointer into the answer"),
         }
     }
@@ -295,8 +302,14 @@ fn question(
     if !begins.iter().any(|start| address.value.starts_with(start)) {
         faults.add(address.at, "expected a path (/…) or an address (https://…)");
     }
+    let below = section.text("below", faults);
+    if let Some(text) = below
+        && (text.value.starts_with('/') || !text.value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'))
+    {
+        faults.add(text.at, "`below` is put at the end of a path: \"negotiate\", \"negotiate?version=1\"");
+    }
     let url = compiled(address, names, scope, label, faults)?;
-    Some(Question { method, url, headers, body })
+    Some(Question { method, url, below: below.map(|text| text.value.into()), headers, body })
 }
 
 /// A table of templates.
@@ -432,7 +445,8 @@ impl TokenCall {
                     name: "token".into(),
                     question,
                     refresh: None,
-                    take: vec![(Variable::Token, take)],
+                    take: vec![Take { variable: Variable::Token, at: take, required: true }],
+                    once: false,
                     message,
                     failed,
                     denied,

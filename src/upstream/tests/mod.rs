@@ -1,5 +1,6 @@
 //! The carrier against scripted servers on loopback: every way in which a connection fails, and what goes over a good one.
 
+mod beside;
 mod frames;
 mod handshake;
 mod http;

@@ -175,6 +175,69 @@ fn answers_that_supply_nothing_say_why() {
 }
 
 #[test]
+fn signalr_is_negotiated_with_where_that_is_wanted() {
+    let builtin = Dialect::builtin("signalr").unwrap();
+    let talk = |params: serde_json::Value| {
+        let Value::Object(params) = params else { panic!() };
+        let mut talk = Talk::new(Arc::clone(&builtin), None);
+        talk.conversation = Conversation::new(Arc::clone(&builtin), Carried::new(1), params, Some(Secret::new("t0k")));
+        talk.conversation.equip(Equipment {
+            secrets: Vec::new(),
+            upstream: "wss://app.example/hub".to_owned(),
+            origins: vec!["https://*.signalr.example".to_owned()],
+            timeout: Duration::from_secs(5),
+            at: talk.now,
+        });
+        talk
+    };
+    let address = |talk: &mut Talk| {
+        talk.conversation.connect_request(Transport::WebSocket, "wss://app.example/hub", &[], &[]).unwrap().url
+    };
+    let ask = |talk: &Talk, fetch: usize| {
+        let request = talk.conversation.fetch_request(talk.now, fetch, false).unwrap()?;
+        Some((request.url, request.headers[0].1.clone()))
+    };
+    let told = |talk: &mut Talk, fetch: usize, body: &str| {
+        let answer = HttpAnswer { status: 200, headers: Vec::new(), body: Bytes::copy_from_slice(body.as_bytes()) };
+        let supply = builtin.fetch_supply(talk.now, fetch, &answer, false)?;
+        assert_eq!(supply.holds, None, "an answer is for one connection");
+        Ok::<bool, crate::dialect::NoSupply>(talk.conversation.supply(fetch, &supply, None))
+    };
+
+    let mut plain = talk(json!({}));
+    assert_eq!((ask(&plain, 0), ask(&plain, 1)), (None, None));
+    assert_eq!(address(&mut plain), "wss://app.example/hub?access_token=t0k");
+
+    let mut talk = talk(json!({"negotiate": "/hub"}));
+    let negotiate = "https://app.example/hub/negotiate?negotiateVersion=1".to_owned();
+    assert_eq!(ask(&talk, 0), Some((negotiate.clone(), "Bearer t0k".to_owned())));
+    told(&mut talk, 0, r#"{"connectionId":"i","connectionToken":"c1","negotiateVersion":1}"#).unwrap();
+    assert_eq!(ask(&talk, 1), None);
+    assert_eq!(address(&mut talk), "wss://app.example/hub?id=c1&access_token=t0k");
+
+    // A service that sends us elsewhere, with a token of its own.
+    let elsewhere =
+        r#"{"url":"https://eu.signalr.example/client/?hub=h","accessToken":"eyJh.eyJleHAiOjQxMDI0NDQ4MDB9.x"}"#;
+    told(&mut talk, 0, elsewhere).unwrap();
+    let (url, token) = ask(&talk, 1).unwrap();
+    assert_eq!(url, "https://eu.signalr.example/client/negotiate?hub=h&negotiateVersion=1");
+    assert_eq!(token, "Bearer eyJh.eyJleHAiOjQxMDI0NDQ4MDB9.x");
+    told(&mut talk, 1, r#"{"connectionToken":"c2"}"#).unwrap();
+    let there = address(&mut talk);
+    assert!(there.starts_with("wss://eu.signalr.example/client/?hub=h&id=c2&access_token=eyJh."), "{there}");
+    // The next time it does not, and nothing of that is left; older ones have an id and no token.
+    assert!(told(&mut talk, 0, r#"{"connectionId":"i2"}"#).unwrap(), "something else than before");
+    assert!(!told(&mut talk, 0, r#"{"connectionId":"i2"}"#).unwrap(), "the same again");
+    assert_eq!(ask(&talk, 1), None);
+    assert_eq!(address(&mut talk), "wss://app.example/hub?id=i2&access_token=t0k");
+    let no = told(&mut talk, 0, r#"{"error":"not you"}"#).unwrap_err();
+    assert!(no.message.ends_with("not you"), "{}", no.message);
+    // Not to where the configuration does not say.
+    told(&mut talk, 0, r#"{"url":"https://evil.example/client","accessToken":"x"}"#).unwrap();
+    assert!(talk.conversation.fetch_request(talk.now, 1, false).is_err());
+}
+
+#[test]
 fn a_token_in_an_answer_tells_how_long_it_holds() {
     let text = "[connect]\nfetch = [\"a\"]\n[fetch.a]\nget = \"/a\"\nttl = \"30m\"\ntake = { one = \"/t\" }\n";
     let talk = equipped(text, &[], &[]);
