@@ -72,6 +72,7 @@ impl Play {
                             Operation::Settle { .. } => "settle",
                             Operation::Amend { .. } => "amend",
                             Operation::Forget { .. } => "forget",
+                            Operation::Tally(_) => "tally",
                         };
                         self.seen.push(format!("commit {word}"));
                     }

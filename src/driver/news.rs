@@ -92,6 +92,10 @@ pub fn notify(notice: &Notice) {
             ),
             None => tracing::info!("upstream takes our credentials again"),
         },
+        Notice::Uncounted => tracing::warn!(
+            "connecting though the store did not keep that we do: should the process end now, the next one may begin more \
+             connections than upstream allows"
+        ),
         Notice::Disk { low: true, free, min_free } => tracing::warn!(
             free,
             min_free,

@@ -28,6 +28,13 @@ pub(super) const METRICS: &[Declared] = &[
         Gauges("state", |v, put| LinkState::ALL.iter().for_each(|s| put(s.text(), f64::from(v.stats.link.state == Some(*s)))))),
     metric("tidegate_link_attempts_total", "Connections to upstream that were begun.",
         Counter(|v| v.stats.link.attempts)),
+    metric("tidegate_link_uncounted_total", "Connections to upstream that were begun before the store knew of them, because it failed or was slow.",
+        Counter(|v| v.stats.link.uncounted)),
+    metric("tidegate_link_tokens", "What may leave at once of what upstream allows; absent where it names no limit.",
+        Gauges("bucket", |v, put| {
+            v.stats.link.connects_left.into_iter().for_each(|left| put("connects", f64::from(left)));
+            v.stats.link.frames_left.into_iter().for_each(|left| put("frames", f64::from(left)));
+        })),
     metric("tidegate_link_ready_total", "Connections to upstream that became ready.",
         Counter(|v| v.stats.link.ready)),
     metric("tidegate_link_rotations_total", "Connections to upstream that took over from one that still served.",

@@ -149,6 +149,8 @@ pub enum Due {
     Renew,
     /// The token has run out.
     Expired,
+    /// The store did not say in time that it counted the connection.
+    Uncounted,
     /// The connection is over.
     Over(Ending),
 }
@@ -213,6 +215,10 @@ pub struct Attempt {
     pub lease: Lease,
     /// How many of the calls that it needs are answered, while dialing.
     pub prepared: usize,
+    /// The record in which the connection is counted; 0: in none.
+    pub counted: u64,
+    /// All is there but the store's word that it is counted.
+    counting: bool,
     peer: Option<String>,
     /// Its place in the link's endpoints.
     pub endpoint: usize,
@@ -249,6 +255,8 @@ impl Attempt {
             news: true,
             lease: Lease::default(),
             prepared: 0,
+            counted: 0,
+            counting: false,
             peer: None,
             endpoint: 0,
         }
@@ -257,6 +265,11 @@ impl Attempt {
     /// By this way.
     pub fn over(self, endpoint: usize, transport: Transport) -> Self {
         Attempt { endpoint, transport, rung: transport, ..self }
+    }
+
+    /// Counted in this record of what is spent; 0: in none.
+    pub fn counted(self, record: u64) -> Self {
+        Attempt { counted: record, ..self }
     }
 
     /// Its number.
@@ -368,6 +381,19 @@ impl Attempt {
         self.deadline = Some(now + config.connect_timeout + config.handshake_timeout + CLOSE_TIMEOUT);
     }
 
+    /// All is there but the store's word that the connection is counted; until then that is waited for.
+    pub fn wait_for_count(&mut self, until: Mono) {
+        self.counting = true;
+        self.deadline = Some(until);
+    }
+
+    /// Whether that word is waited for, and is there now.
+    pub fn is_counted_by(&mut self, covered: impl Fn(u64) -> bool) -> bool {
+        let there = self.counting && self.phase == Phase::Dialing && covered(self.counted);
+        self.counting &= !there;
+        there
+    }
+
     /// Whether a `Transmit` may be asked for now.
     pub fn may_send(&self) -> bool {
         matches!(self.phase, Phase::Authenticating | Phase::Ready) && self.in_flight.is_none()
@@ -458,6 +484,7 @@ impl Attempt {
     pub fn timeout(&mut self, now: Mono) -> Option<Due> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             let over = match self.phase {
+                Phase::Dialing if std::mem::take(&mut self.counting) => return Some(Due::Uncounted),
                 Phase::Dialing => {
                     let message = "token, secrets or a call were not there in time".to_owned();
                     Ending::Fetch { denied: false, retry_after: None, message }

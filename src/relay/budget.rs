@@ -1,7 +1,8 @@
 //! What asking upstream costs: how often it was done in the last hour and day, over all and for each principal.
 //!
 //! Invariant: what was allowed never exceeds an allowance in any hour or day, whatever the moment it is looked at (the windows
-//! slide by small steps and forget late rather than early). Counts are this process's: a restart begins anew.
+//! slide by small steps and forget late rather than early). [`Budget::steps`] tells what to go on with after a restart; what
+//! single principals spent begins anew.
 //! Memory is bounded: so many steps a window, so many principals.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,12 +11,16 @@ use std::time::Duration;
 
 use crate::config::{Allowance, BudgetConfig};
 
+use super::record::StoredCost;
 use super::stats::Cost;
 use super::time::Mono;
 
 /// A window forgets by twelve and by twenty-four steps.
 const HOUR: Span = Span { step: Duration::from_secs(300), steps: 12 };
 const DAY: Span = Span { step: Duration::from_secs(3_600), steps: 24 };
+
+/// Windows are counted from so long before the clock's start: a count may be older than the clock.
+const BEFORE: Duration = Duration::from_secs(3 * 86_400);
 
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -41,11 +46,11 @@ impl Window {
         }
     }
 
-    fn add(&mut self, now: Mono, span: Span) {
+    fn add(&mut self, now: Mono, span: Span, more: u32) {
         let step = now.0 / nanos(span.step);
         match self.counts.back_mut() {
-            Some((last, count)) if *last == step => *count = count.saturating_add(1),
-            _ => self.counts.push_back((step, 1)),
+            Some((last, count)) if *last >= step => *count = count.saturating_add(more),
+            _ => self.counts.push_back((step, more)),
         }
         self.sum = self.counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count));
     }
@@ -84,14 +89,15 @@ struct Account {
 
 impl Account {
     fn full(&mut self, now: Mono, allowance: Allowance) -> Option<Duration> {
+        let now = now + BEFORE;
         self.hour.forget(now, HOUR);
         self.day.forget(now, DAY);
         self.hour.full(now, HOUR, allowance.hour).max(self.day.full(now, DAY, allowance.day))
     }
 
     fn add(&mut self, now: Mono) {
-        self.hour.add(now, HOUR);
-        self.day.add(now, DAY);
+        self.hour.add(now + BEFORE, HOUR, 1);
+        self.day.add(now + BEFORE, DAY, 1);
     }
 }
 
@@ -153,6 +159,35 @@ impl Budget {
         self.account(now, cost, None).add(now);
         if principal.is_some() {
             self.account(now, cost, principal).add(now);
+        }
+    }
+
+    /// What was spent over all, step by step, the oldest first within each window: to go on with after a restart.
+    pub fn steps(&self, now: Mono) -> Vec<StoredCost> {
+        let now = now + BEFORE;
+        let mut steps = Vec::new();
+        for (cost, account) in &self.all.accounts {
+            for (window, span, of_day) in [(&account.hour, HOUR, false), (&account.day, DAY, true)] {
+                let began = |step: u64| now.since(Mono(step.saturating_mul(nanos(span.step))));
+                let of =
+                    |(step, count): &(u64, u32)| StoredCost { cost: *cost, of_day, age: began(*step), count: *count };
+                steps.extend(window.counts.iter().map(of));
+            }
+        }
+        steps
+    }
+
+    /// Goes on with what was spent when this time had not passed yet.
+    pub fn go_on(&mut self, now: Mono, passed: Duration, steps: &[StoredCost]) {
+        for step in steps {
+            let account = self.all.accounts.entry(step.cost).or_default();
+            let (window, span) = if step.of_day { (&mut account.day, DAY) } else { (&mut account.hour, HOUR) };
+            let age = step.age.saturating_add(passed);
+            // What is over already has no place. Another clock has its steps elsewhere: rather forgotten late.
+            if age < BEFORE {
+                let up = Duration::from_nanos(nanos(span.step) - 1);
+                window.add(now + BEFORE - age + up, span, step.count);
+            }
         }
     }
 
@@ -256,6 +291,32 @@ mod tests {
         let within = |from: u64, span: u64| granted.iter().filter(|at| (from..from + span).contains(*at)).count();
         assert!(granted.iter().all(|from| within(*from, 3_600) <= 5 && within(*from, 86_400) <= 30));
         assert!(granted.len() > 100, "{}", granted.len());
+    }
+
+    #[test]
+    fn a_restart_goes_on_counting() {
+        for (same_clock, passed) in [(true, 0), (true, 700), (false, 700), (false, 90_000)] {
+            let mut before = budget(5, 30);
+            for second in [100_000, 100_200, 103_000, 103_500] {
+                before.count(at(second), Cost::Refresh, None);
+            }
+            let steps = before.steps(at(103_600));
+            let now = if same_clock { at(103_600 + passed) } else { at(20) };
+            let mut after = budget(5, 30);
+            after.go_on(now, Duration::from_secs(passed), &steps);
+            let spent = |budget: &mut Budget, now| {
+                let all = budget.spent(now);
+                all.iter().find(|spent| spent.cost == Cost::Refresh).map(|spent| (spent.hour, spent.day))
+            };
+            assert_eq!(spent(&mut after, now), spent(&mut before, at(103_600 + passed)), "{same_clock} {passed}");
+        }
+        let mut old = budget(5, 30);
+        old.go_on(at(5), Duration::MAX / 2, &before_all());
+        assert_eq!(old.spent(at(5)).iter().map(|spent| spent.day).max(), Some(0));
+    }
+
+    fn before_all() -> [StoredCost; 1] {
+        [StoredCost { cost: Cost::Fetch, of_day: true, age: Duration::MAX / 4, count: 3 }]
     }
 
     #[test]

@@ -57,13 +57,49 @@ impl Bucket {
         (self.full_at - held).max(now)
     }
 
-    fn capped(&self, weight: u32) -> u32 {
-        weight.min(self.burst)
+    /// Tokens that it holds when it is full.
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// When it is full again; in the past if it is.
+    pub fn full_at(&self) -> Mono {
+        self.full_at
+    }
+
+    /// Tokens that are there now.
+    pub fn left(&self, now: Mono) -> u32 {
+        let missing = self.full_at.since(now).as_nanos().div_ceil(u128::from(self.interval.max(1)));
+        self.burst - u32::try_from(missing).unwrap_or(u32::MAX).min(self.burst)
+    }
+
+    /// Tokens that come back in a second, one at least and as many as it holds at most.
+    pub fn per_second(&self) -> u32 {
+        let tokens = 1_000_000_000 / self.interval.max(1);
+        u32::try_from(tokens).unwrap_or(u32::MAX).clamp(1, self.burst)
+    }
+
+    /// What a bucket that is full at `full_at` lacks now, in thousandths of a token, rounded up.
+    pub fn lacks(&self, now: Mono, full_at: Mono) -> u64 {
+        let lacks = full_at.since(now).as_nanos().saturating_mul(1_000).div_ceil(u128::from(self.interval.max(1)));
+        u64::try_from(lacks).unwrap_or(u64::MAX)
+    }
+
+    /// Goes on as a bucket that lacked so many thousandths of a token at a moment since which this time has passed. It lacks
+    /// no more than it holds: what took more was not asked whether it may.
+    pub fn go_on(&mut self, now: Mono, lacks: u64, passed: Duration) {
+        let lacked = u128::from(self.interval).saturating_mul(u128::from(lacks)).div_ceil(1_000);
+        let lacked = Duration::from_nanos(u64::try_from(lacked).unwrap_or(u64::MAX));
+        self.full_at = now + lacked.saturating_sub(passed).min(self.span(self.burst));
     }
 
     /// How long so many tokens take to come back.
-    fn span(&self, tokens: u32) -> Duration {
+    pub fn span(&self, tokens: u32) -> Duration {
         Duration::from_nanos(self.interval.saturating_mul(u64::from(tokens)))
+    }
+
+    fn capped(&self, weight: u32) -> u32 {
+        weight.min(self.burst)
     }
 }
 
@@ -116,6 +152,27 @@ mod tests {
             bucket.spend(at(0), 1);
         }
         assert_eq!(bucket.next(at(0), 1), at(1500));
+    }
+
+    #[test]
+    fn it_goes_on_where_it_was() {
+        let mut bucket = Bucket::new(2, SECOND, 4);
+        assert!(bucket.take(at(0), 3));
+        let lacks = bucket.lacks(at(100), bucket.full_at());
+        assert_eq!((lacks, bucket.left(at(100)), bucket.left(at(600))), (2_800, 1, 2));
+        let go_on = |passed: u64| {
+            let mut next = Bucket::new(2, SECOND, 4);
+            next.go_on(at(50_000), lacks, Duration::from_millis(passed));
+            (next.left(at(50_000)), next.next(at(50_000), 4))
+        };
+        assert_eq!(go_on(0), (1, at(51_400)));
+        assert_eq!(go_on(400), (2, at(51_000)));
+        assert_eq!(go_on(u64::MAX), (4, at(50_000)), "never more than it holds");
+        let mut slower = Bucket::new(1, SECOND, 4);
+        slower.go_on(at(0), lacks, Duration::ZERO);
+        assert_eq!(slower.left(at(0)), 1, "tokens are counted, not time: the rate may be another one now");
+        slower.go_on(at(0), u64::MAX, Duration::ZERO);
+        assert_eq!(slower.next(at(0), 1), at(1_000), "it is empty");
     }
 
     proptest! {

@@ -22,6 +22,7 @@
 pub mod endpoints;
 pub mod ladder;
 pub mod pacing;
+pub mod reserve;
 pub mod rotation;
 #[cfg(test)]
 mod tests;
@@ -92,6 +93,8 @@ pub struct Link {
     since: Mono,
     /// When the next attempt begins.
     next: Option<Mono>,
+    /// Upstream asked for no connection before.
+    held_until: Option<Mono>,
     last_attempt: u32,
     /// Attempts in a row that did not become stable.
     failures: u32,
@@ -131,6 +134,7 @@ impl Link {
             state: LinkState::Idle,
             since: now,
             next: Some(now),
+            held_until: None,
             last_attempt: 0,
             failures: 0,
             live_since: None,
@@ -167,6 +171,22 @@ impl Link {
     /// When the next attempt begins, if one is planned.
     pub fn due(&self) -> Option<Mono> {
         self.next
+    }
+
+    /// Until when upstream asked for no connection.
+    pub fn held_until(&self) -> Option<Mono> {
+        self.held_until
+    }
+
+    /// Upstream asked for no connection before: the next attempt waits that long.
+    pub fn hold(&mut self, until: Mono) {
+        self.asked_to_wait(until);
+        self.next = self.next.map(|next| next.max(until));
+    }
+
+    /// Upstream asked for no connection before. What is planned knows it already.
+    pub fn asked_to_wait(&mut self, until: Mono) {
+        self.held_until = self.held_until.max(Some(until));
     }
 
     /// Attempts in a row that did not become stable.
@@ -240,6 +260,11 @@ impl Link {
             self.next = None;
             return self.enter(now, LinkState::GivenUp);
         }
+        if let Plan::Retry(floor) = plan
+            && !floor.is_zero()
+        {
+            self.asked_to_wait(now + floor);
+        }
         let earlier = self.failures - 1;
         let wait = match plan {
             Plan::AtOnce if stable => Duration::ZERO,
@@ -298,6 +323,7 @@ impl Link {
         self.failures = 0;
         self.refreshed = false;
         self.live_since = None;
+        self.held_until = None;
         self.next = Some(now);
         self.enter(now, LinkState::BackingOff);
     }

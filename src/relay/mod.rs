@@ -2,7 +2,7 @@
 //!
 //! Each part is a struct with a few verbs and knows no other part; each says in its first lines what it holds to:
 //! - upstream: `link` and `attempt` (which connection when, and its life), `overlap` (two at once), `credentials`, `interest`
-//!   (what we want of upstream), `limiter`, `backoff`;
+//!   (what we want of upstream), `limiter`, `backoff`, `tally` (what of that the store knows);
 //! - what it said: `sequence`, `reorder`, `unsettled`, `repair`, `refresh`, `budget`, `watch`, `roundtrip`, `quality`, `alerts`;
 //! - clients: `feed` (channels as rings), `session` (cursors over the feed), `access`, `naming`, `mapping`;
 //! - what leaves: `outbox`.
@@ -43,6 +43,7 @@ pub mod sample;
 pub mod sequence;
 pub mod session;
 pub mod stats;
+pub mod tally;
 pub mod time;
 pub mod unsettled;
 pub mod watch;
@@ -66,6 +67,7 @@ use meet::clients::cutting::Pass;
 use meet::connections::addressing::Addressing;
 use meet::connections::fetches::Fetches;
 use meet::connections::handover::Handover;
+use meet::connections::limits;
 use meet::draining::Draining;
 use meet::heard::events::STATUS_CHANNEL;
 use meet::heard::judging::Hourly;
@@ -86,6 +88,7 @@ use sample::Samples;
 use sequence::Sequence;
 use session::Sessions;
 use stats::Stats;
+use tally::Tally;
 use time::{Mono, Time};
 use unsettled::Unsettled;
 use watch::Watch;
@@ -118,6 +121,7 @@ pub struct Relay {
     repairs: Repairs,
     refreshes: Refreshes<Asker>,
     budget: Budget,
+    tally: Tally,
     sessions: Sessions,
     outbox: Outbox,
     outbound: Outbound,
@@ -164,11 +168,15 @@ impl Relay {
             tells_params: dialect.tells_params(),
             channels: dialect.limits().channels,
         };
+        let service = limits::service(&config, &dialect);
+        let mut link = Link::new(&config.upstream, dialect.limits(), now.mono);
+        let mut budget = Budget::new(config.budget);
+        limits::go_on(&mut link, &mut budget, &restored.tally, service, now);
         Relay {
             outbox: Outbox::new(&config.outbox, restored, now, &mut stats.outbox),
             outbound: Outbound::new(&dialect, &config.upstream),
             stats,
-            link: Link::new(&config.upstream, dialect.limits(), now.mono),
+            link,
             attempts: Attempts::default(),
             fetches: Fetches::default(),
             credentials: Credentials::new(&config.upstream, &dialect),
@@ -184,7 +192,8 @@ impl Relay {
             reorder: Reorder::new(dialect.gap().and_then(|policy| policy.reorder).unwrap_or_default()),
             repairs: Repairs::new(config.repair),
             refreshes: Refreshes::default(),
-            budget: Budget::new(config.budget),
+            budget,
+            tally: Tally::new(service),
             sessions: Sessions::new(),
             access: Access::new(&config.access),
             draining: Draining::default(),
@@ -247,7 +256,7 @@ impl Relay {
             self.stirred = false;
             self.advance_handover(now);
             self.pump_upstream(now);
-            self.pump_store();
+            self.pump_store(now);
             self.draining_timeout(now);
         }
         if let Some(output) = self.outputs.pop_front() {
@@ -269,6 +278,7 @@ impl Relay {
             self.draining.due(),
             self.watch_due(),
             self.judging_due(),
+            self.tally_due(),
         ];
         due.into_iter().flatten().min()
     }

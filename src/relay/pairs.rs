@@ -234,6 +234,8 @@ pub enum Notice {
         /// Why; empty where it is good.
         detail: String,
     },
+    /// A connection is begun before the store knows of it: a restart would not count it among those that upstream allows.
+    Uncounted,
     /// The file system under the store ran low, or has room again.
     Disk {
         /// Publishes are refused.

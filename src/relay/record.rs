@@ -1,10 +1,12 @@
-//! What the outbox keeps on disk, as plain data. `store/` turns it into bytes; nothing here knows how.
+//! What is kept on disk, as plain data: the outbox, and what is spent of upstream's limits. `store/` turns it into bytes; nothing here knows how.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::outbox::{Lane, OnUnknown, Outcome};
-use super::time::Wall;
+use super::stats::Cost;
+use super::time::{Time, Wall};
 use crate::protocol::request::ChannelRequest;
 
 /// The id of an outbound message: a ULID, shown as 26 characters of Crockford's base 32.
@@ -170,6 +172,59 @@ pub enum Operation {
         /// Which.
         id: MessageId,
     },
+    /// What is spent of upstream's limits takes the place of what was known of it.
+    Tally(Arc<StoredTally>),
+}
+
+/// What is spent of upstream's limits, counted so that it can be gone on with after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredTally {
+    /// Of which service: a digest.
+    pub service: u64,
+    /// When it was so.
+    pub at: Time,
+    /// Thousandths of a token that the bucket of connects lacked.
+    pub connects: u64,
+    /// The same of the bucket of frames, with what may have left before the next record.
+    pub frames: u64,
+    /// How long no connection was to be begun from then on, as upstream asked.
+    pub connects_held: Duration,
+    /// How long nothing was to leave from then on.
+    pub frames_held: Duration,
+    /// What was spent of `[budget]` over all principals.
+    pub costs: Vec<StoredCost>,
+}
+
+/// How often something was asked of upstream in a part of an hour or of a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredCost {
+    /// What.
+    pub cost: Cost,
+    /// Counted for the day, else for the hour.
+    pub of_day: bool,
+    /// How long before the record that part began.
+    pub age: Duration,
+    /// How often.
+    pub count: u32,
+}
+
+/// What the store knows about limits at start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KeptTally {
+    /// The store is new: nothing was ever sent.
+    #[default]
+    New,
+    /// Nothing was counted that had to be kept.
+    Absent,
+    /// It cannot be read.
+    Damaged,
+    /// This.
+    Found {
+        /// The last record.
+        tally: Arc<StoredTally>,
+        /// The system runs since then, and its monotonic clock with it.
+        same_boot: bool,
+    },
 }
 
 /// What the store held at start.
@@ -185,4 +240,6 @@ pub struct Restored {
     pub lost: u64,
     /// What was found damaged or missing, in words for people; empty when all is whole.
     pub losses: Vec<String>,
+    /// What is spent of upstream's limits.
+    pub tally: KeptTally,
 }

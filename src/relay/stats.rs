@@ -306,6 +306,12 @@ pub struct LinkStats {
     pub state: Option<LinkState>,
     /// Attempts begun.
     pub attempts: u64,
+    /// Attempts that connected before the store knew of them.
+    pub uncounted: u64,
+    /// Connections that may be begun at once; `None`: upstream names no limit.
+    pub connects_left: Option<u32>,
+    /// Frames that may leave at once; `None`: upstream names no limit.
+    pub frames_left: Option<u32>,
     /// Attempts that became ready.
     pub ready: u64,
     /// Connections that were live and did not become stable.

@@ -84,6 +84,8 @@ pub(super) struct Committer {
     rotation: Option<Rotation>,
     /// No rotation below this: the last one did not help.
     rotate_above: u64,
+    /// Which run of the system this is; 0: unknown.
+    boot: u128,
 }
 
 impl Committer {
@@ -97,8 +99,8 @@ impl Committer {
         sizes: Sizes,
     ) -> std::io::Result<Self> {
         let file = File::open(&file_path)?;
-        let db = Some(db);
-        Ok(Committer { db, file, file_path, mark, index, census, sizes, rotation: None, rotate_above: 0 })
+        let (db, boot) = (Some(db), super::directory::boot());
+        Ok(Committer { db, file, file_path, mark, index, census, sizes, rotation: None, rotate_above: 0, boot })
     }
 
     /// Makes the operations durable, all or none.
@@ -125,6 +127,7 @@ impl Committer {
                     }
                     self.census.outcomes = self.census.outcomes.saturating_sub(1);
                 }
+                Operation::Tally(tally) => batch.insert(Key::tally(), record::encode_tally(tally, self.boot)),
             }
         }
         self.seal(batch)

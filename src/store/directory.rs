@@ -25,6 +25,12 @@ pub(super) struct Directory {
     _lock: File,
 }
 
+/// Which run of the system this is, so that its monotonic clock can be compared; 0 where it does not say.
+pub(super) fn boot() -> u128 {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
 impl Directory {
     /// Creates (mode 0700) or checks the directory, locks it and checks its format.
     pub(super) fn open(path: &Path) -> Result<Directory, OpenError> {

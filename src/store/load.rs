@@ -13,7 +13,7 @@ use sled::{Db, IVec};
 use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
-use crate::relay::record::{Queued, Restored, StoredMessage, StoredOutcome};
+use crate::relay::record::{KeptTally, Queued, Restored, StoredMessage, StoredOutcome};
 
 /// At most so many damages are told one by one.
 const TOLD: usize = 20;
@@ -29,6 +29,8 @@ pub(super) struct Scan {
     census: Option<Census>,
     /// How large records are.
     sizes: Sizes,
+    /// What is spent of upstream's limits; absent and new are told apart at the end.
+    tally: KeptTally,
     /// What is needed to remove records again.
     pub(super) index: Index,
     /// Entries that are no records of ours.
@@ -131,6 +133,10 @@ impl Scan {
                 attempts.insert(sequence, count);
             }
             (Some(Place::Census), Ok(Record::Census(census))) => self.census = Some(census),
+            (Some(Place::Tally), Ok(Record::Tally(tally, boot))) => {
+                let same_boot = boot != 0 && boot == super::directory::boot();
+                self.tally = KeptTally::Found { tally: Arc::new(tally), same_boot };
+            }
             (Some(Place::Message(sequence, _)), Ok(Record::Message(message))) if message.sequence == sequence => {
                 if pieces > 1 {
                     self.index.message_pieces.insert(sequence, pieces);
@@ -150,6 +156,9 @@ impl Scan {
                 if let Some(Place::Attempts(sequence)) = place {
                     // An attempt was made; how many is gone. One is enough for "at most once".
                     attempts.insert(sequence, 1);
+                }
+                if place == Some(Place::Tally) {
+                    self.tally = KeptTally::Damaged;
                 }
                 self.damage(place, decoded.err().unwrap_or(Damage::Body), group);
             }
@@ -180,6 +189,7 @@ impl Scan {
                 Some(Place::Attempts(sequence)) => {
                     format!("attempts of message number {sequence}: {damage}; taken as one")
                 }
+                Some(Place::Tally) => format!("what is spent of upstream's limits: {damage}; taken as all of it"),
                 Some(Place::Census | Place::Damaged) => format!("counts: {damage}"),
                 None => format!("an unknown record: {damage}"),
             });
@@ -253,12 +263,15 @@ impl Scan {
             messages,
             outcomes,
         };
+        let used = self.census.is_some() || mark.commit > 0;
+        let tally = if used && self.tally == KeptTally::New { KeptTally::Absent } else { self.tally };
         let restored = Restored {
             messages: self.messages,
             outcomes: self.outcomes,
             next_sequence: census.next_sequence,
             lost,
             losses: self.told,
+            tally,
         };
         Judged {
             restored,

@@ -8,23 +8,26 @@
 //! A record longer than [`PIECE`] is cut; its pieces have keys that follow each other. Sled moves values above a quarter of
 //! a segment into files that it never syncs, and counts a leaf of sixteen values as one.
 
+mod tally;
 #[cfg(test)]
 mod tests;
+
+pub(super) use tally::encode_tally;
 
 use std::sync::Arc;
 
 use super::mark::Census;
 use crate::protocol::request::ChannelRequest;
 use crate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use crate::relay::record::{Failure, Letter, MessageId, StoredMessage, StoredOutcome};
+use crate::relay::record::{Failure, Letter, MessageId, StoredMessage, StoredOutcome, StoredTally};
 use crate::relay::time::Wall;
 
 /// The largest value that sled gets, in bytes.
 pub(super) const PIECE: usize = 16 << 10;
 
 const MAGIC: [u8; 4] = *b"TgRc";
-/// 2: dead letters; reads 1, too.
-const VERSION: u8 = 2;
+/// 2: dead letters. 3: tallies. Reads all of them.
+const VERSION: u8 = 3;
 const HEAD: usize = 40;
 const SUM_AT: usize = 36;
 const HAS_EXPIRY: u8 = 1;
@@ -40,6 +43,8 @@ pub(super) enum Record {
     Attempts(u64, u32),
     /// The counts.
     Census(Census),
+    /// What is spent of upstream's limits, and in which run of the system that was counted.
+    Tally(StoredTally, u128),
 }
 
 /// Why bytes are not a record.
@@ -69,7 +74,7 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// Where a record lies. The first byte is the kind: `a`ttempts, `c`ensus, `m`essage, `o`utcome, `x` set aside.
+/// Where a record lies. The first byte is the kind: `a`ttempts, `c`ensus, `m`essage, `o`utcome, `t`ally, `x` set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key(Vec<u8>);
 
@@ -84,6 +89,8 @@ pub(super) enum Place {
     Message(u64, u32),
     /// A piece of an outcome, by the message's id.
     Outcome(u128, u32),
+    /// What is spent of upstream's limits.
+    Tally,
     /// Something damaged, kept for people.
     Damaged,
 }
@@ -105,6 +112,10 @@ impl Key {
         Key([b"o".as_slice(), &id.to_be_bytes(), &piece.to_be_bytes()].concat())
     }
 
+    pub(super) fn tally() -> Key {
+        Key(b"t".to_vec())
+    }
+
     pub(super) fn damaged(key: &[u8]) -> Key {
         Key([b"x".as_slice(), key].concat())
     }
@@ -117,6 +128,7 @@ impl Key {
             b'c' => Place::Census,
             b'm' => Place::Message(u64::from_be_bytes(reader.array()?), u32::from_be_bytes(reader.array()?)),
             b'o' => Place::Outcome(u128::from_be_bytes(reader.array()?), u32::from_be_bytes(reader.array()?)),
+            b't' => Place::Tally,
             b'x' => return Some(Place::Damaged),
             _ => return None,
         };
@@ -258,7 +270,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damage> {
         return Err(Damage::Checksum);
     }
     match version {
-        Some(1 | VERSION) => {}
+        Some(1..=VERSION) => {}
         Some(version) if version > VERSION => return Err(Damage::Newer(version)),
         _ => return Err(Damage::Body),
     }
@@ -269,6 +281,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Damage> {
         b'o' => decode_outcome(&mut body, version, MessageId(id)).map(Record::Outcome),
         b'a' => Some(Record::Attempts(u64::try_from(id).ok()?, body.u32()?)),
         b'c' => Census::from_bytes(body.take(Census::BYTES)?).map(Record::Census),
+        b't' => tally::decode_tally(&mut body).map(|(tally, boot)| Record::Tally(tally, boot)),
         _ => None,
     });
     record.filter(|_| body.0.is_empty()).ok_or(Damage::Body)

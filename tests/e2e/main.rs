@@ -20,6 +20,7 @@ mod upstream;
 mod admin;
 mod bad_clients;
 mod bad_upstream;
+mod crash_loop;
 mod ending;
 mod full;
 mod handover;

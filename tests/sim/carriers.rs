@@ -12,6 +12,7 @@ use tidegate::relay::pairs::{
     SessionId,
 };
 use tidegate::relay::record::Operation;
+use tidegate::relay::stats::ThrottlePlace;
 use tidegate::relay::time::Mono;
 
 use crate::silence::{COUNT, LOOK};
@@ -28,6 +29,11 @@ impl World {
                 );
             }
             Output::Connect { attempt, .. } => {
+                if self.limited
+                    && let Err(violation) = self.provider.connect(self.now.mono, self.disk.dead)
+                {
+                    self.violation = Some(violation);
+                }
                 let at = self.soon(20);
                 let answer = if std::mem::take(&mut self.refuse) {
                     self.covered("connect refused");
@@ -69,6 +75,11 @@ impl World {
     }
 
     pub fn transmit(&mut self, attempt: AttemptId, frames: &[WireFrame]) {
+        if self.limited
+            && let Err(violation) = self.provider.frames(self.now.mono, frames.len())
+        {
+            self.violation = Some(violation);
+        }
         if !self.upstream.connections.contains_key(&attempt) {
             return;
         }
@@ -291,6 +302,22 @@ impl World {
         self.relay.handle_input(self.now, Input::Call { call: CallId(2), principal, request });
     }
 
+    /// A crash, and now and then another one as soon as the relay is back, and another one.
+    pub fn crashes(&mut self) {
+        self.crash();
+        if self.limited && self.chance(3) {
+            self.covered("one crash after the other");
+            for _ in 0..self.rng.below(16) {
+                for _ in 0..self.rng.below(6) {
+                    self.turn();
+                    self.pass_at_most(20);
+                }
+                self.turn();
+                self.crash();
+            }
+        }
+    }
+
     pub fn crash(&mut self) {
         self.covered("crash");
         self.note("crash");
@@ -308,7 +335,14 @@ impl World {
             client.stuck = false;
             client.waiting = false;
         }
+        if self.relay.stats().throttled.get(&ThrottlePlace::Connect) > 0 {
+            self.covered("connect held back");
+        }
+        self.provider.restarted();
+        if self.fault == Some(Fault::TallyForgotten) {
+            self.disk.forget_tally();
+        }
         let seed = self.rng.next_u64();
-        self.relay = start(&self.config, &mut self.disk, seed, self.now);
+        self.relay = start(&self.config, self.limited, &mut self.disk, seed, self.now);
     }
 }

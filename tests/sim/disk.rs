@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidegate::relay::record::{MessageId, Operation, Queued, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{KeptTally, MessageId, Operation, Queued, Restored, StoredMessage, StoredOutcome};
 
 #[derive(Default)]
 pub struct Disk {
     messages: BTreeMap<u64, (Arc<StoredMessage>, u32)>,
     outcomes: BTreeMap<MessageId, Arc<StoredOutcome>>,
     next_sequence: u64,
+    /// The system does not stop: its monotonic clock goes on over every crash.
+    tally: KeptTally,
+    /// It was opened before.
+    used: bool,
     /// Handed over, not answered.
     pub in_flight: Option<Vec<Operation>>,
     /// Every later commit fails.
@@ -42,6 +46,9 @@ impl Disk {
                 Operation::Forget { id } => {
                     self.outcomes.remove(id);
                 }
+                Operation::Tally(tally) => {
+                    self.tally = KeptTally::Found { tally: Arc::clone(tally), same_boot: true };
+                }
             }
         }
     }
@@ -72,14 +79,23 @@ impl Disk {
         self.messages.len()
     }
 
+    pub fn forget_tally(&mut self) {
+        (self.tally, self.used) = (KeptTally::New, false);
+    }
+
     pub fn restore(&mut self) -> Restored {
         self.dead = false;
+        if self.tally == KeptTally::New {
+            self.tally = if self.used { KeptTally::Absent } else { KeptTally::New };
+        }
+        self.used = true;
         let mut outcomes: Vec<_> = self.outcomes.values().cloned().collect();
         outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
         Restored {
             messages: vec![self.messages.values().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
             outcomes,
             next_sequence: self.next_sequence,
+            tally: self.tally.clone(),
             ..Restored::default()
         }
     }

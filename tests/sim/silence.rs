@@ -64,7 +64,7 @@ impl Quiet {
 impl World {
     /// One of the disturbances begins or ends.
     pub fn disturb(&mut self) {
-        match self.rng.below(8) {
+        match self.rng.below(9) {
             0..=3 => {
                 let channel = self.any_channel().to_owned();
                 if !self.quiet.hushed.remove(&channel) {
@@ -80,6 +80,7 @@ impl World {
                 }
             }
             6 => self.quiet.slow = !self.quiet.slow,
+            7 => self.long_silence(),
             _ => {
                 let hour = 3_600_000_000_000;
                 let wall = &mut self.now.wall.0;
@@ -87,6 +88,17 @@ impl World {
                 self.covered("the clock jumped");
             }
         }
+    }
+
+    /// Upstream answers and says nothing, for so long that everything is done about it.
+    fn long_silence(&mut self) {
+        let before = std::mem::replace(&mut self.quiet.all, true);
+        for _ in 0..300 {
+            self.upstream_answers();
+            self.pass_time();
+            self.turn();
+        }
+        self.quiet.all = before;
     }
 
     /// How much later a pong comes.

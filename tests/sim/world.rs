@@ -17,6 +17,7 @@ use tidegate::relay::time::{Mono, Time, Wall};
 use crate::clients::{Client, Told};
 use crate::disk::Disk;
 use crate::invariants::{self, MAX_ATTEMPTS, Sent};
+use crate::allowed::{LIMITS, Provider};
 use crate::silence::{COUNT, Quiet, STALE_AFTER};
 use crate::upstream::Upstream;
 
@@ -33,6 +34,8 @@ pub enum Fault {
     EntryVanishes,
     /// Upstream acknowledges one message and names another.
     AcksSwapped,
+    /// What is spent of upstream's limits does not survive a crash.
+    TallyForgotten,
 }
 
 /// What happened at least once.
@@ -40,7 +43,7 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 27] = [
+    const WANTED: [&'static str; 29] = [
         "stale mark",
         "stale resubscribe",
         "stale reconnect",
@@ -48,6 +51,8 @@ impl Coverage {
         "the clock jumped",
         "crash",
         "read from the disk",
+        "one crash after the other",
+        "connect held back",
         "commit failed",
         "connection lost",
         "one of two connections lost",
@@ -94,7 +99,10 @@ pub struct World {
     pub now: Time,
     pub rng: Rng,
     pub fault: Option<Fault>,
+    /// Whether the provider names limits.
+    pub limited: bool,
     pub upstream: Upstream,
+    pub provider: Provider,
     pub disk: Disk,
     pub clients: Vec<Client>,
     pub told: Told,
@@ -153,14 +161,18 @@ impl World {
         let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
         let mut rng = Rng::new(seed);
         let mut disk = Disk::default();
-        let relay = start(&config, &mut disk, rng.next_u64(), now);
+        // Limits take their time: where there are none more happens.
+        let limited = seed.is_multiple_of(3);
+        let relay = start(&config, limited, &mut disk, rng.next_u64(), now);
         World {
             relay,
             config,
             now,
             rng,
             fault,
+            limited,
             upstream: Upstream::default(),
+            provider: Provider::default(),
             disk,
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             told: Told::default(),
@@ -195,7 +207,7 @@ impl World {
             94..=95 => self.lose_connection(),
             96 if self.rng.below(2) == 0 => self.refuse = true,
             96 => self.rotate(),
-            97 if self.rng.below(3) == 0 => self.crash(),
+            97 if self.rng.below(3) == 0 => self.crashes(),
             98 if self.rng.below(8) == 0 => self.kill_disk(),
             99 => self.disturb(),
             _ => self.pass_time(),
@@ -334,9 +346,10 @@ impl World {
     }
 }
 
-pub fn start(config: &Arc<Config>, disk: &mut Disk, seed: u64, now: Time) -> Relay {
+pub fn start(config: &Arc<Config>, limited: bool, disk: &mut Disk, seed: u64, now: Time) -> Relay {
     // Numbers, where a channel has them, have no holes.
-    let text = format!("{}\n[gap]\n", Dialect::builtin_text("plain").expect("a built-in dialect"));
+    let limits = if limited { LIMITS } else { "" };
+    let text = format!("{}\n[gap]\n{limits}", Dialect::builtin_text("plain").expect("a built-in dialect"));
     let dialect = Dialect::parse("plain", &text).expect("a good dialect");
     Relay::new(Arc::clone(config), Arc::new(dialect), disk.restore(), seed, now)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::super::limiter::Bucket;
 use super::super::time::Mono;
+use super::reserve::Reserve;
 use crate::dialect::Limits;
 
 /// What a frame is for, the most urgent first.
@@ -38,7 +39,7 @@ const GUARD: u64 = 8;
 #[derive(Debug)]
 pub struct Pacing {
     /// `None`: upstream names no limit.
-    bucket: Option<Bucket>,
+    reserve: Option<Reserve>,
     /// WebSocket pings and pongs cost tokens too.
     counts_control: bool,
     held_until: Option<Mono>,
@@ -54,7 +55,7 @@ impl Pacing {
     /// By what the provider allows.
     pub fn new(limits: &Limits) -> Self {
         Pacing {
-            bucket: limits.rate.map(|rate| Bucket::new(rate.tokens, rate.per, rate.burst)),
+            reserve: limits.rate.map(|rate| Reserve::new(Bucket::new(rate.tokens, rate.per, rate.burst))),
             counts_control: limits.counts_control,
             held_until: None,
             count: 0,
@@ -68,6 +69,21 @@ impl Pacing {
         self.held_until = Some(self.held_until.map_or(until, |held| held.max(until)));
     }
 
+    /// Until when nothing leaves, if so.
+    pub fn held_until(&self) -> Option<Mono> {
+        self.held_until
+    }
+
+    /// The bucket and what the store knows of it.
+    pub fn reserve(&self) -> Option<&Reserve> {
+        self.reserve.as_ref()
+    }
+
+    /// The bucket and what the store knows of it.
+    pub fn reserve_mut(&mut self) -> Option<&mut Reserve> {
+        self.reserve.as_mut()
+    }
+
     /// Whether the dialect's pause lasts.
     pub fn held(&self, now: Mono) -> bool {
         self.held_until.is_some_and(|until| until > now)
@@ -77,12 +93,15 @@ impl Pacing {
     pub fn open(&mut self, now: Mono) -> bool {
         let open = !self.held(now) && self.next(now) <= now;
         self.blocked |= !open;
+        if let Some(reserve) = self.reserve.as_mut().filter(|_| !open) {
+            reserve.want(now);
+        }
         open
     }
 
     /// Whether WebSocket pings and pongs leave without a token.
     pub fn control_is_free(&self) -> bool {
-        self.bucket.is_none() || !self.counts_control
+        self.reserve.is_none() || !self.counts_control
     }
 
     /// The order in which to ask the classes for the next frame. One that must be asked soon, or else another one would
@@ -112,16 +131,16 @@ impl Pacing {
     pub fn spend(&mut self, now: Mono, class: Class) -> bool {
         self.count += 1;
         self.latest[class as usize] = self.count + GUARD;
-        if let Some(bucket) = &mut self.bucket {
-            bucket.spend(now, 1);
+        if let Some(reserve) = &mut self.reserve {
+            reserve.spend(now, 1);
         }
         std::mem::take(&mut self.blocked)
     }
 
     /// The carrier answered pings by itself.
     pub fn ponged(&mut self, now: Mono, pongs: u32) {
-        if let Some(bucket) = self.bucket.as_mut().filter(|_| self.counts_control) {
-            bucket.spend(now, pongs);
+        if let Some(reserve) = self.reserve.as_mut().filter(|_| self.counts_control) {
+            reserve.spend(now, pongs);
         }
     }
 
@@ -141,7 +160,7 @@ impl Pacing {
     }
 
     fn next(&self, now: Mono) -> Mono {
-        let token = self.bucket.as_ref().map_or(now, |bucket| bucket.next(now, 1));
+        let token = self.reserve.as_ref().map_or(now, |reserve| reserve.next(now));
         self.held_until.map_or(token, |until| token.max(until))
     }
 }

@@ -88,6 +88,7 @@ impl Relay {
         }
         if let Draining::Closing { until, exit } = self.draining
             && (until <= now.mono || (self.sessions.is_empty() && self.upstream_is_gone()))
+            && self.tally_is_closed()
             && self.store_is_idle()
         {
             self.draining = Draining::Done;

@@ -4,6 +4,7 @@
 //! - `connecting`: begun, lost, told what to do. `handover`: a second one takes over. `routes`: over which endpoint and transport.
 //!   `upgrading`: a session that is polled goes on over a WebSocket.
 //! - `credentials`: what they are opened with. `fetches`: what is got from outside, and for whom.
+//! - `limits`: what is spent of upstream's, over restarts.
 //! - `sending`: what leaves on them, and in which order. `asking`: polls and posts. `addressing`: channels in the address.
 //!
 //! `heard/`, what upstream says:

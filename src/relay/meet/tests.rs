@@ -6,6 +6,7 @@ mod checking;
 mod credentials;
 mod handover;
 mod leaving;
+mod limits;
 mod liveness;
 mod mapping;
 mod numbers;

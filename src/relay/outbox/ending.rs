@@ -28,9 +28,14 @@ pub enum Durable {
 }
 
 impl Outbox {
-    /// The next commit, if the store is free and something waits.
-    pub fn take_commit(&mut self) -> Option<Vec<Operation>> {
-        self.staging.cut()
+    /// The next commit, if the store is free and something waits. `beside`: what somebody else wants kept.
+    pub fn take_commit(&mut self, beside: Option<Operation>) -> Option<Vec<Operation>> {
+        self.staging.cut(beside)
+    }
+
+    /// Whether the store takes a commit now; if so, whether something waits for it.
+    pub fn may_commit(&self) -> Option<bool> {
+        (self.failed.is_none() && !self.staging.is_out()).then(|| self.staging.len() > 0)
     }
 
     /// The commit is durable: what is true now, to be told in this order.

@@ -54,12 +54,13 @@ impl Staging {
         self.waiting.push_back(Staged { operation, effect, bytes, joined });
     }
 
-    /// The next commit, if none is out and something waits.
-    pub(super) fn cut(&mut self) -> Option<Vec<Operation>> {
-        if self.out.is_some() || self.waiting.is_empty() {
+    /// The next commit, if none is out and something waits. `beside`: what somebody else wants kept and tells from the answer.
+    pub(super) fn cut(&mut self, beside: Option<Operation>) -> Option<Vec<Operation>> {
+        if self.out.is_some() || (self.waiting.is_empty() && beside.is_none()) {
             return None;
         }
-        let (mut operations, mut effects, mut bytes) = (Vec::new(), Vec::new(), 0u64);
+        let mut operations: Vec<Operation> = beside.into_iter().collect();
+        let (mut effects, mut bytes) = (vec![Effect::Nothing; operations.len()], 0u64);
         while let Some((count, size)) = self.first_group() {
             let fits = operations.len() + count <= COMMIT_OPERATIONS && bytes + size <= COMMIT_BYTES;
             if !fits && !operations.is_empty() {
@@ -110,6 +111,11 @@ impl Staging {
         self.bytes
     }
 
+    /// Whether a commit is out.
+    pub(super) fn is_out(&self) -> bool {
+        self.out.is_some()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.out.is_none()
     }
@@ -129,8 +135,8 @@ mod tests {
 
     fn commits(mut staging: Staging) -> Vec<usize> {
         let mut counts = Vec::new();
-        while let Some(operations) = staging.cut() {
-            assert!(staging.cut().is_none(), "one commit at a time");
+        while let Some(operations) = staging.cut(None) {
+            assert!(staging.cut(None).is_none(), "one commit at a time");
             counts.push(operations.len());
             assert_eq!(staging.done().unwrap().len(), operations.len());
         }
@@ -143,6 +149,18 @@ mod tests {
         assert_eq!(commits(staged(&[(0, false); 2500])), [1024, 1024, 452]);
         assert_eq!(commits(staged(&[(600 << 10, false); 3])), [1, 1, 1]);
         assert_eq!(commits(staged(&[(2 << 20, false), (1, false)])), [1, 1]);
+    }
+
+    #[test]
+    fn what_somebody_else_wants_kept_goes_along_or_alone() {
+        let beside = || Some(Operation::Forget { id: MessageId(9) });
+        let mut staging = staged(&[(0, false); 2]);
+        assert_eq!(staging.cut(beside()).map(|operations| operations.len()), Some(3));
+        assert_eq!(staging.cut(beside()), None, "one commit at a time");
+        let settled = [Effect::Nothing, Effect::Settled(MessageId(0)), Effect::Settled(MessageId(1))];
+        assert_eq!(staging.done(), Some(settled.to_vec()));
+        assert_eq!(staging.cut(beside()), beside().map(|operation| vec![operation]));
+        assert_eq!(staging.done(), Some(vec![Effect::Nothing]));
     }
 
     #[test]

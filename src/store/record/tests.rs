@@ -1,6 +1,11 @@
 //! What is written is read, every damage is found, and what an older version wrote is read, too.
 
+use std::time::Duration;
+
 use super::*;
+use crate::relay::record::StoredCost;
+use crate::relay::stats::Cost;
+use crate::relay::time::{Mono, Time};
 use proptest::prelude::*;
 
 fn text() -> impl Strategy<Value = String> {
@@ -60,11 +65,29 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn tally()(
+        service: u64, mono: u64, wall: u64, connects: u64, frames: u64, held: [u64; 2],
+        costs in proptest::collection::vec(
+            (prop::sample::select(Cost::ALL.to_vec()), any::<bool>(), any::<u64>(), any::<u32>()), 0..5),
+    ) -> StoredTally {
+        let costs = costs.into_iter().map(|(cost, of_day, age, count)| {
+            StoredCost { cost, of_day, age: Duration::from_nanos(age), count }
+        });
+        StoredTally {
+            service, at: Time { mono: Mono(mono), wall: Wall(wall) }, connects, frames,
+            connects_held: Duration::from_nanos(held[0]), frames_held: Duration::from_nanos(held[1]),
+            costs: costs.collect(),
+        }
+    }
+}
+
 /// A frame with what it must decode to.
 fn framed() -> impl Strategy<Value = (Vec<u8>, Record)> {
     prop_oneof![
         message().prop_map(|m| (encode_message(&m), Record::Message(m))),
         outcome().prop_map(|o| (encode_outcome(&o), Record::Outcome(o))),
+        (tally(), any::<u128>()).prop_map(|(t, boot)| (encode_tally(&t, boot), Record::Tally(t, boot))),
         any::<(u64, u32)>().prop_map(|(s, n)| (encode_attempts(s, n), Record::Attempts(s, n))),
         any::<[u64; 5]>().prop_map(|[commit, next_sequence, settled, messages, outcomes]| {
             let census = Census { commit, next_sequence, settled, messages, outcomes };
@@ -118,9 +141,13 @@ fn a_newer_version_is_told_from_damage() {
 }
 
 /// A record as version 1 wrote it: without the last `missing` bytes.
-fn as_version_1(mut bytes: Vec<u8>, missing: usize) -> Vec<u8> {
+fn as_version_1(bytes: Vec<u8>, missing: usize) -> Vec<u8> {
+    as_version(1, bytes, missing)
+}
+
+fn as_version(version: u8, mut bytes: Vec<u8>, missing: usize) -> Vec<u8> {
     bytes.truncate(bytes.len() - missing);
-    bytes[4] = 1;
+    bytes[4] = version;
     let length = u32::try_from(bytes.len() - HEAD).unwrap();
     bytes[SUM_AT - 4..SUM_AT].copy_from_slice(&length.to_le_bytes());
     let sum = checksum(&bytes[..SUM_AT], &bytes[HEAD..]);
@@ -139,6 +166,13 @@ proptest! {
         prop_assert_eq!(decode(&m), Ok(Record::Message(message)));
         prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome)));
     }
+
+    #[test]
+    fn what_version_2_wrote_is_read(message in message(), outcome in outcome()) {
+        let (m, o) = (as_version(2, encode_message(&message), 0), as_version(2, encode_outcome(&outcome), 0));
+        prop_assert_eq!(decode(&m), Ok(Record::Message(message)));
+        prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome)));
+    }
 }
 
 #[test]
@@ -151,6 +185,7 @@ fn keys_sort_by_sequence_and_piece() {
     assert_eq!(Key::read(&Key::outcome(7, 3).0), Some(Place::Outcome(7, 3)));
     assert_eq!(Key::read(&Key::attempts(7).0), Some(Place::Attempts(7)));
     assert_eq!(Key::read(&Key::census().0), Some(Place::Census));
+    assert_eq!(Key::read(&Key::tally().0), Some(Place::Tally));
     assert_eq!(Key::read(&Key::damaged(b"c").0), Some(Place::Damaged));
     assert_eq!(Key::read(b"mx"), None);
     assert_eq!(Key::read(b""), None);

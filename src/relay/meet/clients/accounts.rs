@@ -28,7 +28,7 @@ impl Relay {
             return Ok(());
         }
         let principal = self.sessions.get(session).map(|session| Arc::clone(&session.principal.name));
-        let spent = self.budget.spend(now, Cost::Subscribe, principal.as_ref());
+        let spent = self.spend(now, Cost::Subscribe, principal.as_ref());
         if spent.is_err() {
             self.stats.repair.refused.bump(Cost::Subscribe);
         }

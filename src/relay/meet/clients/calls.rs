@@ -184,6 +184,7 @@ impl Relay {
             },
             "repairs": self.repairs_json(),
             "budget": budget,
+            "limits": self.upstream_limits_json(now.mono),
             "draining": self.draining.is_draining(),
         })
     }

@@ -151,6 +151,9 @@ impl Relay {
             // No other connection will say it soon.
             self.settle_losses(now, Sequel::Lost);
         }
+        if self.link.held_until().is_some_and(|until| until > now.mono) {
+            self.tally.touch();
+        }
         if was_ready {
             // What upstream found too large is never taken for anything else again.
             let large = if code == Some(1009) { self.outbox.largest_in_flight() } else { None };
@@ -268,6 +271,7 @@ impl Relay {
         while let Some(due) = self.attempts.get_mut(id).and_then(|attempt| attempt.timeout(now.mono)) {
             match due {
                 Due::Over(ending) => return self.abandon(now, id, ending),
+                Due::Uncounted => return self.dial_uncounted(now, id),
                 Due::Renew => self.renew_due(now, id),
                 Due::Expired => self.token_over(now, id),
                 Due::DialectPing => {
@@ -392,6 +396,8 @@ impl Relay {
     /// The gauges that are counted only when somebody looks.
     pub(in crate::relay) fn refresh_upstream_stats(&mut self, now: Time) {
         self.stats.link.write_stall = self.write_stall(now);
+        self.stats.link.connects_left = self.link.connects.as_ref().map(|bucket| bucket.left(now.mono));
+        self.stats.link.frames_left = self.link.pacing.reserve().map(|reserve| reserve.bucket().left(now.mono));
         self.stats.auth.token_until = self.attempts.active().and_then(|active| active.lease.ends(now));
         let counts = self.interest.counts();
         self.stats.link.state = Some(self.link.state());

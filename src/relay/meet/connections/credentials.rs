@@ -123,7 +123,7 @@ impl Relay {
                 self.lose(now, id, Ending::Token(message.clone()));
                 self.trust(now, Standing::Expired, &message);
             }
-            None => self.dial(now, id),
+            None => self.dial_counted(now, id),
         }
     }
 

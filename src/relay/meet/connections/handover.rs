@@ -251,7 +251,13 @@ impl Relay {
         match link::plan(ending, on_close) {
             // Nothing will help; the connection that serves stays as long as upstream lets it.
             Plan::Fatal => {}
-            Plan::Retry(floor) => self.link.rotation.failed(now.mono, why, floor, upstream.backoff, &mut self.rng),
+            Plan::Retry(floor) => {
+                if !floor.is_zero() {
+                    self.link.asked_to_wait(now.mono + floor);
+                    self.tally.touch();
+                }
+                self.link.rotation.failed(now.mono, why, floor, upstream.backoff, &mut self.rng);
+            }
             Plan::AtOnce | Plan::Slow | Plan::Credentials => {
                 let floor = upstream.backoff.max / 2;
                 self.link.rotation.failed(now.mono, why, floor, upstream.backoff, &mut self.rng);

@@ -6,6 +6,7 @@ pub(in crate::relay) mod connecting;
 pub(in crate::relay) mod credentials;
 pub(in crate::relay) mod fetches;
 pub(in crate::relay) mod handover;
+pub(in crate::relay) mod limits;
 pub(in crate::relay) mod routes;
 pub(in crate::relay) mod sending;
 pub(in crate::relay) mod upgrading;

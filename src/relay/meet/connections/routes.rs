@@ -21,7 +21,8 @@ impl Relay {
         let better = self.link.ladder.better(now.mono).filter(|_| climb);
         let transport = better.unwrap_or_else(|| self.link.ladder.transport());
         let endpoint = self.link.endpoints.choose(now.mono, &mut self.rng);
-        Attempt::new(id, &self.config.upstream, now.mono).over(endpoint, transport)
+        let counted = if self.link.connects.is_some() { self.tally.ticket() } else { 0 };
+        Attempt::new(id, &self.config.upstream, now.mono).over(endpoint, transport).counted(counted)
     }
 
     /// Whether the provider's budget has room for a connection now; if so, it is spent.

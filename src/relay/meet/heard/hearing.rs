@@ -364,6 +364,7 @@ impl Relay {
         match refusal.then {
             Some(Then::Pause(length)) => {
                 self.link.pacing.pause(now.mono, length);
+                self.tally.touch();
                 self.stats.throttled.bump(ThrottlePlace::Pause);
             }
             Some(then @ (Then::Reconnect | Then::Fatal | Then::Refresh)) => {

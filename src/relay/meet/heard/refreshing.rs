@@ -96,7 +96,7 @@ impl Relay {
             Found::Full => return Err(Refusal::new(ErrorCode::LimitExceeded, "too many refreshes are under way")),
             Found::New => {}
         }
-        if let Err(wait) = self.budget.spend(now.mono, Cost::Refresh, Some(&principal.name)) {
+        if let Err(wait) = self.spend(now.mono, Cost::Refresh, Some(&principal.name)) {
             self.stats.repair.refused.bump(Cost::Refresh);
             let refused = Refusal::new(ErrorCode::LimitExceeded, "the budget for refreshes is spent");
             return Err(Refusal { retry_after: Some(wait), ..refused });

@@ -108,7 +108,7 @@ impl Relay {
         while let Some((ring, how)) = self.repairs.next_ready() {
             let Some(attempt) = self.attempts.active().filter(|attempt| attempt.is_ready()) else { return };
             let attempt = attempt.id();
-            if let Err(wait) = self.budget.spend(now.mono, Cost::Repair, None) {
+            if let Err(wait) = self.spend(now.mono, Cost::Repair, None) {
                 self.stats.repair.refused.bump(Cost::Repair);
                 self.give_up(now, ring, RepairEnd::Budget, wait);
                 continue;
@@ -192,7 +192,7 @@ impl Relay {
         let (Some(conversation), Some(spec)) = (conversation, self.channel_of(ring)) else { return false };
         let wish = Wish { key: None, missing: self.repairs.wound(ring).and_then(|wound| wound.missing) };
         let Ok(wanted) = conversation.wanted(now, &self.config.upstream.url, &spec, wish) else { return false };
-        if !self.may_fetch(&wanted.url) || self.budget.spend(now.mono, Cost::Fetch, None).is_err() {
+        if !self.may_fetch(&wanted.url) || self.spend(now.mono, Cost::Fetch, None).is_err() {
             return false;
         }
         let request = HttpRequest {

@@ -50,16 +50,18 @@ struct Joins {
 
 impl Relay {
     /// Asks the store for what is staged, and for what has to be read, if it does not do that already.
-    pub(in crate::relay) fn pump_store(&mut self) {
+    pub(in crate::relay) fn pump_store(&mut self, now: Time) {
         if let Some(sequences) = self.outbox.take_load() {
             self.outputs.push_back(Output::Load(sequences));
         }
-        if let Some(operations) = self.outbox.take_commit() {
+        let tally = self.next_tally(now);
+        if let Some(operations) = self.outbox.take_commit(tally) {
             self.outputs.push_back(Output::Commit(operations));
         }
     }
 
     pub(in crate::relay) fn committed(&mut self, now: Time) {
+        self.tally_committed(now);
         for durable in self.outbox.committed(now, &mut self.stats.outbox) {
             match durable {
                 Durable::Accepted(id) => self.tell_accepted(now, id),

@@ -221,6 +221,7 @@ impl Relay {
         }
         self.nothing_is_read(reason);
         self.answer_all_waiting(now);
+        self.tally_failed(now);
     }
 
     pub(in crate::relay) fn cancel(&mut self, now: Time, asker: Asker, principal: &Arc<Principal>, message: &str) {

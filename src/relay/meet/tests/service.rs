@@ -17,7 +17,7 @@ use crate::relay::outbox::Lane;
 use crate::relay::pairs::{
     AttemptId, CallId, Credentials, Disconnect, Fetch, FetchAnswer, FetchError, Input, Notice, Output, Reply, SessionId,
 };
-use crate::relay::record::Restored;
+use crate::relay::record::{KeptTally, Operation, Restored, StoredTally};
 use crate::relay::time::{Mono, Time, Wall};
 
 /// Subscribes with acks, refusals of every kind, publishing, and a ping of its own.
@@ -126,6 +126,12 @@ pub(super) struct Service {
     pub kept_polling: u32,
     /// What connections that were closed left with.
     pub farewells: Vec<String>,
+    /// The store holds its answers back.
+    pub store_waits: bool,
+    /// What the store last knew of what is spent; what it did not answer for is not known.
+    pub tally: Option<Arc<StoredTally>>,
+    /// A commit that is not answered yet.
+    commit: Option<Vec<Operation>>,
 }
 
 impl Service {
@@ -134,12 +140,54 @@ impl Service {
     }
 
     pub(super) fn speaking(dialect: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
+        Self::starting(dialect, Restored::default(), now, change)
+    }
+
+    /// The process dies now, and another one starts so much later with what the store knows. `boot`: the system starts, too.
+    pub(super) fn again(self, limits: &str, after: Duration, boot: bool, change: impl FnOnce(&mut Config)) -> Self {
+        let known = self.tally;
+        let tally = match known.clone() {
+            Some(tally) => KeptTally::Found { tally, same_boot: !boot },
+            None => KeptTally::Absent,
+        };
+        let mut now = self.now.after(after);
+        if boot {
+            now.mono = Mono(5_000_000_000);
+        }
+        let dialect = DIALECT.replace("LIMITS", limits).replace("HELLO", "");
+        let mut next = Self::starting(&dialect, Restored { tally, ..Restored::default() }, now, change);
+        next.tally = next.tally.or(known);
+        next
+    }
+
+    /// The store answers what it held back.
+    pub(super) fn store_answers(&mut self, result: Result<(), &str>) {
+        let operations = self.commit.take().expect("a commit is out");
+        match result {
+            Ok(()) => {
+                self.keep(operations);
+                self.input(Input::Committed);
+            }
+            Err(reason) => self.input(Input::CommitFailed { reason: reason.to_owned() }),
+        }
+    }
+
+    fn keep(&mut self, operations: Vec<Operation>) {
+        for operation in operations {
+            if let Operation::Tally(tally) = operation {
+                self.tally = Some(tally);
+            }
+        }
+    }
+
+    /// With what the store knows.
+    pub(super) fn starting(dialect: &str, restored: Restored, now: Time, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.interest.linger = Duration::from_secs(5);
         change(&mut config);
         let dialect = Dialect::parse("service", dialect).unwrap();
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
-        let relay = Relay::new(Arc::new(config), Arc::new(dialect), Restored::default(), 1, now);
+        let relay = Relay::new(Arc::new(config), Arc::new(dialect), restored, 1, now);
         let mut service = Service {
             relay,
             now,
@@ -162,6 +210,9 @@ impl Service {
             upgrades: Vec::new(),
             kept_polling: 0,
             farewells: Vec::new(),
+            store_waits: false,
+            tally: None,
+            commit: None,
         };
         service.pass(Duration::ZERO);
         service
@@ -216,8 +267,14 @@ impl Service {
                     }
                     self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
-                Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
                 Output::Load(_) => unreachable!("few messages, all in memory"),
+                Output::Commit(operations) if self.store_waits => {
+                    assert_eq!(self.commit.replace(operations), None, "one commit at a time");
+                }
+                Output::Commit(operations) => {
+                    self.keep(operations);
+                    self.relay.handle_input(self.now, Input::Committed);
+                }
                 Output::Notify(notice) => self.notices.push(notice),
                 Output::Alert { delivery, body, .. } => {
                     self.alerts.push((delivery, serde_json::from_slice(&body).unwrap()));

@@ -13,7 +13,7 @@ fn nothing_is_accepted_or_sent_before_it_is_durable() {
     let id = bench.publish(message("1")).unwrap().id();
     assert!(!bench.outbox.is_accepted(id) && bench.send().is_none());
     assert_eq!(bench.outbox.message_state(bench.now, "local", id), None);
-    let operations = bench.outbox.take_commit().unwrap();
+    let operations = bench.outbox.take_commit(None).unwrap();
     assert!(matches!(&operations[..], [Operation::Accept(stored)] if stored.id == id && &*stored.data == "1"));
     assert!(!bench.outbox.is_accepted(id) && bench.send().is_none(), "asked for, not answered");
     assert_eq!(bench.outbox.committed(bench.now, &mut bench.stats), [Durable::Accepted(id)]);
@@ -25,12 +25,12 @@ fn nothing_is_accepted_or_sent_before_it_is_durable() {
 fn publishes_while_a_commit_is_out_share_the_next_one() {
     let mut bench = Bench::new();
     bench.publish(message("1")).unwrap();
-    assert_eq!(bench.outbox.take_commit().unwrap().len(), 1);
+    assert_eq!(bench.outbox.take_commit(None).unwrap().len(), 1);
     bench.publish(message("2")).unwrap();
     bench.publish(message("3")).unwrap();
-    assert_eq!(bench.outbox.take_commit(), None, "one commit is out at most");
+    assert_eq!(bench.outbox.take_commit(None), None, "one commit is out at most");
     bench.outbox.committed(bench.now, &mut bench.stats);
-    assert_eq!(bench.outbox.take_commit().unwrap().len(), 2);
+    assert_eq!(bench.outbox.take_commit(None).unwrap().len(), 2);
 }
 
 #[test]
@@ -81,10 +81,10 @@ fn an_atomic_batch_is_one_commit_or_nothing() {
     bench.accept(message("0"));
     let three = vec![keyed("1", "a"), message("2"), message("3")];
     assert_eq!(bench.publish_by("local", three).unwrap_err().code, ErrorCode::StoreFull);
-    assert_eq!(bench.outbox.take_commit(), None, "nothing of it is staged");
+    assert_eq!(bench.outbox.take_commit(None), None, "nothing of it is staged");
     let two = bench.publish_by("local", vec![keyed("other", "a"), message("2")]).unwrap();
     assert!(matches!(two[..], [Admitted::New(_), Admitted::New(_)]), "the key of the refused batch is free");
-    let operations = bench.outbox.take_commit().unwrap();
+    let operations = bench.outbox.take_commit(None).unwrap();
     let sequences: Vec<u64> = operations
         .iter()
         .map(|operation| match operation {
@@ -162,7 +162,7 @@ fn after_the_store_failed_nothing_is_accepted_sent_or_ended() {
     let waiting = bench.accept(message("2"));
     assert_eq!(bench.send(), Some(known));
     let (out, staged) = (bench.publish(keyed("3", "lost")).unwrap(), ());
-    bench.outbox.take_commit().unwrap();
+    bench.outbox.take_commit(None).unwrap();
     let behind = bench.publish(message("4")).unwrap();
     let unaccepted = bench.outbox.commit_failed("disk on fire", &mut bench.stats);
     assert_eq!((unaccepted, staged), (vec![out.id(), behind.id()], ()));
@@ -176,7 +176,7 @@ fn after_the_store_failed_nothing_is_accepted_sent_or_ended() {
     bench.outbox.timeout(bench.now.after(3600 * SECOND), &mut bench.rng, &mut bench.stats);
     assert_eq!(bench.outbox.cancel(bench.now, "local", waiting).unwrap_err().code, ErrorCode::StoreFailed);
     assert_eq!((bench.send(), bench.outbox.due()), (None, None));
-    assert_eq!(bench.outbox.take_commit(), None);
+    assert_eq!(bench.outbox.take_commit(None), None);
     assert_eq!(bench.stats.outcomes.total(), 0);
     assert_eq!(bench.stats.conservation_error(), 0);
 }

@@ -18,7 +18,7 @@ fn an_end_is_durable_before_it_is_told_and_told_to_its_publishers() {
     bench.send();
     bench.outbox.acked(bench.now, id, Confirm::Ack, Some("{\"ok\":1.0}"), &mut bench.stats);
     assert_eq!(bench.state(id)["state"], "accepted");
-    let operations = bench.outbox.take_commit().unwrap();
+    let operations = bench.outbox.take_commit(None).unwrap();
     assert!(matches!(&operations[..], [Operation::Settle { sequence: 0, .. }]));
     let durable = bench.outbox.committed(bench.now, &mut bench.stats);
     let [Durable::Settled { outcome, publishers }] = &durable[..] else { panic!("{durable:?}") };

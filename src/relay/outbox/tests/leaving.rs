@@ -127,12 +127,12 @@ fn what_must_not_be_sent_twice_leaves_only_when_its_attempt_is_durable() {
     let careful = bench.accept(at_most_once("1"));
     let other = bench.accept(message("2"));
     assert_eq!(bench.send(), None, "and those behind it wait, in order");
-    let operations = bench.outbox.take_commit().unwrap();
+    let operations = bench.outbox.take_commit(None).unwrap();
     assert_eq!(operations, [Operation::Attempt { sequence: 0, attempts: 1 }]);
     assert_eq!(bench.send(), None);
     bench.outbox.committed(bench.now, &mut bench.stats);
     assert_eq!(bench.send_all(), [careful, other]);
-    assert_eq!(bench.outbox.take_commit(), None, "nothing is committed twice");
+    assert_eq!(bench.outbox.take_commit(None), None, "nothing is committed twice");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn attempts_are_made_durable_together() {
     let mut bench = Bench::with(OutboxConfig { window: 100, ..config() });
     let ids: Vec<MessageId> = (0..20).map(|n| bench.accept(at_most_once(&n.to_string()))).collect();
     assert_eq!(bench.send(), None);
-    assert_eq!(bench.outbox.take_commit().unwrap().len(), 8);
+    assert_eq!(bench.outbox.take_commit(None).unwrap().len(), 8);
     bench.outbox.committed(bench.now, &mut bench.stats);
     assert_eq!(bench.send_all(), ids[..8]);
 }

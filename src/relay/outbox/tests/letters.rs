@@ -44,7 +44,7 @@ fn it_is_published_again_once_in_one_commit_with_the_word_of_it() {
     let id = dead(&mut bench, keyed("1", "k"));
     let new = again(&mut bench, id, "2").unwrap();
     assert_ne!(new, id);
-    let operations = bench.outbox.take_commit().unwrap();
+    let operations = bench.outbox.take_commit(None).unwrap();
     assert!(
         matches!(&operations[..], [Operation::Accept(message), Operation::Amend { .. }] if message.redrive_of == Some(id))
     );
@@ -71,7 +71,7 @@ fn a_refused_redrive_leaves_the_letter() {
     bench.accept(message("2"));
     assert_eq!(again(&mut bench, id, "3").unwrap_err().code, ErrorCode::StoreFull);
     assert_eq!(bench.outbox.letter(id).map(|letter| letter.data.to_string()), Ok("1".to_owned()));
-    assert_eq!(bench.outbox.take_commit(), None);
+    assert_eq!(bench.outbox.take_commit(None), None);
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Disk {
                 *kept.expect("only what is kept is amended") = Arc::clone(outcome);
             }
             Operation::Forget { id } => self.outcomes.retain(|outcome| outcome.id != *id),
+            Operation::Tally(_) => panic!("the outbox counts nothing of upstream's"),
         }
     }
 
@@ -172,7 +173,7 @@ impl Bench {
     fn commit(&mut self) -> Vec<Durable> {
         let mut durable = Vec::new();
         self.load();
-        while let Some(operations) = self.outbox.take_commit() {
+        while let Some(operations) = self.outbox.take_commit(None) {
             operations.iter().for_each(|operation| self.disk.apply(operation));
             durable.extend(self.outbox.committed(self.now, &mut self.stats));
             self.load();

@@ -176,7 +176,7 @@ impl World {
 
     fn commit(&mut self) {
         if self.out.is_none() {
-            self.out = self.bench.outbox.take_commit();
+            self.out = self.bench.outbox.take_commit(None);
             assert!(self.out.is_none() || !self.failed, "S16");
         }
     }
