@@ -90,7 +90,7 @@ fn take(bytes: &[u8], found: &mut Salvage) -> usize {
             let id = outcome.id;
             found.messages.entry(id).or_default().outcome = Some(outcome);
         }
-        Ok(Record::Attempts(..) | Record::Census(_)) => {}
+        Ok(Record::Attempts(..) | Record::Census(_) | Record::Tally(..)) => {}
         Err(_) => {
             found.broken += 1;
             return 1;

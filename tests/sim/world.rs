@@ -14,10 +14,10 @@ use tidegate::relay::pairs::{AttemptId, CallId, CallRequest, Input};
 use tidegate::relay::rng::Rng;
 use tidegate::relay::time::{Mono, Time, Wall};
 
+use crate::allowed::{LIMITS, Provider};
 use crate::clients::{Client, Told};
 use crate::disk::Disk;
 use crate::invariants::{self, MAX_ATTEMPTS, Sent};
-use crate::allowed::{LIMITS, Provider};
 use crate::silence::{COUNT, Quiet, STALE_AFTER};
 use crate::upstream::Upstream;
 
