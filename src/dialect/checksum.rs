@@ -6,7 +6,6 @@
 //! read, proves nothing until the next whole one; all states together have room for [`LEVELS_MOST`] levels.
 //! Deliberately not here: what a wrong sum leads to (the relay's).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::ChannelId;
@@ -169,7 +168,7 @@ fn fold(check: &Check, book: &mut Book, bytes: &[u8], spans: &mut Spans, level_s
 }
 
 /// One level: a quantity of nothing takes it away.
-fn put(side: &mut Side, price: &Cow<'_, str>, quantity: &Cow<'_, str>) -> Option<()> {
+fn put(side: &mut Side, price: &str, quantity: &str) -> Option<()> {
     let at = scaled(price)?;
     if scaled(quantity)? == 0 {
         side.remove(&at);
