@@ -35,7 +35,7 @@ impl Outbox {
 
     /// Whether the store takes a commit now; if so, whether something waits for it.
     pub fn may_commit(&self) -> Option<bool> {
-        (self.failed.is_none() && !self.staging.is_out()).then(|| self.staging.len() > 0)
+        (self.failed.is_none() && !self.staging.is_out()).then(|| !self.staging.is_empty())
     }
 
     /// The commit is durable: what is true now, to be told in this order.
