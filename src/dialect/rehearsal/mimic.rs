@@ -298,8 +298,11 @@ fn make(rule: &toml::Table, parts: &Parts) -> Option<Value> {
             Example::Exists | Example::Any => {}
         }
     }
+    // The elements of a list of subscriptions are filled in by whoever knows them.
+    let listed = rule.get("is").and_then(toml::Value::as_str) == Some("subscriptions");
     if let Some(each) = rule.get("each").and_then(toml::Value::as_table)
         && each.contains_key("channel")
+        && !listed
     {
         let element = make(each, parts)?;
         put(&mut message, each.get("at")?.as_str()?, Value::Array(vec![element]))?;
