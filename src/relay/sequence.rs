@@ -157,6 +157,13 @@ impl Sequence {
         self.channels.get(&ring).map(|last| (last.sequence, last.attempt))
     }
 
+    /// A connection is gone beside this one, which brings what that one brought once more: its numbers are no new count.
+    pub fn inherited(&mut self, gone: AttemptId, by: AttemptId) {
+        for last in self.channels.values_mut().filter(|last| last.attempt == gone) {
+            last.attempt = by;
+        }
+    }
+
     /// From one number to the next.
     pub fn step(&self) -> u64 {
         self.policy.map_or(1, |policy| policy.step.max(1))

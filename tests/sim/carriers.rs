@@ -85,7 +85,7 @@ impl World {
         }
         for frame in frames {
             let reply = match frame {
-                WireFrame::Text(text) => self.upstream.take(attempt, &String::from_utf8_lossy(text)),
+                WireFrame::Text(text) => self.upstream.take(self.now.mono, attempt, &String::from_utf8_lossy(text)),
                 _ => None,
             };
             if let WireFrame::Text(text) = frame {

@@ -1,6 +1,7 @@
 //! The modelled upstream: speaks the plain dialect, keeps the truth about what it sent, acknowledged and was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::relay::pairs::AttemptId;
@@ -44,12 +45,17 @@ pub struct Upstream {
     pub complaints: Vec<String>,
 }
 
+/// How long the relay waits for the answer to a subscribe.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What the upstream remembers of one connection.
 #[derive(Default)]
 pub struct Connection {
     pub subscribed: BTreeSet<String>,
     /// Requests that wait for an answer: (id, channel or tag).
     pub unanswered: Vec<(Value, Request)>,
+    /// When each channel was asked for last.
+    asked: BTreeMap<String, Mono>,
     /// When its last frame arrives: they come in order.
     pub last_frame: Mono,
 }
@@ -70,7 +76,7 @@ impl Upstream {
     }
 
     /// Takes one frame of the relay. Gives what must be answered at once.
-    pub fn take(&mut self, attempt: AttemptId, text: &str) -> Option<String> {
+    pub fn take(&mut self, now: Mono, attempt: AttemptId, text: &str) -> Option<String> {
         let Ok(frame) = serde_json::from_str::<Value>(text) else {
             self.complaints.push(format!("not JSON: {text}"));
             return None;
@@ -80,7 +86,9 @@ impl Upstream {
         let connection = self.connections.get_mut(&attempt)?;
         match frame["type"].as_str() {
             Some("subscribe") => {
-                if connection.subscribed.contains(&channel) {
+                // Its answer may be slow; the relay asks again when it has waited long enough.
+                let before = connection.asked.insert(channel.clone(), now);
+                if connection.subscribed.contains(&channel) && before.is_none_or(|at| now.since(at) < ACK_TIMEOUT) {
                     self.complaints.push(format!("S19: {channel} is subscribed already"));
                 }
                 connection.unanswered.push((id, Request::Subscribe(channel)));

@@ -129,7 +129,7 @@ fn config(stale_after: StaleAfter) -> Config {
     config.upstream.backoff = BackoffConfig { min: Duration::from_millis(50), max: Duration::from_secs(1) };
     config.upstream.stable_for = Duration::from_millis(200);
     config.interest.linger = Duration::from_millis(300);
-    config.interest.ack_timeout = Duration::from_secs(2);
+    config.interest.ack_timeout = crate::upstream::ACK_TIMEOUT;
     let services = ChannelPolicy { pattern: "s:*".into(), upstream: Some("s".into()), ..ChannelPolicy::default() };
     let watched = ChannelPolicy { stale_after, ..ChannelPolicy::default() };
     config.channels = vec![services, watched];

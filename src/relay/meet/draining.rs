@@ -27,8 +27,8 @@ pub(in crate::relay) enum Draining {
     No,
     /// Waiting for messages in flight until then. `exit`: the process stops at the end.
     Waiting { until: Mono, exit: bool },
-    /// Sessions and upstream are closing, until then.
-    Closing { until: Mono, exit: bool },
+    /// Sessions and upstream are closing, until then. `None`: that is over, and only the store's answer is waited for.
+    Closing { until: Option<Mono>, exit: bool },
     /// Done, but the process stays (`POST /v1/drain`) or has been told to go.
     Done,
 }
@@ -41,7 +41,8 @@ impl Draining {
 
     pub(in crate::relay) fn due(self) -> Option<Mono> {
         match self {
-            Draining::Waiting { until, .. } | Draining::Closing { until, .. } => Some(until),
+            Draining::Waiting { until, .. } => Some(until),
+            Draining::Closing { until, .. } => until,
             Draining::No | Draining::Done => None,
         }
     }
@@ -64,10 +65,10 @@ impl Relay {
                 self.draining = Draining::Waiting { until, exit: exit || before };
             }
             Draining::Closing { until, exit: before } => {
-                let until = if at_once { now.mono } else { until };
+                let until = if at_once { until.map(|_| now.mono) } else { until };
                 self.draining = Draining::Closing { until, exit: exit || before };
             }
-            Draining::Done if exit => self.draining = Draining::Closing { until: now.mono, exit },
+            Draining::Done if exit => self.draining = Draining::Closing { until: Some(now.mono), exit },
             Draining::Done => {}
         }
         self.draining_timeout(now);
@@ -84,13 +85,16 @@ impl Relay {
             }
             self.answer_all_waiting(now);
             self.leave_upstream(now);
-            self.draining = Draining::Closing { until: now.mono + CLOSE_WITHIN, exit };
+            self.draining = Draining::Closing { until: Some(now.mono + CLOSE_WITHIN), exit };
         }
         if let Draining::Closing { until, exit } = self.draining
-            && (until <= now.mono || (self.sessions.is_empty() && self.upstream_is_gone()))
-            && self.tally_is_closed()
-            && self.store_is_idle()
+            && (until.is_none_or(|until| until <= now.mono) || (self.sessions.is_empty() && self.upstream_is_gone()))
         {
+            if !self.tally_is_closed() || !self.store_is_idle() {
+                // Its answer is an input: there is no time at which to look again.
+                self.draining = Draining::Closing { until: until.filter(|until| *until > now.mono), exit };
+                return;
+            }
             self.draining = Draining::Done;
             if exit {
                 self.outputs.push_back(Output::Stopped);

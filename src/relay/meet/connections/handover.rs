@@ -333,6 +333,9 @@ impl Relay {
         for ring in self.overlap.newer_gone() {
             self.ring_lost(now, ring, reason);
         }
+        if let Some(active) = self.attempts.active().map(Attempt::id) {
+            self.sequence.inherited(candidate.id(), active);
+        }
     }
 
     /// Whether the events of a channel have numbers or ids; of one that never had any, whether its dialect gives them.

@@ -174,6 +174,17 @@ fn channels_that_were_cut_to_a_candidate_that_failed_are_cut_back() {
 }
 
 #[test]
+fn what_a_candidate_brought_that_failed_is_not_told_once_more() {
+    let (mut service, one, old) = live(NUMBERS);
+    let new = beside(&mut service);
+    event(&mut service, new, "a", &[3, 4]);
+    assert_eq!(service.told(one), ["event a 3", "event a 4"], "they follow what is known");
+    service.input(Input::Disconnected { attempt: new, reason: Disconnect::Reset(String::new()) });
+    event(&mut service, old, "a", &[3, 4, 5]);
+    assert_eq!(service.told(one), ["event a 5"]);
+}
+
+#[test]
 fn a_candidate_takes_the_place_of_one_that_is_lost() {
     let (mut service, one, old) = live(NUMBERS);
     let new = beside(&mut service);
