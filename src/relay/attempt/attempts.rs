@@ -54,12 +54,18 @@ impl Attempts {
 
     /// The one of this number, unless it is over: then what is said of it is stale.
     pub fn get(&self, id: AttemptId) -> Option<&Attempt> {
-        self.iter().find(|attempt| attempt.id() == id)
+        match &self.active {
+            Some(active) if active.id() == id => Some(active),
+            _ => self.beside.as_ref().filter(|attempt| attempt.id() == id),
+        }
     }
 
     /// The one of this number, unless it is over.
     pub fn get_mut(&mut self, id: AttemptId) -> Option<&mut Attempt> {
-        self.iter_mut().find(|attempt| attempt.id() == id)
+        match &mut self.active {
+            Some(active) if active.id() == id => Some(active),
+            _ => self.beside.as_mut().filter(|attempt| attempt.id() == id),
+        }
     }
 
     /// All there are, the one that serves first.

@@ -189,7 +189,13 @@ impl Relay {
         senders: [Option<AttemptId>; 2],
         mut ask: impl FnMut(&mut Relay, AttemptId) -> Option<Outgoing>,
     ) -> Option<(AttemptId, Outgoing)> {
-        senders.into_iter().flatten().find_map(|attempt| Some((attempt, ask(self, attempt)?)))
+        let [first, second] = senders;
+        let first = first?;
+        if let Some(outgoing) = ask(self, first) {
+            return Some((first, outgoing));
+        }
+        let second = second?;
+        Some((second, ask(self, second)?))
     }
 
     /// The next frame of a class on this attempt.
