@@ -171,6 +171,43 @@ fn the_ladder_loses_nothing_and_brings_nothing_twice() {
     assert_eq!(relay.metric("tidegate_dialect_unmatched_total"), "0");
 }
 
+/// Another connection takes over, again and again, while numbers are published: over each transport that has a connection.
+#[test]
+fn rotation_loses_nothing_and_brings_nothing_twice() {
+    if !can_run("nchan_rotation") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = nginx(&dir);
+    let door = Door::new();
+    door.lead_to(service.port());
+    for transport in ["websocket", "sse"] {
+        let relay = relay(&door, "tides", transport);
+        let mut app = relay.app();
+        app.subscribe(json!("tides"));
+        serves_over(&relay, transport);
+        let stop = Arc::new(AtomicBool::new(false));
+        let publisher = publisher(&service, &stop);
+        let mut heard = Heard { app, last: 0, before: None };
+        heard.read_to(20);
+        for taken in 1..=5 {
+            relay.admin_post("/v1/upstream/rotate");
+            let taken = taken.to_string();
+            until("another connection to serve", || {
+                (relay.metric("tidegate_link_rotations_total") == taken).then_some(())
+            });
+            heard.read_to(heard.last + 20);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let sent = publisher.join().unwrap();
+        heard.read_to(sent);
+        for kind in ["event", "gap", "reset"] {
+            heard.app.has_no(kind);
+        }
+        serves_over(&relay, transport);
+    }
+}
+
 #[test]
 fn an_event_stream_goes_on_where_it_ended() {
     goes_on("nchan_sse", "sse");
