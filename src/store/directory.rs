@@ -210,9 +210,9 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// Tries for a moment: a process that just ended, or forked, may still hold it.
+/// Tries for a second: a process that just ended, or forked, may still hold it.
 fn try_lock(file: &File) -> Result<(), Errno> {
-    for _ in 0..20 {
+    for _ in 0..100 {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
             other => return other,

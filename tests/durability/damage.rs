@@ -266,9 +266,8 @@ fn a_damaged_record_is_set_aside_for_people() {
     let base = scratch();
     let truth = store(base.path());
     let key = [b"m".as_slice(), &6_u64.to_be_bytes(), &0_u32.to_be_bytes()].concat();
-    let open_raw = || sled::Config::new().path(base.path().join("sled")).segment_size(2 << 20).open().unwrap();
     {
-        let raw = open_raw();
+        let raw = raw(base.path());
         let mut value = raw.get(&key).unwrap().unwrap().to_vec();
         value[60] ^= 4;
         raw.insert(&key, value).unwrap();
@@ -279,7 +278,7 @@ fn a_damaged_record_is_set_aside_for_people() {
     assert_eq!(restored.lost, 1);
     assert!(restored.losses.contains(&"message number 6: wrong checksum".to_owned()), "{:?}", restored.losses);
     goes_on(base.path(), "a changed value");
-    let raw = open_raw();
+    let raw = raw(base.path());
     assert_eq!(raw.get(&key).unwrap(), None);
     assert!(raw.get([b"x".as_slice(), &key].concat()).unwrap().is_some());
 }

@@ -51,6 +51,19 @@ pub fn open(path: &Path) -> (Opened, Restored) {
     try_open(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// sled without the store around it. Its threads may hold the file's lock a moment after its end, and so may a child
+/// process of another test between `fork` and `exec`.
+pub fn raw(path: &Path) -> sled::Db {
+    loop {
+        match sled::Config::new().path(path.join("sled")).segment_size(2 << 20).open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now()
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// Opens, reads, closes.
 pub fn read(path: &Path) -> Restored {
     let (opened, restored) = open(path);

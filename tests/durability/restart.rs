@@ -79,8 +79,7 @@ fn large_values_stay_in_the_synced_file_and_leave_nothing_behind() {
     opened.commit(all.iter().map(|m| Operation::Forget { id: m.id }).collect());
     opened.close();
     assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 0);
-    let raw = sled::Config::new().path(directory.path().join("sled")).segment_size(2 << 20).open().unwrap();
-    assert_eq!(raw.len(), 1, "only the counts are left");
+    assert_eq!(raw(directory.path()).len(), 1, "only the counts are left");
 }
 
 #[test]
