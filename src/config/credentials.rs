@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::reader::Reader;
-use super::{Config, SecretSource, TokenSource};
+use super::{Config, EndpointConfig, SecretSource, TokenSource};
 use crate::dialect::{Dialect, TokenCall, may_call};
 use crate::protocol::request::Secret;
 
@@ -125,12 +125,17 @@ pub(super) fn origins(r: &mut Reader) -> Vec<String> {
     origins
 }
 
-/// What the dialect needs of the configuration and does not find: each with its cure.
-pub(super) fn missing(config: &Config, dialect: &Dialect) -> Vec<(String, String)> {
-    let call = match &config.upstream.token {
+/// The secrets that `upstream.token_fetch` names.
+fn secrets_of_call(config: &Config) -> Vec<Box<str>> {
+    match &config.upstream.token {
         TokenSource::Fetch(text) => TokenCall::parse(text.expose()).map(|call| call.secrets()).unwrap_or_default(),
         _ => Vec::new(),
-    };
+    }
+}
+
+/// What the dialect needs of the configuration and does not find: each with its cure.
+pub(super) fn missing(config: &Config, dialect: &Dialect) -> Vec<(String, String)> {
+    let call = secrets_of_call(config);
     let of_dialect = dialect.secrets().iter().filter(|(_, required)| *required).map(|(name, _)| name);
     let has = |name: &str| config.secrets.iter().any(|(known, _)| known == name);
     let secret = |(who, name): (&str, &str)| {
@@ -141,9 +146,10 @@ pub(super) fn missing(config: &Config, dialect: &Dialect) -> Vec<(String, String
     let named = of_dialect.map(|name| (who.as_str(), &**name));
     let named = named.chain(call.iter().map(|name| ("upstream.token_fetch:", &**name)));
     let mut all: Vec<(String, String)> = named.filter(|(_, name)| !has(name)).map(secret).collect();
+    let addresses = config.upstream.addresses();
     for url in dialect.calls() {
-        let upstream = config.upstream.endpoints.first().map_or(&config.upstream.url, |endpoint| &endpoint.url);
-        if let Err(message) = may_call(url, upstream, &config.upstream.fetch_origins) {
+        let call = |address: &EndpointConfig| may_call(url, &address.url, &config.upstream.fetch_origins);
+        if let Some(message) = addresses.iter().find_map(|address| call(address).err()) {
             let origin = url.split('/').take(3).collect::<Vec<_>>().join("/");
             all.push((
                 format!("{who} calls {url}: {message}"),
@@ -156,11 +162,8 @@ pub(super) fn missing(config: &Config, dialect: &Dialect) -> Vec<(String, String
 
 /// Secrets that nobody names.
 pub(super) fn unused<'c>(config: &'c Config, dialect: &Dialect) -> impl Iterator<Item = &'c str> {
-    let call = match &config.upstream.token {
-        TokenSource::Fetch(text) => TokenCall::parse(text.expose()).map(|call| call.secrets()).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    let named: Vec<Box<str>> = dialect.secrets().iter().map(|(name, _)| name.clone()).chain(call).collect();
+    let of_dialect = dialect.secrets().iter().map(|(name, _)| name.clone());
+    let named: Vec<Box<str>> = of_dialect.chain(secrets_of_call(config)).collect();
     let names = config.secrets.iter().map(|(name, _)| name.as_str());
     names.filter(move |name| !named.iter().any(|known| **known == **name))
 }

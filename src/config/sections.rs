@@ -32,9 +32,9 @@ const LEVELS: [(&str, tracing::Level); 5] = [
     ("trace", tracing::Level::TRACE),
 ];
 
-/// Most of anything that is counted.
 /// Addresses of one service.
 const ENDPOINTS_MAX: usize = 64;
+/// Most of anything that is counted.
 const MANY: u64 = 100_000_000;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;

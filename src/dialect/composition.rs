@@ -1,6 +1,7 @@
 //! Composed channel names: `channel = "{feed}:{symbol}"` makes one local name of several of upstream's words.
 //!
-//! Invariant: a name splits in one way, at the leftmost separator; the last part takes the rest; no part is empty, but for a last one that is written `{part?}`.
+//! Invariant: a name splits in one way, at the leftmost separator; the last part takes the rest; no part is empty, but
+//! for a last one that is written `{part?}`.
 
 /// A pattern of literals and named parts.
 #[derive(Debug, Clone, PartialEq, Eq)]

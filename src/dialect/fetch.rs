@@ -7,12 +7,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::condition::{Test, meets};
 use super::fill::Context;
-use super::http::{HttpAnswer, HttpRequest, same_origin};
+use super::http::{HttpAnswer, HttpRequest, encode, same_origin};
 use super::pointer::Pointer;
 use super::sign::Pattern;
 use super::template::Template;
@@ -31,8 +30,6 @@ const LARGEST: usize = super::variables::LARGEST;
 pub(crate) const UNSET: &str = "null";
 /// Bytes of the other side's words that are passed on.
 const WORDS_MAX: usize = 200;
-/// What stays as it is in an address (RFC 3986 section 2.3: unreserved).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// When a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,7 +188,7 @@ impl Fetch {
             return Err(NoSupply {
                 denied: denied || matches!(answer.status, 401 | 403),
                 refused: denied || (300..500).contains(&answer.status) && !matches!(answer.status, 408 | 425 | 429),
-                retry_after: retry_after(answer),
+                retry_after: answer.retry_after,
                 message: format!("HTTP status {}{redirects}{said}", answer.status),
             });
         }
@@ -342,12 +339,6 @@ fn at<'v>(body: &'v Value, pointer: &Pointer) -> Option<&'v Value> {
     })
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3), at most an hour. A date is as if it were not there.
-fn retry_after(answer: &HttpAnswer) -> Option<Duration> {
-    let seconds: u64 = answer.header("retry-after")?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.clamp(1, 3600)))
-}
-
 fn cut(mut words: String) -> String {
     words.retain(|c| !c.is_control());
     if words.len() > WORDS_MAX {
@@ -355,8 +346,4 @@ fn cut(mut words: String) -> String {
         words.truncate(end);
     }
     words
-}
-
-fn encode(text: &str) -> String {
-    utf8_percent_encode(text, UNRESERVED).to_string()
 }

@@ -1,5 +1,5 @@
-//! How messages stand in frames: JSON texts (`lines`), also compressed (`inflate`), or packets of Socket.IO (`engine`, `socketio`, `attachments`,
-//! `session`).
+//! How messages stand in frames: JSON texts (`lines`), also compressed (`inflate`), or packets of Socket.IO (`engine`,
+//! `socketio`, `attachments`, `session`).
 //!
 //! Text and binary frames count alike, except in Socket.IO: some services send their text in binary ones.
 //! Invariant: what one frame holds is found in one pass over it; an invalid array yields one fault, not half its elements.

@@ -6,8 +6,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::wire::Method;
+
+/// What stays as it is in a segment of a path and in a query (RFC 3986 section 2.3: unreserved).
+pub const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text as it stands in an address.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
 
 /// Scheme, host and port of an address, as HTTP writes them: `wss://a:443/x` and `https://A/` are of one origin.
 pub fn same_origin(url: &str) -> Option<String> {
@@ -53,19 +62,13 @@ impl std::fmt::Debug for HttpRequest {
 pub struct HttpAnswer {
     /// HTTP status.
     pub status: u16,
-    /// Header fields in order, names in lower case; those that are not UTF-8 are left out. Bounded by the carrier's limit of
-    /// a head.
-    pub headers: Vec<(String, String)>,
+    /// `Retry-After` (RFC 9110 section 10.2.3) from now, clamped to 1 s..1 h.
+    pub retry_after: Option<Duration>,
     /// The content. May hold secrets.
     pub body: Bytes,
 }
 
 impl HttpAnswer {
-    /// The first header field of this name (in lower case).
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
     /// Whether the status says that it went well (RFC 9110 section 15.3).
     pub fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
@@ -73,7 +76,7 @@ impl HttpAnswer {
 }
 
 impl std::fmt::Debug for HttpAnswer {
-    /// Without headers and content: they may hold secrets.
+    /// Without the content: it may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpAnswer").field("status", &self.status).finish_non_exhaustive()
     }

@@ -147,7 +147,8 @@ impl Rehearsal {
         Some(Said { sent, value: serde_json::from_slice(text).ok()? })
     }
 
-    /// Whether both were made by the template that authenticates, from values that differ in time, secrets and signatures alone.
+    /// Whether both were made by the template that authenticates, from values that differ in time, secrets and
+    /// signatures alone.
     fn signed_alike(&self, recorded: &Said, ours: &Said) -> bool {
         let steady = |said: &Said| {
             let mut values = self.values(Send::Auth, said)?;

@@ -488,7 +488,8 @@ fn rule_places<'a>(file: &mut Section<'a>, faults: &mut Faults) -> Vec<Place<'a>
     })
 }
 
-/// A rule that answers needs the template it answers with, and a question the rule that reads its answer. (Where rules had faults, these are reported first.)
+/// A rule that answers needs the template it answers with, and a question the rule that reads its answer. (Where rules
+/// had faults, these are reported first.)
 fn replies_exist(rules: &[Rule], places: &[Place<'_>], templates: &Templates, faults: &mut Faults) {
     if rules.len() != places.len() {
         return;

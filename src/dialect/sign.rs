@@ -1,8 +1,8 @@
 //! `[sign.NAME]`: variables that are signatures, computed when a template that names them is filled.
 //!
-//! Pure computation: a keyed hash (HMAC, RFC 2104) or a plain one, of a text with holes, or a JSON Web Token (`jwt`). Invariant:
-//! a signature's inner signatures name none themselves, so that filling ends. Deliberately not here: the secrets themselves
-//! (the configuration's).
+//! Pure computation: a keyed hash (HMAC, RFC 2104) or a plain one, of a text with holes, or a JSON Web Token (`jwt`).
+//! Invariant: a signature's inner signatures name none themselves, so that filling ends. Deliberately not here: the
+//! secrets themselves (the configuration's).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -3,7 +3,8 @@
 //! Each part is a struct with a few verbs and knows no other part; each says in its first lines what it holds to:
 //! - upstream: `link` and `attempt` (which connection when, and its life), `overlap` (two at once), `credentials`, `interest`
 //!   (what we want of upstream), `limiter`, `backoff`, `tally` (what of that the store knows);
-//! - what it said: `sequence`, `reorder`, `unsettled`, `repair`, `refresh`, `budget`, `watch`, `roundtrip`, `quality`, `alerts`;
+//! - what it said: `sequence`, `reorder`, `unsettled`, `repair`, `refresh`, `budget`, `watch`, `roundtrip`, `quality`,
+//!   `alerts`;
 //! - clients: `feed` (channels as rings), `session` (cursors over the feed), `access`, `naming`, `mapping`;
 //! - what leaves: `outbox`.
 //!

@@ -1,14 +1,14 @@
 //! How good upstream is, as one number that shows what it is made of.
 //!
-//! Each term goes from 1 (no complaint) to 0 along a straight line between two bounds; the score is their weighted mean over the
-//! terms that are known, from 0 to 100. A band is left downwards when the score falls below its bound and upwards only a
-//! margin above the next one, so that it does not flap. While the link has not been live for a while the score is 0 and the
-//! band `down`.
+//! Each term goes from 1 (no complaint) to 0 along a straight line between two bounds; the score is their weighted mean
+//! over the terms that are known, from 0 to 100. A band is left downwards when the score falls below its bound and
+//! upwards only a margin above the next one, so that it does not flap. While the link has not been live for a while the
+//! score is 0 and the band `down`.
 //!
-//! Clock skew: our clock at the receipt of an event minus upstream's time in it is the skew plus a latency, and latency only adds,
-//! so the least of many is near the skew (the filter of RFC 5905 section 10). The least is taken every few seconds, and of those
-//! the lowest quarter bounds the skew, so that a few events with a wrong time decide nothing; half of the shortest round trip is
-//! taken off. A clock of ours that jumps forgets all of it.
+//! Clock skew: our clock at the receipt of an event minus upstream's time in it is the skew plus a latency, and latency
+//! only adds, so the least of many is near the skew (the filter of RFC 5905 section 10). The least is taken every few
+//! seconds, and of those the lowest quarter bounds the skew, so that a few events with a wrong time decide nothing;
+//! half of the shortest round trip is taken off. A clock of ours that jumps forgets all of it.
 //!
 //! Deliberately not here: what is measured by others (round trips, silence, counters), and who is told.
 

@@ -1,4 +1,5 @@
-//! What is kept on disk, as plain data: the outbox, and what is spent of upstream's limits. `store/` turns it into bytes; nothing here knows how.
+//! What is kept on disk, as plain data: the outbox, and what is spent of upstream's limits. `store/` turns it into
+//! bytes; nothing here knows how.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

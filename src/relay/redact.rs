@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::alerts::AlertTarget;
 use crate::config::{Config, EndpointConfig, TokenSource};
+use crate::dialect::UNRESERVED;
 
 /// What stands in place of a secret.
 pub const HIDDEN: &str = "***";
@@ -27,8 +28,6 @@ const LATELY_MAX: usize = 64;
 const KEY_IN_PATH: usize = 20;
 /// The same of words that a program writes.
 const KEY_IN_WORDS: usize = 16;
-/// What stays as it is in an address (RFC 3986 section 2.3: unreserved).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Names of members whose text value is a secret, whatever it looks like; in lower case.
 pub const TELLING: [&str; 19] = [

@@ -1,8 +1,8 @@
 //! Holes that are being mended, one repair per channel at a time: when upstream is asked, what waits meanwhile, when to stop.
 //!
 //! A repair waits for its turn, asks, and has until a deadline to be answered; what failed is tried again with growing
-//! pauses, and given up after so many tries. While upstream is asked for a state beside the stream (`How::Fetch`), the channel's
-//! live events are held, to be merged by their numbers.
+//! pauses, and given up after so many tries. While upstream is asked for a state beside the stream (`How::Fetch`), the
+//! channel's live events are held, to be merged by their numbers.
 //!
 //! Invariants: at most one repair per channel, so many asked at once, so many events and bytes held; two repairs of one channel
 //! are at least `repair.cooldown` apart; a repair ends once, and gives back all that it held.

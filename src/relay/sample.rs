@@ -1,8 +1,8 @@
 //! Samples of messages from upstream that were not understood: the first sign that a service changed its API.
 //!
 //! Invariants: at most one sample in [`EVERY`], what is left out is counted; a bounded number of shapes is remembered, and how
-//! much work they make is bounded, too; a sample is one JSON text that a dialect can be held against, and shows a message's shape and its short
-//! words, never a long text, for that is where secrets and personal data stand.
+//! much work they make is bounded, too; a sample is one JSON text that a dialect can be held against, and shows a
+//! message's shape and its short words, never a long text, for that is where secrets and personal data stand.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! Finds records in files that sled cannot open, or lost them from: by their frames alone, without sled.
 //!
 //! Invariant: what is given is whole, by its checksum; the files are only read.
-//! Deliberately not: telling what was still needed. sled leaves in its file what was removed until the place is used again, so a
-//! message without an outcome may have ended and been forgotten. Records of more than one piece are only counted.
+//! Deliberately not: telling what was still needed. sled leaves in its file what was removed until the place is used
+//! again, so a message without an outcome may have ended and been forgotten. Records of more than one piece are only
+//! counted.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,7 +1,8 @@
-//! Polls with a WebSocket beside them, as long as the relay wants one: asks go by HTTP (`asks`), everything else over the WebSocket.
+//! Polls with a WebSocket beside them, as long as the relay wants one: asks go by HTTP (`asks`), everything else over
+//! the WebSocket.
 //!
-//! Invariants: whatever happens to the WebSocket, the polls go on; of each one that was asked for comes `NotUpgraded` at its end,
-//! unless the whole connection ends before. Deliberately not here: what the two are for.
+//! Invariants: whatever happens to the WebSocket, the polls go on; of each one that was asked for comes `NotUpgraded`
+//! at its end, unless the whole connection ends before. Deliberately not here: what the two are for.
 
 use tokio::sync::mpsc;
 

@@ -56,11 +56,9 @@ async fn alone(asked: HttpRequest, settings: &Settings) -> Result<HttpAnswer, Fe
     let (mut connection, _, _) = Connection::open(&place, settings).await.map_err(FetchError::Unreachable)?;
     let response = connection.exchange(head).await.map_err(|failure| lost(&failure.reason))?;
     let status = response.status().as_u16();
-    let headers = response.headers().iter();
-    let headers = headers.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())));
-    let headers = headers.collect();
+    let retry_after = retry_after(response.headers());
     let body = collect(response.into_body(), asked.max_body).await.map_err(|why| lost(&why))?;
-    Ok(HttpAnswer { status, headers, body })
+    Ok(HttpAnswer { status, retry_after, body })
 }
 
 /// An exchange that broke off.

@@ -2,9 +2,10 @@
 //!
 //! One task per attempt on the feed thread. It dials (`dial`), speaks TLS (`tls`), then upgrades and moves frames (`upgrade`,
 //! `websocket`), or reads an event stream (`sse`), or polls (`asks`), if asked to with a WebSocket beside the polls (`beside`),
-//! until the connection ends, for whatever reason, with exactly one `Disconnected`. Beside any of them `asks` carries what leaves by POST, over `http`, which also
-//! makes the exchanges that nobody's connection needs; `fetch` reads token and secrets. A write is bounded in time, a message in size, and what was received in number: as
-//! long as the driver has not taken earlier reads, nothing more is read, and TCP holds upstream back.
+//! until the connection ends, for whatever reason, with exactly one `Disconnected`. Beside any of them `asks` carries
+//! what leaves by POST, over `http`, which also makes the exchanges that nobody's connection needs; `fetch` reads token
+//! and secrets. A write is bounded in time, a message in size, and what was received in number: as long as the driver
+//! has not taken earlier reads, nothing more is read, and TCP holds upstream back.
 //!
 //! Invariant: of one attempt come `Connected`, any number of `Received` and `Transmitted`, and at the end one
 //! `Disconnected`, in the order in which they happened; or `Disconnected` alone.
@@ -47,8 +48,8 @@ use self::websocket::Wire;
 
 /// Reads that may wait for the driver, over all attempts. Each holds at most `websocket::READ_BYTES` and one message.
 const READS_WAITING: usize = 4;
-/// Requests to one attempt that may wait: one `Transmit`, one `Upgrade` and the `KeepPolling` that ends it, one `Disconnect`, by
-/// the rule of one request per sink.
+/// Requests to one attempt that may wait: one `Transmit`, one `Upgrade` and the `KeepPolling` that ends it, one
+/// `Disconnect`, by the rule of one request per sink.
 const ORDERS_WAITING: usize = 4;
 /// Asks of one kind that may wait, by the rule that one is out: the one whose answer is just being handed over, and the next.
 const ASKS_WAITING: usize = 2;

@@ -3,7 +3,8 @@
 //!
 //! How a block is treated is said by its language: `sh` is run, `toml` is checked (and written to the file that its first
 //! line names), `json` is parsed, `js` is checked by node, `console` holds commands of a host that no test has (a short
-//! list), `session` is run by tests/real, `text` is a picture. Ports of the documents are replaced by those that the started processes really have.
+//! list), `session` is run by tests/real, `text` is a picture. Ports of the documents are replaced by those that the
+//! started processes really have.
 
 mod blocks;
 mod faults;

@@ -1,5 +1,5 @@
-//! Another connection takes over, and another transport: the sessions read on as if nothing had happened, and where something is
-//! missing they are told what.
+//! Another connection takes over, and another transport: the sessions read on as if nothing had happened, and where
+//! something is missing they are told what.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

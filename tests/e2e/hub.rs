@@ -1,6 +1,6 @@
 //! A service that speaks HTTP: it keeps every event, and brings them by event stream, long-poll or poll from where a client
-//! says it ended, or else from now on, also by WebSocket; it takes messages by POST. Connections can be cut, and refused for a while, and
-//! single transports be refused.
+//! says it ended, or else from now on, also by WebSocket; it takes messages by POST. Connections can be cut, and
+//! refused for a while, and single transports be refused.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,8 +1,8 @@
 //! docs/status-service.md: its commands run in order, with its own service and configuration, and what it shows comes out.
 //! And what the page only tells: what happens when the token runs out.
 //!
-//! `&` at the end of a command lets it run on; the first `curl` that does is the page's reader, whose later output `tail reader`
-//! waits for. `…` in an expected line stands for anything.
+//! `&` at the end of a command lets it run on; the first `curl` that does is the page's reader, whose later output
+//! `tail reader` waits for. `…` in an expected line stands for anything.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -226,7 +226,7 @@ impl World {
 
     fn reply(&mut self, call: CallId, status: u16, body: &Value) {
         self.journal.push(format!("{} answers {status} {body}", self.now.mono.0));
-        let answer = HttpAnswer { status, headers: Vec::new(), body: Bytes::from(body.to_string()) };
+        let answer = HttpAnswer { status, retry_after: None, body: Bytes::from(body.to_string()) };
         self.relay.handle_input(self.now, Input::Fetched { call, result: Ok(FetchAnswer::Http(answer)) });
     }
 

@@ -1,5 +1,5 @@
-//! A service with several addresses and transports, each of which may be refused or lost: the relay falls, climbs and fails over,
-//! and a client reads numbers.
+//! A service with several addresses and transports, each of which may be refused or lost: the relay falls, climbs and
+//! fails over, and a client reads numbers.
 //!
 //! What must hold: whatever is missing or comes twice was told as a gap before; where a service keeps its events and ids are
 //! places, nothing is missing or comes twice at all, whatever transport or address serves.

@@ -1,9 +1,9 @@
 //! A provider that loses changes, forgets subscriptions, keeps those that were ended, and answers questions in any order:
 //! checksums, audits and refreshes of single keys against it.
 //!
-//! What must hold: whenever the client may trust its book, it is one that the provider had; a refresh of a key is answered after the
-//! provider gave that key's state, and by nothing else; and once nothing fails any more, the provider has subscribed what is
-//! wanted and nothing else, and every book is right.
+//! What must hold: whenever the client may trust its book, it is one that the provider had; a refresh of a key is
+//! answered after the provider gave that key's state, and by nothing else; and once nothing fails any more, the
+//! provider has subscribed what is wanted and nothing else, and every book is right.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

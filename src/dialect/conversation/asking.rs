@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::Conversation;
 use super::connect::Addressed;
 use crate::dialect::fill::{Context, within};
+use crate::dialect::http::encode;
 use crate::dialect::scan::{PointerSet, Spans};
 use crate::dialect::schema::SendTemplate;
 use crate::dialect::schema::connect::UrlChannels;
@@ -417,7 +418,7 @@ impl Conversation {
         let text = send.template.render(context)?;
         let post = match &send.post {
             Some(path) => {
-                let path = path.render_with(context, super::connect::encode)?;
+                let path = path.render_with(context, encode)?;
                 Some(super::connect::beside(self.transport(), &self.asking.origin.url, &path)?)
             }
             None => None,

@@ -1,16 +1,12 @@
 //! The address: what the configuration says, completed by the dialect, for the transport, the channels and the place at hand.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::Conversation;
 use super::asking::Origin;
 use crate::dialect::fill::{ChannelView, Context};
+use crate::dialect::http::encode;
 use crate::dialect::schema::connect::{Address, Member};
 use crate::dialect::{ChannelSpec, ConnectRequest, SendError, Transport};
 use crate::protocol::request::Secret;
-
-/// What stays as it is in a path's segment and a query (RFC 3986 section 2.3: unreserved).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// An address and its header fields.
 pub(super) struct Addressed {
@@ -178,8 +174,4 @@ fn has_no_path(url: &str) -> bool {
 
 fn name_of(member: &str) -> &str {
     member.split('=').next().unwrap_or_default()
-}
-
-pub(super) fn encode(text: &str) -> String {
-    utf8_percent_encode(text, UNRESERVED).to_string()
 }

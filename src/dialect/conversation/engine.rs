@@ -1,5 +1,5 @@
-//! Engine.IO's transports under one session: long-polls, where one GET is out and brings packets and what we send leaves by POST,
-//! several packets at once; and the session's move from there to a WebSocket.
+//! Engine.IO's transports under one session: long-polls, where one GET is out and brings packets and what we send
+//! leaves by POST, several packets at once; and the session's move from there to a WebSocket.
 //! Source: the Engine.IO protocol's page, <https://socket.io/docs/v4/engine-io-protocol/>.
 //!
 //! Invariants: packets are text until they leave, so that those which wait leave by whichever transport is there then;
@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::Conversation;
 use super::asking::{FIRST_PAUSE, HASTY, LAST_PAUSE};
-use super::connect::{Addressed, encode};
+use super::connect::Addressed;
+use crate::dialect::http::encode;
 use crate::dialect::{
     Answer, Ask, ConnectRequest, Heard, Outgoing, Purpose, RequestId, SendError, Transport, WireFrame,
 };

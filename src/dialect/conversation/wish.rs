@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::connect::encode;
 use super::receive::Turn;
 use super::{Conversation, Says};
 use crate::dialect::fill::{ChannelView, Context};
-use crate::dialect::http::same_origin;
+use crate::dialect::http::{encode, same_origin};
 use crate::dialect::message::Message;
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;

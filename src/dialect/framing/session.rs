@@ -1,4 +1,5 @@
-//! What one connection's frames have said so far. A Socket.IO session: from frames to packets of our namespace, with their attachments in them.
+//! What one connection's frames have said so far. A Socket.IO session: from frames to packets of our namespace, with
+//! their attachments in them.
 //!
 //! Engine.IO's own packets (open, ping, close, noop) are dealt with here; rules never see them. Packets of other namespaces
 //! are passed over and counted.

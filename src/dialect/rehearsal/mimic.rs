@@ -190,11 +190,12 @@ impl Mimic {
     fn list(side: &Side, rule: &toml::Table, parts: &Parts) -> Option<Value> {
         let text = |key: &str| rule.get("each")?.get(key)?.as_str();
         let (at, channel, list) = (text("at")?, text("channel")?, text("list"));
+        // What stands between the element's part of the name and those of its list.
+        let separator = channel.rsplit('}').next()?;
         let element = |name: &String| {
             let mut element = Value::Null;
             let (begin, rest) = match list {
-                // What stands between the element's part of the name and those of its list.
-                Some(_) => name.split_at(name.find(channel.rsplit('}').next()?)? + channel.rsplit('}').next()?.len()),
+                Some(_) => name.split_at(name.find(separator)? + separator.len()),
                 None => (&**name, ""),
             };
             match channel {

@@ -53,9 +53,7 @@ impl Template {
         }
         Ok(out)
     }
-}
 
-impl Template {
     /// Plain text as bytes; what `raw` gives for a variable goes in as it is.
     pub(crate) fn render_bytes<'a>(
         &'a self,
@@ -91,9 +89,7 @@ impl Template {
         let first = std::cell::Cell::new(begins);
         self.render_with(context, |value| if first.replace(false) { value.to_owned() } else { escape(value) })
     }
-}
 
-impl Template {
     /// Whether it has holes and none of them has a value: what is left is no value, but the frame of one (`Bearer `).
     pub(crate) fn is_unset(&self, context: &Context<'_>) -> bool {
         let holes = self.holes();

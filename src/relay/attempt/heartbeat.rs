@@ -1,9 +1,10 @@
 //! Whether the connection is alive: pings of WebSocket (RFC 6455 section 5.5.2) and of the dialect, and upstream's silence.
 //!
-//! Any frame is life, whatever it says. A ping after which nothing at all came in for a deadline is a miss; so many in a row, or
-//! a silence longer than the dialect's `idle`, mean dead. The deadline follows the round trips ([`Patience`]): a fast path is
-//! given up early, a slow one is not taken for a dead one; it stays between a quarter of the interval and `misses` intervals,
-//! and is one interval as long as nothing is known. Before `idle` passes a ping provokes a sign of life.
+//! Any frame is life, whatever it says. A ping after which nothing at all came in for a deadline is a miss; so many in
+//! a row, or a silence longer than the dialect's `idle`, mean dead. The deadline follows the round trips
+//! ([`Patience`]): a fast path is given up early, a slow one is not taken for a dead one; it stays between a quarter of
+//! the interval and `misses` intervals, and is one interval as long as nothing is known. Before `idle` passes a ping
+//! provokes a sign of life.
 //! Invariant: at most one ping of each kind waits to be sent; [`Heartbeat::due`] lies after what was last done.
 //! Deliberately not here: the frames of the dialect's pings, and what a dead connection leads to.
 

@@ -1,8 +1,8 @@
 //! Channels that this attempt has to unsubscribe, until upstream has answered or its time is over.
 //!
-//! Invariant: each channel is unsubscribed once, and once more if upstream sends of it even so; not before upstream has answered its subscribe (only then it has an id to
-//! name) or its time is over; a name is held back until its unsubscribe is done, so that what comes late for the old
-//! subscription is never taken for a new one's.
+//! Invariant: each channel is unsubscribed once, and once more if upstream sends of it even so; not before upstream has
+//! answered its subscribe (only then it has an id to name) or its time is over; a name is held back until its
+//! unsubscribe is done, so that what comes late for the old subscription is never taken for a new one's.
 //! Deliberately not here: other retries. An unsubscribe that upstream does not answer has no further consequence.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -4,8 +4,9 @@
 //! once it says yes, nothing leaves any more and the poll and the POST that are out are waited for; then the session is moved,
 //! and what waited leaves over the WebSocket. Whatever goes wrong before that leaves the session where it was.
 //!
-//! Invariants: what upstream says over polls is heard before what it says over the WebSocket, and what we say in the same order;
-//! each step ends by one deadline for all of them. Deliberately not here: the packets, and when a session is moved.
+//! Invariants: what upstream says over polls is heard before what it says over the WebSocket, and what we say in the
+//! same order; each step ends by one deadline for all of them. Deliberately not here: the packets, and when a session
+//! is moved.
 
 use std::collections::VecDeque;
 

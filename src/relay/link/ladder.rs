@@ -2,8 +2,8 @@
 //! and climbs back after a while.
 //!
 //! Invariants: only what shows that a transport does not get through counts as a refusal; what the network or the service does
-//! (no name, nobody there, overload, wrong credentials) does not. After a fall the next climb waits `upstream.climb_after`, twice
-//! as long after each climb that failed, so that nothing goes up and down all the time.
+//! (no name, nobody there, overload, wrong credentials) does not. After a fall the next climb waits
+//! `upstream.climb_after`, twice as long after each climb that failed, so that nothing goes up and down all the time.
 //! Deliberately not here: the connections themselves, and what a switch is told as.
 
 use std::time::Duration;

@@ -11,7 +11,8 @@
 //! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
 //!   `shown`: what people see.
 //!
-//! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling (`meet::messages::outbound`).
+//! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling
+//! (`meet::messages::outbound`).
 
 mod admission;
 mod answers;

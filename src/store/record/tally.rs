@@ -1,7 +1,8 @@
 //! The body of a tally: what is spent of upstream's limits.
 //!
-//! Little endian, after the number of the boot (16 bytes): the service (8), when on the monotonic and on the wall clock (8 each),
-//! connects, frames, both holds in nanoseconds (8 each), a count (4) and so many costs of 14 bytes: what, hour or day, age, count.
+//! Little endian, after the number of the boot (16 bytes): the service (8), when on the monotonic and on the wall clock
+//! (8 each), connects, frames, both holds in nanoseconds (8 each), a count (4) and so many costs of 14 bytes: what,
+//! hour or day, age, count.
 
 use std::time::Duration;
 

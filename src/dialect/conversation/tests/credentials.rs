@@ -150,8 +150,8 @@ fn answers_that_supply_nothing_say_why() {
     let talk = equipped(text, &[], &[]);
     let dialect = &talk.conversation.dialect;
     let answer = |status: u16, body: &'static str| {
-        let headers = vec![("retry-after".to_owned(), "7".to_owned())];
-        let answer = HttpAnswer { status, headers, body: Bytes::from_static(body.as_bytes()) };
+        let answer =
+            HttpAnswer { status, retry_after: Some(Duration::from_secs(7)), body: Bytes::from_static(body.as_bytes()) };
         dialect.fetch_supply(talk.now, 0, &answer, false)
     };
     let good = answer(200, "{\"r\":[{\"one\":5}]}").unwrap();
@@ -198,7 +198,7 @@ fn signalr_is_negotiated_with_where_that_is_wanted() {
         Some((request.url, request.headers[0].1.clone()))
     };
     let told = |talk: &mut Talk, fetch: usize, body: &str| {
-        let answer = HttpAnswer { status: 200, headers: Vec::new(), body: Bytes::copy_from_slice(body.as_bytes()) };
+        let answer = HttpAnswer { status: 200, body: Bytes::copy_from_slice(body.as_bytes()), ..HttpAnswer::default() };
         let supply = builtin.fetch_supply(talk.now, fetch, &answer, false)?;
         assert_eq!(supply.holds, None, "an answer is for one connection");
         Ok::<bool, crate::dialect::NoSupply>(talk.conversation.supply(fetch, &supply, None))

@@ -17,7 +17,8 @@ use crate::relay::time::Mono;
 const SHOWN: usize = 20;
 
 impl Relay {
-    /// A channel that nobody wants yet is to be subscribed for this session. `Err`: that is spent, and how long until it may be.
+    /// A channel that nobody wants yet is to be subscribed for this session. `Err`: that is spent, and how long until
+    /// it may be.
     pub(in crate::relay) fn spend_subscribe(
         &mut self,
         now: Mono,

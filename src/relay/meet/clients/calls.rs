@@ -12,14 +12,13 @@ use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::feed::ring::Ring;
 use crate::relay::link::rotation::Why;
+use crate::relay::meet::messages::publishing::Published;
+use crate::relay::meet::messages::waiting::Asker;
 use crate::relay::naming;
 use crate::relay::pairs::{CallId, CallRequest, Output, Reply};
 use crate::relay::sample::Seen;
 use crate::relay::stats::{Histogram, Stats};
 use crate::relay::time::Time;
-
-use crate::relay::meet::messages::publishing::Published;
-use crate::relay::meet::messages::waiting::Asker;
 
 impl Relay {
     pub(in crate::relay) fn called(

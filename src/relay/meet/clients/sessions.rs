@@ -10,12 +10,11 @@ use crate::protocol::request::{Ref, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::limiter::Bucket;
+use crate::relay::meet::messages::publishing::Published;
+use crate::relay::meet::messages::waiting::Asker;
 use crate::relay::pairs::{BadRequest, LeftReason, Output, SessionId};
 use crate::relay::stats::ThrottlePlace;
 use crate::relay::time::{Mono, Time};
-
-use crate::relay::meet::messages::publishing::Published;
-use crate::relay::meet::messages::waiting::Asker;
 
 /// How long a session may stay without a token where one is needed.
 const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(5);

@@ -11,13 +11,12 @@ use crate::relay::Relay;
 use crate::relay::feed::RingId;
 use crate::relay::feed::ring::{Reader, Verdict};
 use crate::relay::interest::{Want, WantError};
+use crate::relay::meet::heard::events::{STATUS_CHANNEL, UNMATCHED_CHANNEL};
 use crate::relay::naming::{self, Named};
 use crate::relay::pairs::SessionId;
 use crate::relay::session::{Pattern, Session, Subscription};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Time};
-
-use crate::relay::meet::heard::events::{STATUS_CHANNEL, UNMATCHED_CHANNEL};
 
 /// Why one channel could not be subscribed.
 struct Refusal {

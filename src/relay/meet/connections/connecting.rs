@@ -346,8 +346,8 @@ impl Relay {
         self.link.down_since().map(|since| now.mono.since(since))
     }
 
-    /// The link for `$status` and `GET /v1/status`: state, since when, where, attempts without success, the next one, and how the
-    /// last one ended.
+    /// The link for `$status` and `GET /v1/status`: state, since when, where, attempts without success, the next one,
+    /// and how the last one ended.
     pub(in crate::relay) fn link_json(&self, now: Time) -> Vec<u8> {
         let since =
             crate::relay::time::Wall(now.wall.0.saturating_sub(now.mono.since(self.link.since()).as_nanos() as u64));

@@ -96,7 +96,8 @@ impl Relay {
         self.tally.due().filter(|_| self.outbox.may_commit().is_some())
     }
 
-    /// Spends one of `[budget]`, for a principal or for the relay itself; `Err`: nothing is spent, and how long until it may be.
+    /// Spends one of `[budget]`, for a principal or for the relay itself; `Err`: nothing is spent, and how long until
+    /// it may be.
     pub(in crate::relay) fn spend(
         &mut self,
         now: Mono,

@@ -1,4 +1,5 @@
-//! Connections to upstream: begun, paid for, replaced, ended, and what leaves on them. `meet/mod.rs` says what each file is about.
+//! Connections to upstream: begun, paid for, replaced, ended, and what leaves on them. `meet/mod.rs` says what each
+//! file is about.
 
 pub(in crate::relay) mod addressing;
 pub(in crate::relay) mod asking;

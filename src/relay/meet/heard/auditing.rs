@@ -12,7 +12,7 @@ use crate::dialect::{ChannelId, Limits, RequestId};
 use crate::relay::Relay;
 use crate::relay::attempt::Attempt;
 use crate::relay::attempt::audit::Live;
-use crate::relay::interest::Standing;
+use crate::relay::interest::{Interest, Standing};
 use crate::relay::pairs::{AttemptId, Notice, Output};
 use crate::relay::stats::{AuditEnd, GapReason};
 use crate::relay::time::{Mono, Time};
@@ -44,6 +44,12 @@ fn mends(limits: &Limits, every: Duration) -> usize {
 /// Whether no subscribe and no unsubscribe is on its way, so that a list can be held against ours.
 fn is_quiet(attempt: &Attempt) -> bool {
     attempt.is_ready() && attempt.acked.is_level() && !attempt.leaving.pending() && attempt.leaving.due().is_none()
+}
+
+/// The channels that upstream brings on this attempt, by the names that it calls them.
+fn live_by_name(attempt: &Attempt, interest: &Interest) -> Live {
+    let named = |channel| interest.spec(channel).map(|spec| (spec.name.into(), channel));
+    attempt.acked.all_live().filter_map(named).collect()
 }
 
 impl Relay {
@@ -80,8 +86,7 @@ impl Relay {
         let Some(Ok(outgoing)) = attempt.conversation.as_mut().map(|conversation| conversation.audit(now)) else {
             return attempt.audit.at(next);
         };
-        let spec = |channel| self.interest.spec(channel).map(|spec| (spec.name.into(), channel));
-        let live: Live = attempt.acked.all_live().filter_map(spec).collect();
+        let live = live_by_name(attempt, &self.interest);
         attempt.audit.ask(outgoing.request, now.mono + self.config.interest.ack_timeout, live);
         attempt.audit.at(next);
         attempt.stage(outgoing);
@@ -107,10 +112,7 @@ impl Relay {
         let live = match request {
             Some(request) => listed.audit.end(request),
             // Nobody asked: it can only be held against what is live now, while nothing moves.
-            None if is_quiet(listed) => {
-                let spec = |channel| self.interest.spec(channel).map(|spec| (spec.name.into(), channel));
-                Some(listed.acked.all_live().filter_map(spec).collect())
-            }
+            None if is_quiet(listed) => Some(live_by_name(listed, &self.interest)),
             None => None,
         };
         let Some(live) = live.filter(|_| self.attempts.serves(attempt)) else { return };

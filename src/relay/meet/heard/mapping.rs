@@ -1,5 +1,5 @@
-//! One upstream channel as many local ones: what enters the local channel that stands for the whole upstream channel (the one of
-//! its own name) enters, by its key, the local channels that the configuration maps onto it.
+//! One upstream channel as many local ones: what enters the local channel that stands for the whole upstream channel
+//! (the one of its own name) enters, by its key, the local channels that the configuration maps onto it.
 //!
 //! The whole comes first: its numbers are judged, what is early waits, what is missing is repaired there, and all of that is
 //! told on every part. Invariants: a local channel is mapped by the policy that matches its name first, and by no other; a

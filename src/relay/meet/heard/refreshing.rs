@@ -12,14 +12,13 @@ use crate::protocol::request::ChannelRequest;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::feed::RingId;
+use crate::relay::meet::messages::waiting::Asker;
 use crate::relay::naming;
 use crate::relay::pairs::Reply;
 use crate::relay::refresh::{Found, Subject};
 use crate::relay::repair::{How, Opened, Wound};
 use crate::relay::stats::{Cost, GapReason};
 use crate::relay::time::{Mono, Time};
-
-use crate::relay::meet::messages::waiting::Asker;
 
 /// Asked in-band, by the dialect's `[send] state`.
 const STATE: &str = "state";

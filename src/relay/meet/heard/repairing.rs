@@ -13,15 +13,12 @@ use crate::relay::attempt::Ending;
 use crate::relay::feed::{Hole, RingId};
 use crate::relay::held::HeldEvent;
 use crate::relay::interest::Standing;
+use crate::relay::meet::connections::fetches::Asker;
 use crate::relay::pairs::{AttemptId, Fetch};
 use crate::relay::repair::{Failed, How, Opened, Wound};
 use crate::relay::stats::{Cost, DropReason, GapReason, RepairEnd};
 use crate::relay::time::{Mono, Time};
 
-use crate::relay::meet::connections::fetches::Asker;
-
-/// A longer wait than this is not believed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What is done about a hole whose repair failed.
 const FAILED: &str = "failed";
 
@@ -229,8 +226,7 @@ impl Relay {
         }
         let Some(answer) = answer else { return self.repair_failed(now, ring, None) };
         if !answer.is_good() {
-            let wait = answer.header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
-            return self.repair_failed(now, ring, wait.map(|wait| wait.min(RETRY_AFTER_MAX)));
+            return self.repair_failed(now, ring, answer.retry_after);
         }
         let found = self.read_answer(now, ring, &answer.body);
         let merged = match self.dialect.repair_states() {

@@ -1,4 +1,5 @@
-//! What is published, from whoever asks to the one outcome, with what the store answers. `meet/mod.rs` says what each file is about.
+//! What is published, from whoever asks to the one outcome, with what the store answers. `meet/mod.rs` says what each
+//! file is about.
 
 pub(in crate::relay) mod letters;
 pub(in crate::relay) mod outbound;

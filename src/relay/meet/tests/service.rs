@@ -316,7 +316,7 @@ impl Service {
     /// Answers it with a status and content.
     pub(super) fn answer_with(&mut self, status: u16, body: &Value) -> String {
         let body = Bytes::from(body.to_string());
-        self.answer_call(Ok(HttpAnswer { status, headers: Vec::new(), body }))
+        self.answer_call(Ok(HttpAnswer { status, retry_after: None, body }))
     }
 
     /// Answers the connect that waits.
@@ -356,7 +356,7 @@ impl Service {
     pub(super) fn answer(&mut self, status: u16, body: &Value) -> String {
         let (call, request) = self.asked.remove(0);
         let body = Bytes::from(body.to_string());
-        let answer = HttpAnswer { status, headers: Vec::new(), body };
+        let answer = HttpAnswer { status, retry_after: None, body };
         self.input(Input::Fetched { call, result: Ok(FetchAnswer::Http(answer)) });
         request.url
     }

@@ -1,6 +1,6 @@
-//! A session of Engine.IO that is polled: packets leave together, and the session moves to a WebSocket. The service is a model of
-//! the official server: packets wait for a poll, a probe makes it release the poll that waits, and what comes by POST after the
-//! session has moved is lost.
+//! A session of Engine.IO that is polled: packets leave together, and the session moves to a WebSocket. The service is
+//! a model of the official server: packets wait for a poll, a probe makes it release the poll that waits, and what
+//! comes by POST after the session has moved is lost.
 
 use std::collections::VecDeque;
 
