@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 use super::client::{FeedArgs, unreachable};
 use super::{Failure, exit, remark};
 use crate::config::load::Sources;
+use crate::protocol::duration::millis;
 use crate::relay::rng::Rng;
 
 /// The relay pings every `feed.ping_interval`; nothing at all for this long means that the connection is dead.
@@ -77,7 +78,7 @@ pub(super) fn run(args: &TailArgs, sources: &Sources) -> Result<(), Failure> {
             End::Refused(failure) => return Err(failure),
             End::Lost(reason, after) => {
                 pause = if tail.printed > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-                let spread = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                let spread = millis(pause);
                 let wait = after.unwrap_or(Duration::from_millis(spread / 2 + rng.below(spread / 2 + 1)));
                 remark(&format!("lost: {reason}; again in {} ms", wait.as_millis()));
                 std::thread::sleep(wait);

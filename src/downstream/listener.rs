@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::counts::HttpCounts;
+use crate::protocol::duration::millis;
 
 /// Pauses after failed accepts: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -75,7 +76,7 @@ where
             Err(error) if is_clients(&error) => tracing::debug!(%error, "a connection ended before it was accepted"),
             Err(error) => {
                 counts.accept_failed();
-                tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections: check the limit of open files");
+                tracing::warn!(%error, pause_ms = millis(pause), "cannot accept connections: check the limit of open files");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }

@@ -1,6 +1,7 @@
 //! What the log says about the link: one line when it is live, one when a connection ended or did not come about, with the
 //! reason, how long it lasted and when the next attempt begins.
 
+use crate::protocol::duration::millis;
 use crate::relay::link::Link;
 use crate::relay::pairs::Notice;
 use crate::relay::stats::LinkState;
@@ -19,13 +20,13 @@ impl News {
         let ending = link.last_ending().filter(|ending| Some(ending.at) != self.ended);
         if let Some(ending) = ending {
             self.ended = Some(ending.at);
-            let next_try_ms = link.due().map(|due| due.since(now).as_millis());
+            let next_try_ms = link.due().map(|due| millis(due.since(now)));
             let (reason, failures) = (ending.reason, link.failures());
             let detail = Some(ending.detail.as_str()).filter(|detail| !detail.is_empty());
             if ending.live_for.is_zero() {
                 tracing::info!(reason, detail, failures, next_try_ms, "no connection to upstream");
             } else {
-                let live_ms = ending.live_for.as_millis();
+                let live_ms = millis(ending.live_for);
                 tracing::info!(reason, detail, live_ms, next_try_ms, "the connection to upstream ended");
             }
         }
@@ -81,7 +82,7 @@ pub fn notify(notice: &Notice) {
             "connections to upstream end again and again by a fault of this side or the other"
         ),
         Notice::Flapping { times, live_for } => {
-            let live_ms = live_for.as_millis();
+            let live_ms = millis(*live_for);
             tracing::warn!(times, live_ms, "connections to upstream come live and do not last");
         }
         Notice::Credentials { standing, detail } => match standing.text() {

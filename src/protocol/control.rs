@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::codes::{CloseCode, ErrorCode};
+use super::duration::millis;
 use super::frame::{Item, push_json_string};
 use super::position::Position;
 use super::request::Ref;
@@ -285,10 +286,6 @@ pub fn closing(code: CloseCode, retry_after: Option<Duration>) -> Item {
         .text("reason", code.reason())
         .number_or_null("retry_after_ms", retry_after.map(millis))
         .control("closing")
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

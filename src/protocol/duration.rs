@@ -32,6 +32,11 @@ fn split(text: &str, kind: impl Fn(&u8) -> bool) -> (&str, &str) {
     text.split_at_checked(text.bytes().take_while(kind).count()).unwrap_or((text, ""))
 }
 
+/// Whole milliseconds, cut: what frames, documents and log lines show.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Writes a duration in the largest unit that needs no fraction; what is below a millisecond is cut.
 pub fn write(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];

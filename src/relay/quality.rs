@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::lately::Lately;
 use super::stats::Band;
 use super::time::{Mono, Time, Wall};
+use crate::protocol::duration::millis;
 
 /// How often it is judged.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -187,7 +188,7 @@ impl Quality {
         let passed = now.mono.since(self.last);
         self.last = now.mono;
         let down = reading.down_for.map_or(Duration::ZERO, |down_for| down_for.min(passed));
-        self.down_millis += u64::try_from(down.as_millis()).unwrap_or(u64::MAX);
+        self.down_millis += millis(down);
         self.values = self.measure(now.mono, reading);
         let down = reading.down_for.is_some_and(|down_for| down_for >= DOWN_AFTER);
         let score = if reading.down_for.is_some() { 0.0 } else { self.weigh() };

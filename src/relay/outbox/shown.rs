@@ -3,6 +3,7 @@
 use super::message::{Pending, Phase};
 use super::{Lane, Outbox, OutboxStats};
 use crate::protocol::control::{List, Object, outcome_members};
+use crate::protocol::duration::millis;
 use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::stats::LaneStats;
 use crate::relay::time::{Mono, Time, Wall};
@@ -54,7 +55,7 @@ impl Outbox {
         for (lane, numbers) in Lane::ALL.into_iter().zip(self.lanes(stats)) {
             let object = Object::new().text("lane", lane.text()).number("depth", numbers.depth);
             let age = numbers.oldest.map(|oldest| now.wall.since(oldest));
-            let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            let age = age.map(millis);
             lanes.push(&object.number_or_null("oldest_age_ms", age).end());
             let accepted = self.messages.of_lane(lane).filter(|(_, pending)| *pending.phase() != Phase::Accepting);
             for (id, pending) in accepted.take(left) {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::ReadyUpstream;
 use crate::protocol::codes::ErrorCode;
+use crate::protocol::duration::millis;
 use crate::protocol::request::ChannelRequest;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
@@ -281,10 +282,6 @@ impl Relay {
             .collect();
         json!({"sessions": list})
     }
-}
-
-fn millis(d: std::time::Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Upper bounds of the median and the 99th percentile, in milliseconds, as far as the buckets tell.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::dialect::{ChannelId, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
+use crate::protocol::duration::millis;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Due, Ending, Phase};
 use crate::relay::interest::Standing;
@@ -417,8 +418,4 @@ fn protocol_error(ending: &Ending) -> bool {
         }
         _ => false,
     }
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 use crate::dialect::Dialect;
+use crate::protocol::duration::millis;
 use crate::relay::Relay;
 use crate::relay::budget::Budget;
 use crate::relay::limiter::Bucket;
@@ -169,13 +170,8 @@ impl Relay {
 
     /// What is left of upstream's limits, for `GET /v1/status`.
     pub(in crate::relay) fn upstream_limits_json(&self, now: Mono) -> Value {
-        let bucket = |bucket: &Bucket| {
-            let next = bucket.next(now, 1).since(now).as_millis();
-            json!({"left": bucket.left(now), "of": bucket.burst(), "next_ms": u64::try_from(next).unwrap_or(u64::MAX)})
-        };
-        let held = |until: Option<Mono>| {
-            until.map(|until| until.since(now)).filter(|held| !held.is_zero()).map(|held| held.as_millis() as u64)
-        };
+        let bucket = |bucket: &Bucket| json!({"left": bucket.left(now), "of": bucket.burst(), "next_ms": millis(bucket.next(now, 1).since(now))});
+        let held = |until: Option<Mono>| until.map(|until| until.since(now)).filter(|held| !held.is_zero()).map(millis);
         json!({
             "connects": self.link.connects.as_ref().map(bucket),
             "connects_held_ms": held(self.link.held_until()),

@@ -2,6 +2,7 @@
 
 use crate::dialect::Rotate;
 use crate::protocol::control::Object;
+use crate::protocol::duration::millis;
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Ending};
 use crate::relay::pairs::{AttemptId, Disconnect, Notice, Output};
@@ -110,7 +111,7 @@ impl Relay {
             if out.len() > 1 {
                 out.push(b',');
             }
-            let rest = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+            let rest = millis(rest);
             let object = Object::new()
                 .text("endpoint", &address(&endpoint.url))
                 .number("failures", u64::from(endpoint.failures))
