@@ -1,10 +1,11 @@
 //! How messages stand in frames: JSON texts (`lines`), also compressed (`inflate`), or packets of Socket.IO (`engine`,
-//! `socketio`, `attachments`, `session`).
+//! `socketio`, `attachments`, `detached`, `session`).
 //!
 //! Text and binary frames count alike, except in Socket.IO: some services send their text in binary ones.
 //! Invariant: what one frame holds is found in one pass over it; an invalid array yields one fault, not half its elements.
 
 mod attachments;
+mod detached;
 mod engine;
 mod inflate;
 mod lines;
@@ -13,14 +14,20 @@ mod socketio;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use self::attachments::Gathering;
+pub(crate) use self::detached::Detached;
 pub(crate) use self::inflate::Inflate;
 use self::lines::RECORD_END;
 pub(crate) use self::session::Session;
 use self::socketio::{Kind, Packet};
 pub(crate) use self::socketio::{MAIN, Sent};
-use super::WireFrame;
 use super::field::Field;
 use super::timestamp;
+use super::{SendError, WireFrame};
 
 /// How messages are told apart in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,9 +158,24 @@ impl Framing {
         }
     }
 
-    /// Makes a rendered JSON text a frame's content. JSON has line breaks only between its tokens, so replacing them by
-    /// spaces changes nothing but keeps it one message.
-    pub(crate) fn wrap(&self, session: &mut Option<Box<Session>>, sent: Sent, mut text: String) -> String {
+    /// What is published, taken apart: its JSON text, and the attachments that follow it. `None`: it has none, or the
+    /// framing knows none.
+    pub(crate) fn detach(&self, text: &str) -> Result<Option<Detached>, SendError> {
+        match self.kind {
+            FrameKind::SocketIo => detached::detach(text),
+            FrameKind::Json | FrameKind::Ndjson | FrameKind::Records => Ok(None),
+        }
+    }
+
+    /// Makes a rendered JSON text, which so many attachments follow, a frame's content. JSON has line breaks only between
+    /// its tokens, so replacing them by spaces changes nothing but keeps it one message.
+    pub(crate) fn wrap(
+        &self,
+        session: &mut Option<Box<Session>>,
+        sent: Sent,
+        attachments: usize,
+        mut text: String,
+    ) -> String {
         match self.kind {
             FrameKind::Json => text,
             FrameKind::Ndjson => {
@@ -170,30 +192,52 @@ impl Framing {
                 if sent == Sent::Connect {
                     session.get_or_insert_default().asks(&text);
                 }
-                socketio::write(sent, &self.namespace, &text)
+                socketio::write(sent, attachments, &self.namespace, &text)
             }
         }
     }
 
-    /// What `wrap` was given to make this frame; a text that stands for itself counts as an unnumbered event. `None`: it
-    /// is none of those.
-    pub(crate) fn unwrap<'a>(&self, frame: &'a WireFrame) -> Option<(Sent, &'a [u8])> {
+    /// How many attachments follow this frame.
+    pub(crate) fn announces(&self, frame: &WireFrame) -> usize {
+        self.packet(frame).map_or(0, |packet| packet.attachments)
+    }
+
+    /// The packet of Socket.IO in this frame.
+    fn packet<'a>(&self, frame: &'a WireFrame) -> Option<Packet<'a>> {
+        match (self.kind, frame) {
+            (FrameKind::SocketIo, WireFrame::Binary(_)) => None,
+            (FrameKind::SocketIo, frame) => match engine::packet(frame.body())? {
+                engine::Packet::Message(message) => Packet::read(message),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What `wrap` was given to make this frame, which these attachments follow, and what `detach` was; a text that stands
+    /// for itself counts as an unnumbered event. `None`: it is none of those.
+    pub(crate) fn unwrap<'a>(&self, frame: &'a WireFrame, attachments: &[Bytes]) -> Option<(Sent, Cow<'a, [u8]>)> {
         let bytes = frame.body();
-        match self.kind {
-            FrameKind::Json | FrameKind::Ndjson => Some((Sent::Event(None), bytes)),
-            FrameKind::Records => Some((Sent::Event(None), bytes.strip_suffix(&[RECORD_END]).unwrap_or(bytes))),
+        let bytes = match self.kind {
+            FrameKind::Json | FrameKind::Ndjson => &bytes[..],
+            FrameKind::Records => bytes.strip_suffix(&[RECORD_END]).unwrap_or(bytes),
             FrameKind::SocketIo => {
-                let Some(engine::Packet::Message(message)) = engine::packet(bytes) else { return None };
-                let packet = Packet::read(message).filter(|packet| packet.namespace == self.namespace.as_bytes())?;
+                let packet = self.packet(frame).filter(|packet| packet.namespace == self.namespace.as_bytes())?;
                 let sent = match (packet.kind, packet.ack) {
                     (Kind::Connect, _) => Sent::Connect,
                     (Kind::Event, id) => Sent::Event(id),
                     (Kind::Ack, Some(id)) => Sent::Ack(id),
                     _ => return None,
                 };
-                Some((sent, packet.payload))
+                if packet.attachments == 0 {
+                    return Some((sent, packet.payload.into()));
+                }
+                let mut gathering = Gathering::new(&packet, true);
+                attachments.iter().for_each(|attachment| gathering.add(attachment));
+                return gathering.is_complete().then(|| (sent, gathering.into_marked().into()));
             }
-        }
+        };
+        Some((Sent::Event(None), bytes.into()))
     }
 }
 

@@ -71,6 +71,8 @@ pub use wire::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, Transpo
 use std::borrow::Cow;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::relay::record::MessageId;
 use crate::relay::time::Wall;
 
@@ -153,6 +155,8 @@ pub struct Outgoing {
     pub purpose: Purpose,
     /// The frame.
     pub frame: WireFrame,
+    /// Binary frames that belong to it and follow it with nothing in between.
+    pub attachments: Vec<Bytes>,
     /// Whether upstream answers it with an ack or error. If not, a subscribe counts as live once transmitted.
     pub answered: bool,
 }
@@ -179,6 +183,8 @@ pub enum SendError {
         /// Bytes that upstream takes.
         takes: usize,
     },
+    /// More than anybody takes: what, and how to mend it.
+    Oversize(String),
 }
 
 impl std::fmt::Display for SendError {
@@ -194,7 +200,7 @@ impl std::fmt::Display for SendError {
             SendError::NoWayUp(transport) => {
                 write!(f, "nothing can be sent over {}, and the dialect names no `post` for it", transport.text())
             }
-            SendError::Invalid(reason) => f.write_str(reason),
+            SendError::Invalid(reason) | SendError::Oversize(reason) => f.write_str(reason),
             SendError::TooLarge { bytes, takes } => {
                 write!(f, "upstream takes {takes} bytes at once, and these are {bytes}")
             }

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 pub use self::line::{Line, Verdict};
@@ -141,10 +142,23 @@ impl Rehearsal {
         Some(values)
     }
 
-    /// What was rendered to make this frame.
-    fn said(&self, frame: &WireFrame) -> Option<Said> {
-        let (sent, text) = self.dialect.framing.unwrap(frame)?;
-        Some(Said { sent, value: serde_json::from_slice(text).ok()? })
+    /// What was rendered to make this frame, which these attachments follow.
+    fn said(&self, frame: &WireFrame, attachments: &[Bytes]) -> Option<Said> {
+        let (sent, text) = self.dialect.framing.unwrap(frame, attachments)?;
+        Some(Said { sent, value: serde_json::from_slice(&text).ok()? })
+    }
+
+    /// The attachments that follow this frame in what is still to come of its connection.
+    fn attachments(&self, frame: &WireFrame, step: &Step, rest: &[Step]) -> Vec<Bytes> {
+        let sent = rest.iter().skip(1).filter_map(|later| match &later.happening {
+            Happening::Sent(frame) if later.connection == step.connection => Some(frame),
+            _ => None,
+        });
+        let attachments = sent.map_while(|frame| match frame {
+            WireFrame::Binary(data) => Some(data.clone()),
+            _ => None,
+        });
+        attachments.take(self.dialect.framing.announces(frame)).collect()
     }
 
     /// Whether both were made by the template that authenticates, from values that differ in time, secrets and
@@ -265,6 +279,8 @@ struct Attempt {
     subscribed: Vec<ChannelId>,
     /// Request ids that the recording shows.
     shown: BTreeSet<u64>,
+    /// Attachments of the packet that was sent last, which are still to come.
+    attached: usize,
 }
 
 struct Playing<'a> {
@@ -295,7 +311,11 @@ impl Playing<'_> {
             Happening::Open | Happening::Elsewhere => None,
             Happening::Note(text) => Some(line("note", text.clone(), Verdict::Understood)),
             Happening::Came(frame) => self.came(&step.connection, frame, now).map(|(text, how)| line("in", text, how)),
-            Happening::Sent(frame) => self.sent(&step.connection, frame, now).map(|(text, how)| line("out", text, how)),
+            Happening::Sent(frame) => {
+                let attachments = self.rehearsal.attachments(frame, step, rest);
+                let sent = self.sent(&step.connection, frame, &attachments, now);
+                sent.map(|(text, how)| line("out", text, how))
+            }
             Happening::Closed { ours, code } => {
                 let text = self.closed(&step.connection, *code);
                 text.map(|text| line(if *ours { "out" } else { "in" }, text, Verdict::Understood))
@@ -311,7 +331,7 @@ impl Playing<'_> {
         let frames = rest.iter().filter(|later| later.connection == step.connection);
         let auth = frames.filter_map(|later| match &later.happening {
             Happening::Sent(frame) => {
-                let said = self.rehearsal.said(frame)?;
+                let said = self.rehearsal.said(frame, &[])?;
                 [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &said))
             }
             _ => None,
@@ -333,6 +353,7 @@ impl Playing<'_> {
             owed: Vec::new(),
             subscribed: Vec::new(),
             shown: request_id(&auth).into_iter().collect(),
+            attached: 0,
         };
         let (text, _) = attempt.hear(&self.channels, |conversation, heard| conversation.opened(now, heard));
         self.attempts.insert(step.connection.clone(), attempt);
@@ -344,9 +365,20 @@ impl Playing<'_> {
         Some(attempt.hear(&self.channels, |conversation, heard| conversation.receive(now, frame, heard)))
     }
 
-    fn sent(&mut self, connection: &str, frame: &WireFrame, now: Time) -> Option<(String, Verdict)> {
+    fn sent(
+        &mut self,
+        connection: &str,
+        frame: &WireFrame,
+        attachments: &[Bytes],
+        now: Time,
+    ) -> Option<(String, Verdict)> {
         let attempt = self.attempts.get_mut(connection)?;
-        let made = sent(self.rehearsal, attempt, &mut self.channels, frame, now);
+        if attempt.attached > 0 && matches!(frame, WireFrame::Binary(_)) {
+            attempt.attached -= 1;
+            return Some(("attachment".to_owned(), Verdict::Understood));
+        }
+        let made = sent(self.rehearsal, attempt, &mut self.channels, frame, attachments, now);
+        attempt.attached = if made.is_some() { attachments.len() } else { 0 };
         Some(made.unwrap_or_else(|| (format!("foreign {}", excerpt(bytes(frame))), Verdict::Foreign)))
     }
 
@@ -405,11 +437,12 @@ fn sent(
     attempt: &mut Attempt,
     channels: &mut Channels,
     frame: &WireFrame,
+    attachments: &[Bytes],
     now: Time,
 ) -> Option<(String, Verdict)> {
-    let recorded = rehearsal.said(frame);
+    let recorded = rehearsal.said(frame, attachments);
     let is_it = |owed: &Outgoing| {
-        let ours = rehearsal.said(&owed.frame);
+        let ours = rehearsal.said(&owed.frame, &owed.attachments);
         owed.frame == *frame
             || recorded.as_ref().zip(ours.as_ref()).is_some_and(|(recorded, ours)| {
                 recorded == ours || owed.purpose == Purpose::Auth && rehearsal.signed_alike(recorded, ours)
@@ -431,7 +464,7 @@ fn sent(
             }
             conversation.supply_shown(|name| values.get(name).map(Value::to_string));
             let outgoing = speak(&mut conversation, send, &values, &known.specs(&about), now);
-            let made = outgoing.and_then(|outgoing| rehearsal.said(&outgoing.frame));
+            let made = outgoing.and_then(|outgoing| rehearsal.said(&outgoing.frame, &outgoing.attachments));
             let equal = made.as_ref() == Some(&recorded);
             let resembles = send == Send::Resubscribe && made.is_some();
             if equal || resembles {

@@ -274,7 +274,8 @@ impl Conversation {
             repeats: !self.is_engine_polled(),
         };
         let frame = WireFrame::Ask(Box::new(ask));
-        Ok(Outgoing { request: RequestId(0), purpose: Purpose::Poll, frame, answered: false })
+        let (request, purpose) = (RequestId(0), Purpose::Poll);
+        Ok(Outgoing { request, purpose, frame, attachments: Vec::new(), answered: false })
     }
 
     /// The header by which an event stream goes on.

@@ -2,12 +2,13 @@
 //! leaves by POST, several packets at once; and the session's move from there to a WebSocket.
 //! Source: the Engine.IO protocol's page, <https://socket.io/docs/v4/engine-io-protocol/>.
 //!
-//! Invariants: packets are text until they leave, so that those which wait leave by whichever transport is there then;
+//! Invariants: packets are text or bytes until they leave, so that those which wait leave by whichever transport is there then;
 //! whatever is refused once the session has begun ends it; another connection begins another one, or recovers it.
 //! Deliberately not here: packets (`framing`), polls of other services (`asking`), and when a session is moved (the relay's).
 
 use std::collections::VecDeque;
 
+use base64::Engine as _;
 use bytes::Bytes;
 
 use super::Conversation;
@@ -21,6 +22,8 @@ use crate::relay::time::Time;
 
 /// What parts the packets of one POST.
 const SEPARATOR: u8 = 0x1E;
+/// What a binary packet begins with in a POST; base64 follows.
+const BINARY: u8 = b'b';
 /// The packets by which a session is moved: asked over the new transport, answered there, and done.
 const PROBE: &[u8] = b"2probe";
 const PROBED: &[u8] = b"3probe";
@@ -49,17 +52,33 @@ impl Conversation {
         url
     }
 
-    /// One POST of packets that wait, in their order: as many as upstream takes at once. `None`: none wait.
-    pub fn post_packets(&mut self, packets: &mut VecDeque<Bytes>) -> Option<Result<WireFrame, SendError>> {
-        let mut body = packets.pop_front()?.to_vec();
+    /// One POST of packets that wait, in their order: as many as upstream takes at once. A packet's attachments are in the
+    /// same POST; only where they do not fit into any do they go on in the next one, as Socket.IO's own clients do it.
+    /// `None`: none wait.
+    pub fn post_packets(&mut self, packets: &mut VecDeque<WireFrame>) -> Option<Result<WireFrame, SendError>> {
         let takes = self.takes().unwrap_or(usize::MAX);
-        while packets.front().is_some_and(|next| body.len() + 1 + next.len() <= takes)
-            && let Some(next) = packets.pop_front()
-        {
+        let mut body = Vec::new();
+        put(&packets.pop_front()?, &mut body);
+        while let Some(next) = packets.front() {
+            // What one POST would hold of a packet and its attachments, unless it was begun already.
+            let mut needed = 1 + posted(next);
+            if !matches!(next, WireFrame::Binary(_)) {
+                let attachments = packets.iter().skip(1).take_while(|frame| matches!(frame, WireFrame::Binary(_)));
+                needed += attachments.map(|frame| 1 + posted(frame)).sum::<usize>();
+            }
+            if body.len() + needed > takes {
+                break;
+            }
             body.push(SEPARATOR);
-            body.extend_from_slice(&next);
+            put(next, &mut body);
+            packets.pop_front();
         }
         Some(self.post_body(body))
+    }
+
+    /// Bytes of an attachment as it leaves by the transport at hand.
+    pub(super) fn leaves_as(&self, attachment: &Bytes) -> usize {
+        if self.is_engine_polled() { posted_binary(attachment) } else { attachment.len() }
     }
 
     /// The last word on a session that is polled: upstream need not wait to miss us.
@@ -171,6 +190,34 @@ impl Conversation {
     fn engines_own(&mut self, packet: &'static [u8]) -> Outgoing {
         self.last_id += 1;
         let frame = WireFrame::Text(Bytes::from_static(packet));
-        Outgoing { request: RequestId(self.last_id), purpose: Purpose::Reply, frame, answered: false }
+        Outgoing {
+            request: RequestId(self.last_id),
+            purpose: Purpose::Reply,
+            frame,
+            attachments: Vec::new(),
+            answered: false,
+        }
+    }
+}
+
+/// Bytes of a packet in a POST.
+fn posted(packet: &WireFrame) -> usize {
+    match packet {
+        WireFrame::Binary(data) => posted_binary(data),
+        packet => packet.body().len(),
+    }
+}
+
+fn posted_binary(data: &Bytes) -> usize {
+    1 + data.len().div_ceil(3) * 4
+}
+
+fn put(packet: &WireFrame, body: &mut Vec<u8>) {
+    match packet {
+        WireFrame::Binary(data) => {
+            body.push(BINARY);
+            body.extend_from_slice(base64::engine::general_purpose::STANDARD.encode(data).as_bytes());
+        }
+        packet => body.extend_from_slice(packet.body()),
     }
 }

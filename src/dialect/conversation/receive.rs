@@ -226,7 +226,13 @@ impl Conversation {
         self.last_id += 1;
         let request = RequestId(self.last_id);
         let frame = WireFrame::Text(text.into());
-        heard(Heard::Send(Outgoing { request, purpose: Purpose::Reply, frame, answered: false }));
+        heard(Heard::Send(Outgoing {
+            request,
+            purpose: Purpose::Reply,
+            frame,
+            attachments: Vec::new(),
+            answered: false,
+        }));
     }
 
     fn ready(&mut self, turn: Turn<'_>, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {

@@ -8,7 +8,7 @@ use super::asking::Rendered;
 use super::{Conversation, Says, Stage};
 use crate::dialect::bindings::{Bound, Sub};
 use crate::dialect::fill::{ChannelView, Context};
-use crate::dialect::framing::Sent;
+use crate::dialect::framing::{Detached, Sent};
 use crate::dialect::pending::{Op, Request};
 use crate::dialect::rule::Class;
 use crate::dialect::schema::SendTemplate;
@@ -118,6 +118,9 @@ impl Conversation {
                 return Err(SendError::Unset(name.to_string()));
             }
         }
+        if send.post.is_none() {
+            self.dialect.framing.detach(message.data)?;
+        }
         Ok(())
     }
 
@@ -218,9 +221,15 @@ impl Conversation {
             Says::Receipt(number) => Sent::Ack(number),
         };
         let Rendered { text, post, json } = rendered;
-        let text = self.dialect.framing.wrap(&mut self.session, sent, text);
-        if let Some(takes) = self.takes().filter(|takes| text.len() > *takes) {
-            return Err(SendError::TooLarge { bytes: text.len(), takes });
+        let detached = match (&purpose, &post) {
+            (Purpose::Publish(_), None) => self.dialect.framing.detach(&text)?,
+            _ => None,
+        };
+        let Detached { text, attachments } = detached.unwrap_or(Detached { text, attachments: Vec::new() });
+        let text = self.dialect.framing.wrap(&mut self.session, sent, attachments.len(), text);
+        let largest = attachments.iter().map(|data| self.leaves_as(data)).fold(text.len(), usize::max);
+        if let Some(takes) = self.takes().filter(|takes| largest > *takes) {
+            return Err(SendError::TooLarge { bytes: largest, takes });
         }
         self.last_id = id;
         let request = RequestId(id);
@@ -228,7 +237,7 @@ impl Conversation {
             Some(url) => self.post(url, json, request, text.into()),
             None => WireFrame::Text(Bytes::from(text)),
         };
-        Ok(Outgoing { request, purpose, frame, answered })
+        Ok(Outgoing { request, purpose, frame, attachments, answered })
     }
 
     /// Notes a request that upstream answers.

@@ -128,7 +128,8 @@ fn sent(outgoing: &Outgoing) -> String {
     assert!(matches!(outgoing.frame, WireFrame::Text(_) | WireFrame::Ask(_)), "{:?}", outgoing.frame);
     let answered = if outgoing.answered { "?" } else { "" };
     let text = String::from_utf8_lossy(outgoing.frame.body());
-    format!("#{} {}{answered} {text}", outgoing.request.0, purpose(&outgoing.purpose))
+    let attachments: String = outgoing.attachments.iter().map(|data| format!(" +{:02x?}", &data[..])).collect();
+    format!("#{} {}{answered} {text}{attachments}", outgoing.request.0, purpose(&outgoing.purpose))
 }
 
 fn purpose(purpose: &Purpose) -> String {

@@ -1,12 +1,14 @@
-//! Binary attachments of Socket.IO packets: gathered as they come, put into the packet's JSON text as base64 strings.
+//! Binary attachments of Socket.IO packets that come in: gathered as they come, put into the packet's JSON text as base64 strings.
 //!
 //! Invariant: at most [`MOST_BYTES`] of them for one packet are kept; an attachment beyond that is left out, and its
 //! placeholder (`{"_placeholder":true,"num":0}`) stays where it stands, for everybody to see. An attachment is put in once,
 //! so the text grows by no more than the attachments' size. Text that is no placeholder passes as it is, valid or not.
+//! Deliberately not here: those that leave (`detached`).
 
 use base64::Engine;
 use bytes::Bytes;
 
+use super::detached::mark;
 use super::socketio::{Kind, Packet};
 
 /// Bytes of one packet's attachments together.
@@ -57,8 +59,17 @@ impl Gathering {
         self.came.iter().filter(|attachment| attachment.is_none()).count()
     }
 
-    /// The packet's JSON text with its attachments in it.
-    pub(crate) fn into_text(mut self) -> Vec<u8> {
+    /// The packet's JSON text with its attachments in it, as base64 strings.
+    pub(crate) fn into_text(self) -> Vec<u8> {
+        self.into_text_with(|base64| format!("\"{base64}\""))
+    }
+
+    /// The same as its publisher wrote it, if this was one of ours.
+    pub(crate) fn into_marked(self) -> Vec<u8> {
+        self.into_text_with(mark)
+    }
+
+    fn into_text_with(mut self, write: fn(&str) -> String) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.payload.len() + self.bytes / 3 * 4 + 8 * self.came.len());
         let mut rest = &*self.payload;
         while let Some((byte, after)) = rest.split_first() {
@@ -68,9 +79,7 @@ impl Gathering {
                     Some((number, length)) => match self.came.get_mut(number).and_then(Option::take) {
                         Some(attachment) => {
                             let text = base64::engine::general_purpose::STANDARD.encode(&attachment);
-                            out.push(b'"');
-                            out.extend_from_slice(text.as_bytes());
-                            out.push(b'"');
+                            out.extend_from_slice(write(&text).as_bytes());
                             rest = &rest[length..];
                             continue;
                         }
@@ -88,7 +97,7 @@ impl Gathering {
 }
 
 /// The length of the string at the start, quotes included; of what is there, if it does not end.
-fn string(text: &[u8]) -> usize {
+pub(super) fn string(text: &[u8]) -> usize {
     let mut escaped = false;
     for (at, byte) in text.iter().enumerate().skip(1) {
         match byte {

@@ -103,16 +103,22 @@ pub(crate) enum Sent {
     Ack(u64),
 }
 
-/// The frame's text for a payload.
-pub(crate) fn write(sent: Sent, namespace: &str, payload: &str) -> String {
-    let (digit, id) = match sent {
-        Sent::Connect => ('0', None),
-        Sent::Event(id) => ('2', id),
-        Sent::Ack(id) => ('3', Some(id)),
+/// The frame's text for a payload that so many attachments follow. CONNECT has none.
+pub(crate) fn write(sent: Sent, attachments: usize, namespace: &str, payload: &str) -> String {
+    let (digit, id) = match (sent, attachments) {
+        (Sent::Connect, _) => ('0', None),
+        (Sent::Event(id), 0) => ('2', id),
+        (Sent::Event(id), _) => ('5', id),
+        (Sent::Ack(id), 0) => ('3', Some(id)),
+        (Sent::Ack(id), _) => ('6', Some(id)),
     };
     let mut text = String::with_capacity(payload.len() + namespace.len() + 24);
     text.push('4');
     text.push(digit);
+    if matches!(digit, '5' | '6') {
+        text.push_str(&attachments.to_string());
+        text.push('-');
+    }
     if namespace != MAIN {
         text.push_str(namespace);
         text.push(',');
@@ -159,14 +165,17 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         for namespace in ["/", "/market"] {
-            let frame = write(Sent::Event(Some(7)), namespace, "[\"a\"]");
-            assert_eq!(read(&frame[1..]), Some((Kind::Event, 0, namespace, Some(7), "[\"a\"]")));
-            let frame = write(Sent::Ack(7), namespace, "[]");
-            assert_eq!(read(&frame[1..]), Some((Kind::Ack, 0, namespace, Some(7), "[]")));
-            let frame = write(Sent::Connect, namespace, "{}");
+            for attachments in [0, 1, 10] {
+                let frame = write(Sent::Event(Some(7)), attachments, namespace, "[\"a\"]");
+                assert_eq!(read(&frame[1..]), Some((Kind::Event, attachments, namespace, Some(7), "[\"a\"]")));
+                let frame = write(Sent::Ack(7), attachments, namespace, "[]");
+                assert_eq!(read(&frame[1..]), Some((Kind::Ack, attachments, namespace, Some(7), "[]")));
+            }
+            let frame = write(Sent::Connect, 0, namespace, "{}");
             assert_eq!(read(&frame[1..]), Some((Kind::Connect, 0, namespace, None, "{}")));
         }
-        assert_eq!(write(Sent::Event(None), "/", "[\"a\"]"), "42[\"a\"]");
-        assert_eq!(write(Sent::Connect, "/market", ""), "40/market,");
+        assert_eq!(write(Sent::Event(None), 0, "/", "[\"a\"]"), "42[\"a\"]");
+        assert_eq!(write(Sent::Event(Some(3)), 2, "/m", "[\"a\"]"), "452-/m,3[\"a\"]");
+        assert_eq!(write(Sent::Connect, 0, "/market", ""), "40/market,");
     }
 }

@@ -56,7 +56,7 @@ impl Wire {
     }
 
     fn say(&mut self, sent: Sent, payload: &str) -> String {
-        Wire::framing().wrap(&mut self.0, sent, payload.to_owned())
+        Wire::framing().wrap(&mut self.0, sent, 0, payload.to_owned())
     }
 }
 
@@ -97,7 +97,7 @@ fn a_head_says_the_id_and_is_no_content() {
 
 #[test]
 fn a_payload_with_line_breaks_stays_one_message() {
-    let wrap = |kind, payload: &str| framing(kind, false).wrap(&mut None, Sent::Event(None), payload.to_owned());
+    let wrap = |kind, payload: &str| framing(kind, false).wrap(&mut None, Sent::Event(None), 0, payload.to_owned());
     assert_eq!(wrap(FrameKind::Ndjson, "{\"data\":{\n\"a\":1}\r\n}"), "{\"data\":{ \"a\":1}  }");
     assert_eq!(wrap(FrameKind::Records, "{}"), "{}\u{1e}");
 }
@@ -194,12 +194,20 @@ fn what_was_sent_is_found_again_in_its_frame() {
         [(Sent::Connect, "{}"), (Sent::Event(Some(3)), "[\"a\"]"), (Sent::Event(None), "[\"a\"]"), (Sent::Ack(2), "[]")]
     {
         let frame = text(&wire.say(sent, payload));
-        assert_eq!(Wire::framing().unwrap(&frame), Some((sent, payload.as_bytes())));
+        assert_eq!(Wire::framing().unwrap(&frame, &[]), Some((sent, payload.as_bytes().into())));
     }
-    assert_eq!(Wire::framing().unwrap(&text("42[\"a\"]")), None, "another namespace");
-    assert_eq!(Wire::framing().unwrap(&text("3")), None);
+    assert_eq!(Wire::framing().unwrap(&text("42[\"a\"]"), &[]), None, "another namespace");
+    assert_eq!(Wire::framing().unwrap(&text("3"), &[]), None);
     let records = framing(FrameKind::Records, false);
-    assert_eq!(records.unwrap(&text("{}\u{1e}")), Some((Sent::Event(None), &b"{}"[..])));
+    assert_eq!(records.unwrap(&text("{}\u{1e}"), &[]), Some((Sent::Event(None), b"{}".into())));
+
+    let written = "[\"a\",{\"$binary\":\"AQID\"}]";
+    let Detached { text: placed, attachments } = Wire::framing().detach(written).unwrap().unwrap();
+    let frame = text(&Wire::framing().wrap(&mut None, Sent::Event(Some(7)), attachments.len(), placed));
+    assert_eq!(Wire::framing().announces(&frame), 1);
+    let found = (Sent::Event(Some(7)), written.as_bytes().into());
+    assert_eq!(Wire::framing().unwrap(&frame, &attachments), Some(found));
+    assert_eq!(Wire::framing().unwrap(&frame, &[]), None, "it is not whole");
 }
 
 /// The answer to a poll.

@@ -87,7 +87,7 @@ impl Mimic {
 
     /// What the service says to a frame of the client.
     pub fn hear(&self, side: &mut Side, frame: &WireFrame, now_ms: u64) -> Reply {
-        let Some(said) = self.rehearsal.said(frame) else { return self.puzzled() };
+        let Some(said) = self.rehearsal.said(frame, &[]) else { return self.puzzled() };
         let tried = [Send::Auth, Send::Resume].into_iter().chain(TRIED);
         for send in tried {
             if let Some(values) = self.rehearsal.values(send, &said) {

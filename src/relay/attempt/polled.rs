@@ -10,9 +10,8 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::Carried;
+use crate::dialect::WireFrame;
 use crate::relay::time::Mono;
 
 /// How far the move is. Each has the deadline of the whole.
@@ -38,8 +37,8 @@ pub enum Move {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Polled {
-    /// Packets that wait for the next POST.
-    pub packets: VecDeque<Bytes>,
+    /// Packets that wait for the next POST; attachments, as binary frames, behind the packet that announces them.
+    pub packets: VecDeque<WireFrame>,
     /// What they and those of the POST that is out were for: written once upstream has taken all of them.
     pub carried: Vec<Carried>,
     /// How far the session's move is.

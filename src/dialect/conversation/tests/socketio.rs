@@ -91,7 +91,7 @@ fn asked(frame: &WireFrame) -> String {
 /// A conversation whose packets are polled for.
 struct Polled {
     talk: Talk,
-    packets: VecDeque<Bytes>,
+    packets: VecDeque<WireFrame>,
 }
 
 impl Polled {
@@ -115,7 +115,7 @@ impl Polled {
         let mut all = Vec::new();
         self.talk.conversation.receive(self.talk.now, &WireFrame::Answer(Box::new(answer)), &mut |heard| {
             if let Heard::Send(outgoing) = &heard {
-                self.packets.push_back(outgoing.frame.body().clone());
+                self.packets.push_back(outgoing.frame.clone());
             }
             all.push(show(&heard));
         });
@@ -132,7 +132,8 @@ impl Polled {
 
     fn publish(&mut self, data: &str) -> Result<(), SendError> {
         let outgoing = self.talk.conversation.publish(self.talk.now, &message("c", None, data))?;
-        self.packets.push_back(outgoing.frame.body().clone());
+        self.packets.push_back(outgoing.frame);
+        self.packets.extend(outgoing.attachments.into_iter().map(WireFrame::Binary));
         Ok(())
     }
 }
@@ -252,4 +253,92 @@ fn attachments_that_are_too_large_are_told_on_their_channel() {
     let heard = talk.frame(&WireFrame::Binary(vec![0; 5 * 1024 * 1024].into()));
     assert_eq!(heard, ["skipped 1 attachment", "cut a", r#"event a {"_placeholder":true,"num":0}"#]);
     assert_eq!(talk.hear(r#"42["a",1]"#), ["event a 1"], "the next one is whole");
+}
+
+#[test]
+fn attachments_leave_behind_their_packet() {
+    let mut talk = Talk::builtin("socketio", None);
+    talk.open();
+    talk.hear(OPEN);
+    talk.hear(r#"40{"sid":"s"}"#);
+    let data = r#"{"b":{"$binary":"AQID"},"a":[{"$binary":"/w=="},1.0]}"#;
+    let placed = r#"{"b":{"_placeholder":true,"num":0},"a":[{"_placeholder":true,"num":1},1.0]}"#;
+    let sent = format!(r#"#2 publish[7]? 452-2["publish","c",{placed}] +[01, 02, 03] +[ff]"#);
+    assert_eq!(talk.publish("c", None, data), Ok(sent));
+    // Answered with attachments of its own, by the same number.
+    talk.hear(r#"461-2[{"got":{"_placeholder":true,"num":0}}]"#);
+    let answer = talk.frame(&WireFrame::Binary(Bytes::from_static(&[4, 5])));
+    assert_eq!(answer, [r#"acked #2 publish[7] {"got":"BAU="}"#]);
+    talk.publish("c", None, r#"{"$binary":""}"#).unwrap();
+    assert_eq!(talk.hear("433[1]"), ["acked #3 publish[7] 1"]);
+
+    // What only looks like a place of Socket.IO's is JSON by itself, and refused beside an attachment.
+    let looks = r#"{"_placeholder":true,"num":0}"#;
+    let sent = format!(r#"#4 publish[7]? 424["publish","c",{looks}]"#);
+    assert_eq!(talk.publish("c", None, looks), Ok(sent));
+    let forged = format!(r#"[{{"$binary":"AQID"}},{looks}]"#);
+    assert!(matches!(talk.publish("c", None, &forged), Err(SendError::Invalid(why)) if why.starts_with("data/1 ")));
+    // A channel's params are nobody's attachments.
+    let subscribe = talk.try_subscribe(&[("x", Some(r#"{"p":{"$binary":"%"}}"#))], false).unwrap();
+    assert_eq!(subscribe, r#"#5 subscribe[1]? 425["subscribe","x"]"#);
+
+    // Other framings have no attachments.
+    let mut plain = Talk::builtin("plain", None);
+    plain.open();
+    assert!(plain.publish("c", None, r#"{"$binary":"%"}"#).unwrap().ends_with(r#""data":{"$binary":"%"}}"#));
+}
+
+#[test]
+fn forging_from_beside_the_data_is_seen_when_it_leaves() {
+    let dialect = dialect(
+        "frame = { kind = 'socket.io' }\n[send]\npublish = '[\"p\",{params?},{data}]'\n\
+         [[on]]\nmatch = { '#packet' = 'connect' }\nis = 'ready'\n",
+    );
+    let mut talk = Talk::new(dialect, None);
+    talk.open();
+    talk.hear(OPEN);
+    let params = Some(r#"{"_placeholder":true,"num":0}"#);
+    let with = |data| MessageSpec { params, ..message("c", None, data) };
+    let data = r#"{"$binary":"AQID"}"#;
+    assert_eq!(talk.conversation.check_publish(&with(data)), Ok(()), "the data is in order");
+    assert!(matches!(talk.conversation.publish(talk.now, &with(data)), Err(SendError::Invalid(_))));
+    assert!(talk.conversation.publish(talk.now, &with("1")).is_ok());
+}
+
+#[test]
+fn an_attachment_is_no_larger_than_the_service_takes_by_the_transport_at_hand() {
+    let base64 = |bytes: usize| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, vec![0; bytes]);
+    let marked = |bytes: usize| format!(r#"{{"$binary":"{}"}}"#, base64(bytes));
+    let open = NARROW.replace("40}", "60}");
+    let mut talk = Talk::builtin("socketio", None);
+    talk.open();
+    talk.hear(&open);
+    let large = Err(SendError::TooLarge { bytes: 61, takes: 60 });
+    assert!(talk.publish("c", None, &marked(60)).is_ok());
+    assert_eq!(talk.publish("c", None, &marked(61)), large);
+    let mut polled = Polled::open(&open);
+    assert_eq!(polled.publish(&marked(42)), Ok(()), "42 bytes are 57 in a POST");
+    assert_eq!(polled.publish(&marked(43)), Err(SendError::TooLarge { bytes: 61, takes: 60 }));
+}
+
+#[test]
+fn a_packet_is_posted_with_its_attachments_and_torn_only_where_no_post_takes_all_of_it() {
+    let bodies = |takes: usize, messages: &[&str]| -> Vec<String> {
+        let mut polled = Polled::open(&NARROW.replace("40}", &format!("{takes}}}")));
+        polled.post();
+        messages.iter().for_each(|data| polled.publish(data).unwrap());
+        std::iter::from_fn(|| polled.post()).map(|post| post.rsplit(' ').next().unwrap().to_owned()).collect()
+    };
+    let (one, two) = (r#"{"$binary":"AQID"}"#, r#"[{"$binary":"AQID"},{"$binary":"/+8="}]"#);
+    let place = |n: u32| format!(r#"{{"_placeholder":true,"num":{n}}}"#);
+    let packet = |id: u32, count: u32, data: &str| format!(r#"45{count}-{id}["publish","c",{data}]"#);
+    let (first, last) = (packet(3, 1, &place(0)), packet(4, 2, &format!("[{},{}]", place(0), place(1))));
+    let all = format!("{first}|bAQID|{last}|bAQID|b/+8=");
+    assert_eq!(bodies(1000, &[one, two]), [&*all]);
+    assert_eq!(bodies(all.len(), &[one, two]), [&*all], "exactly what it takes");
+    let apart = [format!("{first}|bAQID"), format!("{last}|bAQID|b/+8=")];
+    assert_eq!(bodies(all.len() - 1, &[one, two]), apart, "the second one whole by itself");
+    assert_eq!(bodies(apart[1].len(), &[one, two]), apart);
+    let torn = [apart[0].clone(), format!("{last}|bAQID"), "b/+8=".to_owned()];
+    assert_eq!(bodies(apart[1].len() - 1, &[one, two]), torn, "as far as a POST takes it");
 }

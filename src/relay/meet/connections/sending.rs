@@ -1,6 +1,8 @@
 //! What is to leave for upstream meets the connections: one `Transmit` at a time on each, in the order of the classes over
 //! both, as the one bucket allows. Messages leave on the one that serves only.
 
+use bytes::Bytes;
+
 use crate::dialect::{AskFor, ChannelId, MessageSpec, Outgoing, Purpose, RequestId, SendError, WireFrame};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
@@ -49,8 +51,8 @@ impl Relay {
             && let Some((attempt, outgoing)) = self.next_outgoing(now, senders)
         {
             let Some(load) = loads.iter_mut().flatten().find(|load| load.attempt == attempt) else { break };
-            frames += 1;
-            bytes += outgoing.frame.body().len();
+            frames += 1 + outgoing.attachments.len();
+            bytes += outgoing.frame.body().len() + outgoing.attachments.iter().map(Bytes::len).sum::<usize>();
             let told = match outgoing.purpose {
                 Purpose::Publish(_) => true,
                 Purpose::Subscribe(_) | Purpose::Unsubscribe(_) => !outgoing.answered,
@@ -68,6 +70,7 @@ impl Relay {
                 sender.posting |= ask.of != AskFor::Poll;
             }
             load.frames.push(outgoing.frame);
+            load.frames.extend(outgoing.attachments.into_iter().map(WireFrame::Binary));
         }
         self.stats.link.frames_out += frames as u64;
         self.stats.link.bytes_out += bytes as u64;
@@ -85,9 +88,8 @@ impl Relay {
         let Some(sender) = self.attempts.get_mut(load.attempt).filter(|sender| sender.posts_packets()) else {
             return load;
         };
-        for frame in load.frames.extract_if(.., |frame| matches!(frame, WireFrame::Text(_))) {
-            sender.polled.packets.push_back(frame.body().clone());
-        }
+        let packets = load.frames.extract_if(.., |frame| matches!(frame, WireFrame::Text(_) | WireFrame::Binary(_)));
+        sender.polled.packets.extend(packets);
         sender.polled.carried.append(&mut load.carried);
         if sender.posting || sender.polled.is_pausing() {
             return load;
@@ -241,7 +243,8 @@ impl Relay {
         if !self.dialect.has_ping() && self.attempts.serves(id) {
             self.barrier_sent();
         }
-        Some(Outgoing { request: RequestId(0), purpose: Purpose::Ping, frame, answered: false })
+        let (request, purpose) = (RequestId(0), Purpose::Ping);
+        Some(Outgoing { request, purpose, frame, attachments: Vec::new(), answered: false })
     }
 
     /// The next unsubscribe or subscribe.
@@ -306,7 +309,7 @@ impl Relay {
             };
             let code = match error {
                 SendError::NoTemplate | SendError::NoWayUp(_) => ErrorCode::NotSupported,
-                SendError::TooLarge { .. } => ErrorCode::TooLarge,
+                SendError::TooLarge { .. } | SendError::Oversize(_) => ErrorCode::TooLarge,
                 _ => ErrorCode::Invalid,
             };
             self.refuse_channel(now, sender, first, code, &error.to_string());

@@ -4,7 +4,7 @@
 //! Invariants: one connection's session is moved at a time, the one that serves, and no other connection is opened meanwhile; a
 //! move that fails leaves polling as it was.
 
-use crate::dialect::{Outgoing, Transport, WireFrame};
+use crate::dialect::{Outgoing, Transport};
 use crate::relay::Relay;
 use crate::relay::attempt::polled::Move;
 use crate::relay::attempt::{Attempt, Ending};
@@ -109,7 +109,7 @@ impl Relay {
         let Some(conversation) = &mut active.conversation else { return };
         let Outgoing { frame, .. } = conversation.upgraded();
         let waited = std::mem::take(&mut active.polled.packets);
-        let frames = std::iter::once(frame).chain(waited.into_iter().map(WireFrame::Text)).collect();
+        let frames = std::iter::once(frame).chain(waited).collect();
         let carried = std::mem::take(&mut active.polled.carried);
         active.polled.step = Move::Done;
         active.transport = Transport::WebSocket;

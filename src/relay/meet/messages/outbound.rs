@@ -98,7 +98,9 @@ impl Relay {
             // The connection may know it later, the next one may.
             SendError::Unset(_) | SendError::NoWayUp(_) => self.postpone(now, message),
             SendError::NoTemplate => self.outbox.reject(now, message, ErrorCode::NotSupported.text()),
-            SendError::TooLarge { .. } => self.outbox.reject(now, message, ErrorCode::TooLarge.text()),
+            SendError::TooLarge { .. } | SendError::Oversize(_) => {
+                self.outbox.reject(now, message, ErrorCode::TooLarge.text());
+            }
             SendError::Name(_) | SendError::Invalid(_) => {
                 self.outbox.reject(now, message, ErrorCode::Invalid.text());
             }

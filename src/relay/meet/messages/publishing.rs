@@ -143,7 +143,7 @@ impl Relay {
             SendError::Unset(name) => words(format!("publishing with dialect {dialect} needs `{name}`")),
             SendError::Name(text) => words(format!("the channel's name does not fit dialect {dialect}: {text}")),
             SendError::NoWayUp(_) => Refusal::new(ErrorCode::NotSupported, error.to_string()),
-            SendError::TooLarge { .. } => Refusal::new(ErrorCode::TooLarge, error.to_string()),
+            SendError::TooLarge { .. } | SendError::Oversize(_) => Refusal::new(ErrorCode::TooLarge, error.to_string()),
             SendError::Invalid(text) => words(format!("dialect {dialect} cannot make a message of it: {text}")),
         }
     }

@@ -2,9 +2,18 @@
 
 use super::*;
 use crate::dialect::Dialect;
+use crate::protocol::request::parse::{RequestLimits, parse};
+use crate::relay::pairs::SessionId;
 
 fn text(service: &mut Service, text: &str) {
     service.say_frame(WireFrame::Text(bytes::Bytes::copy_from_slice(text.as_bytes())));
+}
+
+/// Publishes this JSON text, as an app would.
+pub(super) fn publish_data(service: &mut Service, session: SessionId, data: &str) {
+    let request = format!(r#"{{"op":"publish","channel":"orders","data":{data}}}"#);
+    let request = parse(&request, &RequestLimits::new(&service.relay.config));
+    service.input(Input::Request { session, request });
 }
 
 /// The frames sent since the last look.
@@ -53,4 +62,51 @@ fn a_ping_is_answered_at_once_however_much_waits() {
     service.outstanding = 0;
     service.input(Input::Transmitted { attempt: service.attempt });
     assert_eq!(sent(&mut service)[0], "3");
+}
+
+#[test]
+fn attachments_follow_their_packet_whatever_else_waits_and_count_as_one() {
+    let mut service = Service::speaking(Dialect::builtin_text("socketio").unwrap(), |_| {});
+    service.connect();
+    text(&mut service, r#"0{"sid":"a","pingInterval":25000,"pingTimeout":20000}"#);
+    text(&mut service, r#"40{"sid":"s"}"#);
+    let one = service.join(0);
+    sent(&mut service);
+    service.stuck = true;
+    service.subscribe(one, &["a"]);
+    let data = r#"[{"$binary":"AQID"},{"$binary":"BAU="}]"#;
+    for _ in 0..3 {
+        publish_data(&mut service, one, data);
+    }
+    service.subscribe(one, &["b", "c"]);
+    sent(&mut service);
+    text(&mut service, "2");
+    service.stuck = false;
+    service.outstanding = 0;
+    service.input(Input::Transmitted { attempt: service.attempt });
+    let frames: Vec<WireFrame> = std::mem::take(&mut service.sent).into_iter().map(|(_, frame)| frame).collect();
+    let binary = |frame: &WireFrame| matches!(frame, WireFrame::Binary(_));
+    let packets: Vec<usize> = (0..frames.len()).filter(|at| frames[*at].body().starts_with(b"452-")).collect();
+    assert_eq!(packets.len(), 3, "{frames:?}");
+    for at in packets {
+        assert_eq!((&frames[at + 1].body()[..], &frames[at + 2].body()[..]), (&[1, 2, 3][..], &[4, 5][..]));
+    }
+    assert_eq!(frames.iter().filter(|frame| binary(frame)).count(), 6);
+}
+
+#[test]
+fn attachments_that_cannot_be_sent_are_refused_at_once_with_their_place() {
+    let mut service = Service::speaking(Dialect::builtin_text("socketio").unwrap(), |_| {});
+    let one = service.join(0);
+    let many = format!("[{}]", [r#"{"$binary":"AQ=="}"#; 11].join(","));
+    for (data, code, place) in [
+        (r#"{"pic":{"$binary":"%"}}"#, "invalid", "data/pic: $binary must be bytes in base64"),
+        (&many, "too_large", "data/10 is one attachment ($binary) too many"),
+        (r#"[{"_placeholder":1},{"$binary":""}]"#, "invalid", "data/0 has a member \"_placeholder\""),
+    ] {
+        publish_data(&mut service, one, data);
+        let (_, error) = service.told.pop().unwrap();
+        assert_eq!(error["code"], code, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(place), "{error}");
+    }
 }

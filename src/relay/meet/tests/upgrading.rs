@@ -4,9 +4,12 @@
 
 use std::collections::VecDeque;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::socketio::publish_data;
 use super::*;
 use crate::dialect::{Answer, Ask, AskFor, Dialect, Transport};
 use crate::relay::pairs::SessionId;
@@ -38,6 +41,10 @@ struct Engine {
     events: u64,
     /// Packets in the largest POST.
     together: usize,
+    /// Of a packet whose attachments have not all come: its ack id, and how many are missing.
+    announced: Option<(u64, usize)>,
+    /// POSTs that ended between a packet and its attachments.
+    torn: usize,
 }
 
 impl Engine {
@@ -76,6 +83,8 @@ impl Engine {
             published: Vec::new(),
             events: 0,
             together: 0,
+            announced: None,
+            torn: 0,
         };
         let intervals = "\"pingInterval\":86400000,\"pingTimeout\":1000";
         engine
@@ -119,7 +128,27 @@ impl Engine {
         }
     }
 
+    fn take_attachment(&mut self, data: &[u8]) {
+        assert_eq!(data, ATTACHMENT);
+        let Some((id, missing)) = self.announced.take() else { panic!("an attachment of nothing") };
+        if missing > 1 {
+            self.announced = Some((id, missing - 1));
+            return;
+        }
+        self.published.push(id);
+        self.waiting.push_back(format!("43{id}[{{}}]"));
+    }
+
     fn take_packet(&mut self, packet: &str) {
+        if let Some(base64) = packet.strip_prefix('b') {
+            return self.take_attachment(&STANDARD.decode(base64).unwrap());
+        }
+        assert_eq!(self.announced, None, "{packet} between a packet and its attachments");
+        if let Some((count, message)) = packet.strip_prefix("45").and_then(|packet| packet.split_once('-')) {
+            let id = message.split('[').next().unwrap();
+            self.announced = Some((id.parse().unwrap(), count.parse().unwrap()));
+            return;
+        }
         let Some(message) = packet.strip_prefix("42") else {
             if packet == "40{}" {
                 self.waiting.push_back("40{\"sid\":\"x\"}".to_owned());
@@ -148,6 +177,7 @@ impl Engine {
                 let body = String::from_utf8(post.body.to_vec()).unwrap();
                 self.together = self.together.max(body.split('\u{1e}').count());
                 body.split('\u{1e}').for_each(|packet| self.take_packet(packet));
+                self.torn += usize::from(self.announced.is_some());
                 self.answer(post.of, "ok".to_owned());
             }
             2 => {
@@ -183,6 +213,10 @@ impl Engine {
             frame if &frame.body()[..] == b"5" => {
                 assert!(!self.polled && self.posts.is_empty() && self.answers.is_empty(), "nothing is under way");
                 (self.moved, self.probed) = (true, false);
+            }
+            WireFrame::Binary(data) => {
+                assert!(self.moved, "an attachment before the session has moved");
+                self.take_attachment(data);
             }
             frame => {
                 assert!(self.moved, "{frame:?} before the session has moved");
@@ -226,6 +260,14 @@ impl Engine {
         self.collect();
     }
 
+    /// With so many attachments.
+    fn attach(&mut self, count: usize) {
+        let mark = format!(r#"{{"$binary":"{}"}}"#, STANDARD.encode(ATTACHMENT));
+        let data = if count == 1 { mark } else { format!("[{}]", vec![mark; count].join(",")) };
+        publish_data(&mut self.service, self.session, &data);
+        self.collect();
+    }
+
     /// Everything that is on its way arrives.
     fn settle(&mut self) {
         self.flush();
@@ -266,6 +308,8 @@ impl Engine {
 const UPGRADE: &str = "ws://service.example/socket.io/?EIO=4&transport=websocket&sid=s";
 const POLLS_FIRST: [Transport; 2] = [Transport::LongPoll, Transport::WebSocket];
 const MUCH: usize = 1_000_000;
+/// What is attached: in a POST it is 41 bytes long.
+const ATTACHMENT: &[u8] = &[0xe7; 30];
 
 #[test]
 fn a_session_that_begins_with_polls_moves_as_soon_as_it_may() {
@@ -398,6 +442,31 @@ fn packets_wait_for_the_answer_to_a_post_and_then_leave_together() {
 }
 
 #[test]
+fn attachments_leave_with_their_packet_by_either_transport() {
+    let mut engine = Engine::new(&POLLS_FIRST, MUCH);
+    engine.attach(2);
+    engine.publish();
+    engine.attach(10);
+    engine.settle();
+    assert_eq!((engine.published.len(), engine.told().1, engine.torn), (3, 3, 0));
+    // What waits when the session moves leaves over the WebSocket, as bytes.
+    engine.upgrade();
+    while !engine.service.upgrades.is_empty() || !engine.probed {
+        assert!(engine.step(4));
+    }
+    engine.attach(3);
+    assert_eq!(engine.posts.len(), 1);
+    engine.publish();
+    engine.attach(1);
+    engine.settle();
+    assert!(engine.moved);
+    engine.attach(2);
+    engine.settle();
+    assert_eq!((engine.published.len(), engine.told().1, engine.torn), (7, 4, 0));
+    assert!(engine.published.is_sorted());
+}
+
+#[test]
 fn what_upstream_would_not_take_is_refused_and_the_connection_stays() {
     let mut engine = Engine::new(&[Transport::LongPoll], 60);
     let message = "x".repeat(60);
@@ -439,7 +508,7 @@ fn a_packet_that_cannot_be_followed_is_a_gap_and_a_new_session() {
 /// Whatever happens when, in whichever order: no event is missing, doubled or out of order, and neither is a message.
 #[test]
 fn moving_loses_nothing_whatever_arrives_first() {
-    let (mut moved, mut failed) = (0, 0);
+    let (mut moved, mut failed, mut torn) = (0, 0, 0);
     for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let mut engine = Engine::new(&POLLS_FIRST, if seed % 2 == 0 { MUCH } else { 60 });
@@ -448,7 +517,11 @@ fn moving_loses_nothing_whatever_arrives_first() {
             match rng.below(12) {
                 0 | 1 => engine.event(),
                 2 | 3 => {
-                    engine.publish();
+                    if rng.below(3) == 0 {
+                        engine.attach(1)
+                    } else {
+                        engine.publish()
+                    }
                     messages += 1;
                 }
                 4 if !engine.service.upgrades.is_empty() && rng.below(4) > 0 => engine.upgrade(),
@@ -480,9 +553,11 @@ fn moving_loses_nothing_whatever_arrives_first() {
         assert!(engine.published.is_sorted(), "seed {seed}: {:?}", engine.published);
         moved += engine.service.relay.stats.link.upgrades;
         failed += engine.service.relay.stats.link.upgrades_failed;
+        assert!(engine.torn == 0 || seed % 2 == 1, "seed {seed}: a POST would have taken all of it");
+        torn += engine.torn;
         assert!(engine.service.closed.is_empty(), "seed {seed}");
     }
-    assert!(moved > 100 && failed > 5, "{moved} moved, {failed} did not");
+    assert!(moved > 100 && failed > 5 && torn > 50, "{moved} moved, {failed} did not; {torn} torn");
 }
 
 fn is_move(frame: &WireFrame) -> bool {
