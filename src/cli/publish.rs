@@ -36,6 +36,9 @@ pub(super) struct PublishArgs {
     /// Messages with the same order key leave one after another
     #[arg(long)]
     order_key: Option<String>,
+    /// Takes the place of those with the same order key, channel and key that still wait
+    #[arg(long, requires = "order_key")]
+    coalesce: bool,
     /// critical, high, medium or low
     #[arg(long)]
     priority: Option<String>,
@@ -116,6 +119,9 @@ fn body(args: &PublishArgs, data: &RawValue) -> Result<String, Failure> {
         if let Some(value) = value {
             members.insert(name.to_owned(), json!(value));
         }
+    }
+    if args.coalesce {
+        members.insert("coalesce".to_owned(), json!(true));
     }
     let head = Value::Object(members).to_string();
     // The payload keeps its text, so it is put in by hand: an object with at least one member ends in `}`.

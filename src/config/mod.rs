@@ -307,6 +307,12 @@ pub struct OutboxConfig {
     pub max_messages: usize,
     /// Their bytes on disk.
     pub max_bytes: u64,
+    /// Percent of both that are kept for lanes above `medium`.
+    pub reserve: u8,
+    /// Undelivered messages of one principal; `None`: as many as of all.
+    pub principal_messages: Option<usize>,
+    /// Their bytes on disk.
+    pub principal_bytes: Option<u64>,
     /// Free bytes of the file system below which nothing is accepted.
     pub min_free: u64,
     /// Bytes on disk above which the store is written anew if a quarter of that would do.

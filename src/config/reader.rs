@@ -221,6 +221,17 @@ impl Reader {
         }
     }
 
+    /// A part of something in whole percent, as `"10%"`.
+    pub fn percent(&mut self, key: &str, default: u8, range: RangeInclusive<u8>) -> u8 {
+        let Some(text) = self.text(key) else { return default };
+        let read = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        read.filter(|percent| range.contains(percent)).unwrap_or_else(|| {
+            let cure = format!("write whole percent from \"{}%\" to \"{}%\"", range.start(), range.end());
+            self.complain(key, format!("\"{text}\" is no such part"), cure);
+            default
+        })
+    }
+
     /// A list of texts; one text alone is a list of one.
     pub fn list(&mut self, key: &str, default: &[String]) -> Vec<String> {
         let Some(value) = self.value(key) else { return default.to_vec() };

@@ -63,6 +63,8 @@ pub struct Publish {
     pub idempotency_key: Option<Box<str>>,
     /// Messages with the same order key leave strictly one after another.
     pub order_key: Option<Box<str>>,
+    /// Once accepted, those of the same principal, channel, key and order key that still wait end as `superseded`.
+    pub coalesce: bool,
     /// How urgent.
     pub lane: Lane,
     /// Expire if no attempt began within this time.

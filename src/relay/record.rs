@@ -83,14 +83,25 @@ pub struct Queued {
     pub on_unknown: OnUnknown,
     /// When it expires unless an attempt began.
     pub expires: Option<Wall>,
-    /// Its order key, as a number.
-    pub order: Option<NonZeroU64>,
+    /// The name of the principal that published it.
+    pub principal: Arc<str>,
+    /// Its order key.
+    pub order: Option<Order>,
     /// Its idempotency key, if it has one.
     pub known: Option<Known>,
     /// About what it takes on disk.
     pub bytes: u32,
     /// The attempts that were committed.
     pub attempts: u32,
+}
+
+/// An order key, as digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Of the key.
+    pub key: NonZeroU64,
+    /// Of what a later message must have in common with this one to replace it: principal, channel, params, key.
+    pub target: u64,
 }
 
 /// An idempotency key with its principal, and the body that was published with it; both as digests.

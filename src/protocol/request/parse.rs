@@ -361,10 +361,7 @@ fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publ
     if list.is_empty() || list.len() > MESSAGES_MAX {
         return Err(invalid(format!("`messages` holds 1 to {MESSAGES_MAX} messages")));
     }
-    let atomic = match fields.take("atomic") {
-        Some(text) => read("atomic", "true or false", text)?,
-        None => false,
-    };
+    let atomic = flag(fields, "atomic")?;
     let mut messages = Vec::with_capacity(list.len());
     for (at, item) in list.iter().enumerate() {
         let named = |wrong: Wrong| Wrong { message: format!("messages[{at}]: {}", wrong.message), ..wrong };
@@ -376,12 +373,8 @@ fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publ
 }
 
 fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, Wrong> {
-    for name in ["coalesce", "volatile"] {
-        if let Some(text) = fields.take(name)
-            && read(name, "true or false", text)?
-        {
-            return Err(not_supported("the option", name));
-        }
+    if flag(fields, "volatile")? {
+        return Err(not_supported("the option", "volatile"));
     }
     if fields.take("optimistic").is_some() {
         return Err(not_supported("the option", "optimistic"));
@@ -398,17 +391,26 @@ fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, W
     if data.len() > limits.message_max {
         return Err(too_large(format!("`data` may have {} bytes (outbox.message_max)", limits.message_max)));
     }
+    let (order_key, coalesce) = (word(fields, "order_key")?, flag(fields, "coalesce")?);
+    if coalesce && order_key.is_none() {
+        return Err(invalid("`coalesce` replaces what waits with the same `order_key`: give one"));
+    }
     Ok(Publish {
         channel,
         key: word(fields, "key")?,
         kind: word(fields, "type")?,
         data: data.into(),
         idempotency_key: word(fields, "idempotency_key")?,
-        order_key: word(fields, "order_key")?,
+        order_key,
+        coalesce,
         lane: lane(fields)?,
         ttl: ttl(fields)?,
         on_unknown: on_unknown(fields)?,
     })
+}
+
+fn flag(fields: &mut Fields<'_>, name: &str) -> Result<bool, Wrong> {
+    fields.take(name).map_or(Ok(false), |text| read(name, "true or false", text))
 }
 
 fn lane(fields: &mut Fields<'_>) -> Result<Lane, Wrong> {

@@ -53,7 +53,7 @@ fn subscribe_has_defaults_and_a_channel_may_carry_its_params() {
 fn publish_keeps_the_payload_byte_for_byte() {
     let Request::Publish { reference: r, messages, atomic } = ok(
         r#"{"op":"publish","ref":"x-3","channel":"orders","params":{"account":"9"},"type":"place","key":"k","data":{"p": 1.10,"n":1e2},
-            "idempotency_key":"o-17","order_key":"acct-9","coalesce":false,"priority":"high","ttl":"30s","on_unknown":"retry"}"#,
+            "idempotency_key":"o-17","order_key":"acct-9","coalesce":true,"priority":"high","ttl":"30s","on_unknown":"retry"}"#,
     ) else {
         panic!("not a publish")
     };
@@ -64,7 +64,7 @@ fn publish_keeps_the_payload_byte_for_byte() {
     assert_eq!(message.key.as_deref(), Some("k"));
     assert_eq!(message.kind.as_deref(), Some("place"));
     assert_eq!(message.idempotency_key.as_deref(), Some("o-17"));
-    assert_eq!(message.order_key.as_deref(), Some("acct-9"));
+    assert_eq!((message.order_key.as_deref(), message.coalesce), (Some("acct-9"), true));
     assert_eq!(message.lane, Lane::High);
     assert_eq!(message.ttl, Some(Duration::from_secs(30)));
     assert_eq!(message.on_unknown, Some(OnUnknown::Retry));
@@ -116,7 +116,6 @@ fn what_the_contract_knows_is_not_supported_by_name() {
         (r#"{"op":"subscribe","channels":["a"],"options":{"snapshots":true}}"#, "snapshots"),
         (r#"{"op":"subscibe"}"#, "subscibe"),
         (r#"{"op":"subscribe","channels":["$outbox/01J"]}"#, "$outbox"),
-        (r#"{"op":"publish","channel":"a","data":1,"coalesce":true}"#, "coalesce"),
         (r#"{"op":"publish","channel":"a","data":1,"volatile":true}"#, "volatile"),
         (r#"{"op":"publish","channel":"a","data":1,"optimistic":{}}"#, "optimistic"),
     ] {
@@ -130,6 +129,8 @@ fn what_the_contract_knows_is_not_supported_by_name() {
 fn what_nobody_knows_or_means_is_invalid_and_says_where() {
     for (text, word) in [
         ("", "not a request"),
+        (r#"{"op":"publish","channel":"a","data":1,"coalesce":true}"#, "`order_key`"),
+        (r#"{"op":"publish","channel":"a","data":1,"order_key":"k","coalesce":1}"#, "`coalesce`"),
         ("[]", "JSON object"),
         ("{}x", "not a request"),
         ("nonsense", "not a request"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::idempotency::{body_hash, known};
 use super::message::{Pending, footprint};
 use super::staging::{COMMIT_OPERATIONS, Effect};
-use super::{Outbox, OutboxStats};
+use super::{Lane, Outbox, OutboxStats};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::request::Publish;
 use crate::relay::pairs::SessionId;
@@ -136,10 +136,11 @@ impl Outbox {
         self.next_sequence += 1;
         let key = message.idempotency_key.as_ref().map(|key| known(&message.principal, key, &hash));
         let mut pending = Pending::new(Arc::new(message));
+        pending.live_mut().coalesces = publish.coalesce;
         if let Some(session) = from.session {
             pending.tell(session);
         }
-        self.hold(id, pending, key);
+        self.hold(id, pending, from.principal, key);
         Ok(Admitted::New(id))
     }
 
@@ -179,26 +180,50 @@ impl Outbox {
                 config.path.display()
             ));
         }
-        if self.messages.len() >= config.max_messages {
-            return full(format!(
-                "{} messages wait already (outbox.max_messages): try again later",
-                config.max_messages
-            ));
-        }
-        let footprint = bytes_of(publish, principal);
         if self.staging.bytes() > config.in_memory_bytes {
             return full(format!(
                 "{} bytes wait for the disk already (outbox.in_memory_bytes): it is slow; try again later",
                 self.staging.bytes()
             ));
         }
-        if self.bytes.saturating_add(footprint) > config.max_bytes {
-            return full(format!("messages of {} bytes wait already (outbox.max_bytes): try again later", self.bytes));
+        let (messages, footprint) = (self.messages.len() as u64, bytes_of(publish, principal));
+        self.check_share(principal, footprint)?;
+        let open = |most: u64| open_to(publish.lane, most, config.reserve);
+        if messages >= open(config.max_messages as u64) {
+            let kept = kept_words(messages < config.max_messages as u64);
+            return full(format!("{messages} messages wait already (outbox.max_messages{kept}): try again later"));
+        }
+        let bytes = self.bytes.saturating_add(footprint);
+        if bytes > open(config.max_bytes) {
+            let kept = kept_words(bytes <= config.max_bytes);
+            return full(format!(
+                "messages of {} bytes wait already (outbox.max_bytes{kept}): try again later",
+                self.bytes
+            ));
         }
         if publish.idempotency_key.is_some() && !self.outcomes.has_room_for_key(self.keyed, config.keep_outcomes_max) {
             return full(format!(
                 "{} idempotency keys are kept already (outbox.keep_outcomes_max): publish without one, or try again later",
                 config.keep_outcomes_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// What one principal may have waiting.
+    fn check_share(&self, principal: &str, footprint: u64) -> Result<(), Refusal> {
+        let (config, share) = (&self.config, self.principals.share(principal));
+        let over = |words: String| Err(Refusal::new(ErrorCode::LimitExceeded, words));
+        if config.principal_messages.is_some_and(|most| share.messages >= most) {
+            let count = share.messages;
+            return over(format!(
+                "{count} messages of {principal} wait already (outbox.principal_messages): try again later"
+            ));
+        }
+        if config.principal_bytes.is_some_and(|most| share.bytes.saturating_add(footprint) > most) {
+            let bytes = share.bytes;
+            return over(format!(
+                "messages of {principal} of {bytes} bytes wait already (outbox.principal_bytes): try again later"
             ));
         }
         Ok(())
@@ -213,7 +238,8 @@ impl Outbox {
     }
 
     /// Counts a message in.
-    pub(super) fn hold(&mut self, id: MessageId, pending: Pending, known: Option<Known>) {
+    pub(super) fn hold(&mut self, id: MessageId, mut pending: Pending, principal: &Arc<str>, known: Option<Known>) {
+        pending.principal = self.principals.enter(principal, pending.bytes.into());
         self.bytes += u64::from(pending.bytes);
         if let Some(known) = known {
             self.keyed += 1;
@@ -226,6 +252,7 @@ impl Outbox {
     pub(super) fn release(&mut self, id: MessageId) -> Option<Pending> {
         let pending = self.messages.remove(id)?;
         self.bytes = self.bytes.saturating_sub(u64::from(pending.bytes));
+        self.principals.leave(pending.principal, pending.bytes.into());
         self.keyed -= usize::from(pending.flags.keyed());
         Some(pending)
     }
@@ -251,6 +278,21 @@ impl Outbox {
             joined = true;
         }
     }
+}
+
+/// What of a limit is there for a lane: the last `reserve` percent are for those above `medium`, half of it for `critical`.
+fn open_to(lane: Lane, most: u64, reserve: u8) -> u64 {
+    let kept = most.saturating_mul(u64::from(reserve)) / 100;
+    match lane {
+        Lane::Critical => most,
+        Lane::High => most - kept / 2,
+        Lane::Medium | Lane::Low => most - kept,
+    }
+}
+
+/// Says that a limit is reached for this lane only.
+fn kept_words(only_here: bool) -> &'static str {
+    if only_here { "; the rest is kept for higher priorities, outbox.reserve" } else { "" }
 }
 
 /// About how many bytes a message takes on disk.

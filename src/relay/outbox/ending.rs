@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use super::admission::{Admitted, Refusal};
+use super::idempotency::order;
 use super::message::{Pending, Phase};
 use super::staging::Effect;
 use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{Letter, MessageId, Operation, StoredMessage, StoredOutcome};
+use crate::relay::record::{Letter, MessageId, Operation, Order, StoredMessage, StoredOutcome};
 use crate::relay::time::{Time, Wall};
 
 /// What became durable, in order.
@@ -45,7 +46,7 @@ impl Outbox {
         let mut durable = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Accepted(id) => durable.extend(self.accepted(id, stats)),
+                Effect::Accepted(id) => durable.extend(self.accepted(now, id, stats)),
                 Effect::Attempted(id, attempts) => self.attempted(id, attempts),
                 Effect::Settled(id) => durable.extend(self.settled(id, stats)),
                 Effect::Nothing => {}
@@ -55,20 +56,33 @@ impl Outbox {
         durable
     }
 
-    fn accepted(&mut self, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
-        self.messages.get_mut(id)?.live_mut().phase = Phase::Waiting;
+    fn accepted(&mut self, now: Time, id: MessageId, stats: &mut OutboxStats) -> Option<Durable> {
+        let live = self.messages.get_mut(id)?.live_mut();
+        live.phase = Phase::Waiting;
+        let coalesces = std::mem::take(&mut live.coalesces);
+        let order = live.message.as_deref().and_then(order);
         stats.accepted += 1;
-        self.begin(id, stats);
+        self.begin(id, order, stats);
+        if let Some(order) = order.filter(|_| coalesces) {
+            self.supersede(now, id, order);
+        }
         self.keep_if_room(id);
         Some(Durable::Accepted(id))
     }
 
+    /// A message takes the place of those before it that wait for the same.
+    fn supersede(&mut self, now: Time, by: MessageId, order: Order) {
+        for id in self.keys.of_target(order).filter(|id| *id != by).collect::<Vec<_>>() {
+            self.reject(now, id, "superseded");
+        }
+    }
+
     /// An accepted message begins to wait for its turn.
-    pub(super) fn begin(&mut self, id: MessageId, stats: &mut OutboxStats) {
+    pub(super) fn begin(&mut self, id: MessageId, order: Option<Order>, stats: &mut OutboxStats) {
         let Some(pending) = self.messages.get(id) else { return };
         stats.lane(pending.lane).depth += 1;
-        if let Some(key) = pending.order {
-            self.keys.push(key, pending.lane, id);
+        if let Some(order) = order {
+            self.keys.push(order, pending.lane, id);
         }
         if let Some(at) = pending.expires() {
             self.expiries.insert((at, id), ());

@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 use sha2::{Digest, Sha256};
 
 use crate::protocol::request::Publish;
-use crate::relay::record::{Known, MessageId};
+use crate::relay::record::{Known, MessageId, Order, StoredMessage};
 
 /// The known keys: which message each made, and the start of its body's hash.
 #[derive(Debug, Default)]
@@ -37,11 +37,17 @@ pub(super) fn known(principal: &str, key: &str, body_hash: &[u8; 32]) -> Known {
     Known { key: digest(principal, key), body: number(body_hash, 0) }
 }
 
-/// An order key as a number. Two keys with one number leave one after another, which breaks no promise.
-pub(super) fn order(key: &str) -> NonZeroU64 {
+/// A message's order key as numbers. Two keys with one number leave one after another, which breaks no promise.
+pub(super) fn order(message: &StoredMessage) -> Option<Order> {
     let mut hasher = Sha256::new();
-    feed(&mut hasher, Some(key));
-    NonZeroU64::new(number(&hasher.finalize().into(), 0)).unwrap_or(NonZeroU64::MIN)
+    feed(&mut hasher, Some(message.order_key.as_ref()?));
+    let key = NonZeroU64::new(number(&hasher.finalize().into(), 0)).unwrap_or(NonZeroU64::MIN);
+    let mut hasher = Sha256::new();
+    feed(&mut hasher, Some(&message.principal));
+    feed(&mut hasher, Some(&message.channel.name));
+    feed(&mut hasher, message.channel.params.as_deref());
+    feed(&mut hasher, message.key.as_deref());
+    Some(Order { key, target: number(&hasher.finalize().into(), 0) })
 }
 
 fn digest(principal: &str, key: &str) -> [u64; 2] {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU64;
 
 use super::Lane;
-use crate::relay::record::MessageId;
+use crate::relay::record::{MessageId, Order};
 
 /// The messages of one key.
 #[derive(Debug)]
@@ -20,21 +20,28 @@ struct Queue {
 /// Most keys have one message only, and there may be as many keys as messages.
 #[derive(Debug)]
 enum Waiting {
-    One(MessageId, Lane),
+    One(Member, Lane),
     Many(Box<Many>),
+}
+
+/// A message, and what a later one must have in common with it to replace it.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    id: MessageId,
+    target: u64,
 }
 
 #[derive(Debug)]
 struct Many {
     /// In the order of acceptance.
-    messages: VecDeque<MessageId>,
+    messages: VecDeque<Member>,
     /// How many of them are of each lane.
     lanes: [u32; Lane::COUNT],
 }
 
 impl Many {
-    fn push(&mut self, id: MessageId, lane: Lane) {
-        self.messages.push_back(id);
+    fn push(&mut self, member: Member, lane: Lane) {
+        self.messages.push_back(member);
         self.lanes[lane.index()] += 1;
     }
 
@@ -49,17 +56,18 @@ pub(super) struct OrderKeys(BTreeMap<NonZeroU64, Queue>);
 
 impl OrderKeys {
     /// Adds a message behind the others of its key.
-    pub(super) fn push(&mut self, key: NonZeroU64, lane: Lane, id: MessageId) {
+    pub(super) fn push(&mut self, Order { key, target }: Order, lane: Lane, id: MessageId) {
+        let member = Member { id, target };
         let Some(queue) = self.0.get_mut(&key) else {
-            self.0.insert(key, Queue { messages: Waiting::One(id, lane), placed: None });
+            self.0.insert(key, Queue { messages: Waiting::One(member, lane), placed: None });
             return;
         };
         match &mut queue.messages {
-            Waiting::Many(many) => many.push(id, lane),
+            Waiting::Many(many) => many.push(member, lane),
             Waiting::One(first, first_lane) => {
                 let mut many = Many { messages: VecDeque::new(), lanes: [0; Lane::COUNT] };
                 many.push(*first, *first_lane);
-                many.push(id, lane);
+                many.push(member, lane);
                 queue.messages = Waiting::Many(Box::new(many));
             }
         }
@@ -69,12 +77,12 @@ impl OrderKeys {
     pub(super) fn remove(&mut self, key: NonZeroU64, lane: Lane, id: MessageId) {
         let Some(queue) = self.0.get_mut(&key) else { return };
         match &mut queue.messages {
-            Waiting::One(only, _) if *only == id => {
+            Waiting::One(only, _) if only.id == id => {
                 self.0.remove(&key);
             }
             Waiting::One(..) => {}
             Waiting::Many(many) => {
-                let Ok(place) = many.messages.binary_search(&id) else { return };
+                let Ok(place) = many.messages.binary_search_by_key(&id, |member| member.id) else { return };
                 many.messages.remove(place);
                 many.lanes[lane.index()] -= 1;
                 if let (1, Some(last)) = (many.messages.len(), many.messages.front()) {
@@ -87,9 +95,20 @@ impl OrderKeys {
     /// The key's oldest message.
     pub(super) fn head(&self, key: NonZeroU64) -> Option<MessageId> {
         match &self.0.get(&key)?.messages {
-            Waiting::One(id, _) => Some(*id),
-            Waiting::Many(many) => many.messages.front().copied(),
+            Waiting::One(member, _) => Some(member.id),
+            Waiting::Many(many) => many.messages.front().map(|member| member.id),
         }
+    }
+
+    /// The key's messages for the same target, oldest first.
+    pub(super) fn of_target(&self, order: Order) -> impl Iterator<Item = MessageId> {
+        let (one, many) = match self.0.get(&order.key).map(|queue| &queue.messages) {
+            Some(Waiting::One(member, _)) => (Some(member), None),
+            Some(Waiting::Many(many)) => (None, Some(&many.messages)),
+            None => (None, None),
+        };
+        let members = one.into_iter().chain(many.into_iter().flatten());
+        members.filter(move |member| member.target == order.target).map(|member| member.id)
     }
 
     /// The highest lane among the key's messages: the one in which the key moves.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::idempotency::{known, order};
 use super::packed::Packed;
+use super::principals::PrincipalNumber;
 use super::{Confirm, Lane, OnUnknown, Outcome};
 use crate::relay::pairs::SessionId;
 use crate::relay::record::{Failure, MessageId, Queued, StoredMessage, StoredOutcome};
@@ -64,30 +65,50 @@ pub(super) struct Pending {
     publisher: SessionId,
     /// About what it takes on disk.
     pub(super) bytes: u32,
-    told: bool,
-    /// It waits for its channel; says nothing where there is a `live`.
-    parked: bool,
+    pub(super) principal: PrincipalNumber,
     pub(super) lane: Lane,
     pub(super) flags: Flags,
     live: Option<Box<Live>>,
 }
 
-/// Two answers in one byte.
+/// Answers in one byte.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flags(u8);
 
 impl Flags {
+    const DEAD_LETTER: u8 = 1;
+    const KEYED: u8 = 2;
+    const TOLD: u8 = 4;
+    const PARKED: u8 = 8;
+
     fn new(on_unknown: OnUnknown, keyed: bool) -> Self {
-        Flags(u8::from(on_unknown == OnUnknown::DeadLetter) | u8::from(keyed) << 1)
+        let mut flags = Flags(0);
+        flags.set(Self::DEAD_LETTER, on_unknown == OnUnknown::DeadLetter);
+        flags.set(Self::KEYED, keyed);
+        flags
+    }
+
+    fn set(&mut self, flag: u8, value: bool) {
+        self.0 = if value { self.0 | flag } else { self.0 & !flag };
     }
 
     pub(super) fn on_unknown(self) -> OnUnknown {
-        if self.0 & 1 == 1 { OnUnknown::DeadLetter } else { OnUnknown::Retry }
+        if self.0 & Self::DEAD_LETTER != 0 { OnUnknown::DeadLetter } else { OnUnknown::Retry }
     }
 
     /// It has an idempotency key.
     pub(super) fn keyed(self) -> bool {
-        self.0 & 2 == 2
+        self.0 & Self::KEYED != 0
+    }
+
+    /// Somebody is told the end.
+    fn told(self) -> bool {
+        self.0 & Self::TOLD != 0
+    }
+
+    /// It waits for its channel; says nothing where there is a `live`.
+    fn parked(self) -> bool {
+        self.0 & Self::PARKED != 0
     }
 }
 
@@ -113,6 +134,8 @@ pub(super) struct Live {
     pub(super) phase: Phase,
     /// How and when it ends, once that is decided, until its outcome is made.
     pub(super) end: Option<(Outcome, Wall)>,
+    /// Once it is accepted, others go that wait for the same.
+    pub(super) coalesces: bool,
     /// The outcome that is on its way to the disk.
     pub(super) outcome: Option<Arc<StoredOutcome>>,
     /// Whom to tell besides the first publisher.
@@ -136,6 +159,7 @@ const fn only(phase: Phase) -> Live {
         history: Vec::new(),
         phase,
         end: None,
+        coalesces: false,
         outcome: None,
         publishers: Vec::new(),
     }
@@ -154,11 +178,10 @@ impl Pending {
         let mut pending = Pending {
             sequence: queued.sequence,
             expires: queued.expires.unwrap_or(Wall(u64::MAX)),
-            order: queued.order,
+            order: queued.order.map(|order| order.key),
             publisher: SessionId::default(),
             bytes: queued.bytes,
-            told: false,
-            parked: false,
+            principal: PrincipalNumber::default(),
             lane: queued.lane,
             flags: Flags::new(queued.on_unknown, queued.known.is_some()),
             live: None,
@@ -175,17 +198,18 @@ impl Pending {
     }
 
     pub(super) fn live(&self) -> &Live {
-        self.live.as_deref().unwrap_or(if self.parked { &PARKED } else { &WAITING })
+        self.live.as_deref().unwrap_or(if self.flags.parked() { &PARKED } else { &WAITING })
     }
 
     pub(super) fn live_mut(&mut self) -> &mut Live {
-        let phase = if std::mem::take(&mut self.parked) { Phase::Parked } else { Phase::Waiting };
+        let phase = if self.flags.parked() { Phase::Parked } else { Phase::Waiting };
+        self.flags.set(Flags::PARKED, false);
         self.live.get_or_insert_with(|| Box::new(only(phase)))
     }
 
     /// Its channel is there: it may leave when its turn comes.
     pub(super) fn wait(&mut self) {
-        self.parked = false;
+        self.flags.set(Flags::PARKED, false);
         if let Some(live) = &mut self.live {
             live.phase = Phase::Waiting;
         }
@@ -207,7 +231,7 @@ impl Pending {
         live.held = 0;
         let untried = live.attempts + live.committed + live.preparing + live.failures == 0 && live.history.is_empty();
         if untried && live.publishers.is_empty() && matches!(live.phase, Phase::Waiting | Phase::Parked) {
-            self.parked = live.phase == Phase::Parked;
+            self.flags.set(Flags::PARKED, live.phase == Phase::Parked);
             self.live = None;
         }
     }
@@ -232,8 +256,9 @@ impl Pending {
 
     /// Remembers a session that is told the end.
     pub(super) fn tell(&mut self, session: SessionId) {
-        if !self.told {
-            (self.publisher, self.told) = (session, true);
+        if !self.flags.told() {
+            self.publisher = session;
+            self.flags.set(Flags::TOLD, true);
         }
         if self.publisher == session || self.live().publishers.contains(&session) {
             return;
@@ -246,7 +271,7 @@ impl Pending {
 
     /// Who is told the end.
     pub(super) fn publishers(&self) -> Vec<SessionId> {
-        let first = self.told.then_some(self.publisher);
+        let first = self.flags.told().then_some(self.publisher);
         first.into_iter().chain(self.live().publishers.iter().copied()).collect()
     }
 }
@@ -264,7 +289,8 @@ impl Queued {
             lane: message.lane,
             on_unknown: message.on_unknown,
             expires: message.expires,
-            order: message.order_key.as_ref().map(|key| order(key)),
+            principal: Arc::clone(&message.principal),
+            order: order(message),
             known: key.map(|key| known(&message.principal, key, &message.body_hash)),
             // `outbox.message_max` is at most 1 GiB.
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),

@@ -7,7 +7,7 @@
 //!
 //! - `message`: where a message stands. `shelf`: which are in memory. `lanes`, `keys`: which one leaves next. `clock`: times
 //!   to live. `packed`: a table for a million of them.
-//! - `admission`: what is accepted. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
+//! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
 //! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
 //!   `shown`: what people see.
 //!
@@ -26,6 +26,7 @@ mod letters;
 mod message;
 mod outcomes;
 mod packed;
+mod principals;
 mod shelf;
 mod shown;
 mod staging;
@@ -53,6 +54,7 @@ use lanes::Lanes;
 use message::{Messages, Pending, Phase};
 use outcomes::Outcomes;
 use packed::Packed;
+use principals::Principals;
 use shelf::Shelf;
 use staging::Staging;
 
@@ -172,6 +174,7 @@ pub struct Outbox {
     bytes: u64,
     /// How many of them have an idempotency key.
     keyed: usize,
+    principals: Principals,
     lanes: Lanes,
     keys: OrderKeys,
     /// The window: what was sent and neither answered nor given up.
@@ -207,6 +210,7 @@ impl Outbox {
             shelf: Shelf::default(),
             bytes: 0,
             keyed: 0,
+            principals: Principals::default(),
             lanes: Lanes::default(),
             keys: OrderKeys::default(),
             in_flight: BTreeSet::new(),
@@ -245,9 +249,9 @@ impl Outbox {
     fn restore_message(&mut self, now: Time, queued: &Queued, stats: &mut OutboxStats) {
         self.last_id = self.last_id.max(queued.id);
         self.next_sequence = self.next_sequence.max(queued.sequence.saturating_add(1));
-        self.hold(queued.id, Pending::queued(queued), queued.known);
+        self.hold(queued.id, Pending::queued(queued), &queued.principal, queued.known);
         stats.restored += 1;
-        self.begin(queued.id, stats);
+        self.begin(queued.id, queued.order, stats);
         if queued.attempts > 0 && queued.on_unknown == OnUnknown::DeadLetter {
             self.end(now, queued.id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
         }

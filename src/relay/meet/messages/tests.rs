@@ -235,6 +235,7 @@ fn message(channel: &str, data: &str) -> Publish {
         data: data.into(),
         idempotency_key: None,
         order_key: None,
+        coalesce: false,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

@@ -308,6 +308,7 @@ fn publish(channel: &str, key: Option<&str>) -> Request {
         data: "1".into(),
         idempotency_key: None,
         order_key: None,
+        coalesce: false,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

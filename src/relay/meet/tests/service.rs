@@ -422,6 +422,7 @@ impl Service {
             data: "1".into(),
             idempotency_key: None,
             order_key: None,
+            coalesce: false,
             lane,
             ttl: None,
             on_unknown: None,

@@ -180,3 +180,53 @@ fn after_the_store_failed_nothing_is_accepted_sent_or_ended() {
     assert_eq!(bench.stats.outcomes.total(), 0);
     assert_eq!(bench.stats.conservation_error(), 0);
 }
+
+#[test]
+fn a_principal_has_its_share_and_gets_it_back() {
+    let mut bench = Bench::with(OutboxConfig { principal_messages: Some(2), principal_bytes: Some(1000), ..config() });
+    let by = |bench: &mut Bench, principal: &str, data: &str| {
+        let admitted = bench.publish_by(principal, vec![message(data)]).map(|admitted| admitted[0]);
+        bench.commit();
+        admitted
+    };
+    let first = by(&mut bench, "a", "1").unwrap().id();
+    by(&mut bench, "a", "2").unwrap();
+    let refused = by(&mut bench, "a", "3").unwrap_err();
+    assert_eq!(refused.code, ErrorCode::LimitExceeded);
+    assert!(refused.message.contains("outbox.principal_messages"), "{}", refused.message);
+    by(&mut bench, "b", &"x".repeat(700)).unwrap();
+    let refused = by(&mut bench, "b", &"x".repeat(700)).unwrap_err();
+    assert!(refused.message.contains("outbox.principal_bytes"), "{}", refused.message);
+
+    bench.restart();
+    assert_eq!(code(by(&mut bench, "a", "3")), ErrorCode::LimitExceeded, "what waits was counted again");
+    bench.send();
+    bench.ack(first);
+    bench.commit();
+    by(&mut bench, "a", "3").unwrap();
+}
+
+#[test]
+fn the_last_part_of_the_room_is_for_urgent_messages() {
+    let mut bench = Bench::with(OutboxConfig { max_messages: 20, reserve: 20, ..config() });
+    let fill = |bench: &mut Bench, lane: Lane| {
+        let mut count = 0;
+        let refused = loop {
+            match bench.publish(Publish { lane, ..message("1") }) {
+                Ok(_) => count += 1,
+                Err(refusal) => break refusal,
+            }
+        };
+        assert_eq!(refused.code, ErrorCode::StoreFull);
+        (count, refused.message.contains("outbox.reserve"))
+    };
+    assert_eq!(fill(&mut bench, Lane::Low), (16, true));
+    assert_eq!(fill(&mut bench, Lane::Medium), (0, true));
+    assert_eq!(fill(&mut bench, Lane::High), (2, true));
+    assert_eq!(fill(&mut bench, Lane::Critical), (2, false));
+
+    let mut bench = Bench::with(OutboxConfig { max_bytes: 1000, reserve: 50, ..config() });
+    bench.accept(message(&"x".repeat(200)));
+    assert_eq!(code(bench.publish(message(&"x".repeat(200)))), ErrorCode::StoreFull);
+    bench.accept(Publish { lane: Lane::Critical, ..message(&"x".repeat(200)) });
+}

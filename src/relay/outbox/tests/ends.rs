@@ -277,3 +277,52 @@ fn a_large_answer_is_left_out() {
     bench.nack(refused, Nack { code: &"é".repeat(200), ..Nack::default() });
     assert_eq!(bench.ends()[0].2.len(), 256);
 }
+
+#[test]
+fn a_message_that_coalesces_replaces_what_waits_for_the_same_once_it_is_durable() {
+    for in_memory in [1, 1000] {
+        let mut bench = Bench::with(OutboxConfig { in_memory, ..config() });
+        let of = |data: &str| ordered(data, "a", Lane::Medium);
+        let first = bench.accept(of("1"));
+        assert_eq!(bench.send(), Some(first));
+        let replaced = [bench.accept(of("2")), bench.accept(Publish { lane: Lane::High, ..of("3") })];
+        // Of another key, another order key, another principal: not the same.
+        let item = bench.accept(Publish { key: Some("x".into()), ..of("4") });
+        let elsewhere = bench.accept(ordered("5", "b", Lane::Low));
+        let theirs = bench.publish_by("other", vec![of("6")]).unwrap()[0].id();
+        bench.commit();
+        bench.restart();
+        bench.lose();
+
+        let newest = bench.publish(Publish { coalesce: true, ..of("7") }).unwrap().id();
+        assert_eq!(bench.state(replaced[0])["state"], "accepted", "not before the new one is durable");
+        let mut ends = bench.ends();
+        ends.sort();
+        assert_eq!(ends, [first, replaced[0], replaced[1]].map(|id| end(id, Rejected, "superseded")), "{in_memory}");
+        let mut left = Vec::new();
+        while let Some(id) = bench.send() {
+            bench.ack(id);
+            bench.commit();
+            left.push(id);
+        }
+        assert!(left.contains(&elsewhere));
+        left.retain(|id| *id != elsewhere);
+        assert_eq!(left, [item, theirs, newest], "{in_memory}");
+    }
+}
+
+#[test]
+fn what_is_in_flight_is_not_replaced_and_goes_first() {
+    let mut bench = Bench::new();
+    let newest = |data: &str| Publish { coalesce: true, ..ordered(data, "a", Lane::Medium) };
+    let first = bench.accept(newest("1"));
+    bench.send();
+    let second = bench.accept(newest("2"));
+    assert_eq!(bench.ends(), []);
+    let third = bench.accept(newest("3"));
+    assert_eq!(bench.send(), None, "the key has one in flight");
+    bench.ack(first);
+    assert_eq!(bench.state(second)["reason"], "superseded");
+    bench.commit();
+    assert_eq!(bench.send_all(), [third]);
+}
