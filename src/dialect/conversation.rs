@@ -243,14 +243,11 @@ impl Conversation {
         heard(Heard::Ready { resumed });
     }
 
-    /// The deadline of this request passed (deadlines are the relay's): a late answer is about nothing.
+    /// The deadline of this request passed (deadlines are the relay's): a late answer is about nothing, unless it is that to
+    /// a subscribe. What such an answer is still good for is the relay's to say.
     pub fn give_up(&mut self, request: RequestId) {
-        if let Some(given_up) = self.pending.remove(request)
-            && given_up.op == Op::Subscribe
-        {
-            for (channel, _) in &given_up.channels {
-                self.bindings.leave_request(self.clock, *channel, request);
-            }
+        for (channel, _) in self.pending.give_up(request) {
+            self.bindings.leave_request(self.clock, *channel, request);
         }
     }
 
@@ -268,6 +265,7 @@ impl Conversation {
     /// The channel is unsubscribed for good: its variables go, its number may be used anew.
     pub fn forget_channel(&mut self, channel: ChannelId) {
         self.bindings.leave(self.clock, channel);
+        self.pending.forget_channel(channel);
         self.variables.forget_channel(channel);
         self.states.forget(channel);
         self.channels.remove(channel);

@@ -347,7 +347,9 @@ impl Attempt {
     pub fn leave(&mut self, channel: ChannelId, name: Box<str>, params: Option<Box<str>>) {
         match self.acked.remove(channel) {
             Known::No => self.forget(channel),
-            Known::Asked(deadline) => self.leaving.enqueue(channel, name, params, Some(deadline)),
+            Known::Asked(request, deadline) => {
+                self.leaving.enqueue(channel, name, params, Some((request, deadline)));
+            }
             Known::Yes => self.leaving.enqueue(channel, name, params, None),
         }
     }

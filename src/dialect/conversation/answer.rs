@@ -23,6 +23,7 @@ impl Conversation {
         {
             request = Some(given);
         }
+        let late = request.and_then(|id| self.pending.late(id)).map(|late| late.sub.clone());
         let settled = request.and_then(|id| Some((id, self.pending.settle(id, channel.as_deref())?)));
         let Some((request, purpose)) = settled else {
             self.store(turn, &[]);
@@ -30,6 +31,9 @@ impl Conversation {
         };
         let channels = channels_of(&purpose).to_vec();
         self.store(turn, &channels);
+        if let Some(own) = late {
+            self.granted_late(turn, request, own, &channels);
+        }
         let bound = self.bind(turn, request, &purpose);
         let Taken { data, .. } = turn.rule.fields.take(&turn.message, &self.context(turn.now, None), turn.rule.decode);
         match purpose {
@@ -74,6 +78,20 @@ impl Conversation {
             }
         };
         (request, channel)
+    }
+
+    /// A subscribe that was given up is granted: the id that it gave itself is its channel's again.
+    fn granted_late(
+        &mut self,
+        turn: Turn<'_>,
+        request: RequestId,
+        own: Option<(Box<str>, bool)>,
+        channels: &[ChannelId],
+    ) {
+        self.pending.granted_late(channels);
+        if let (Some((text, number)), [channel]) = (own, channels) {
+            self.bindings.bind(turn.now.mono, Sub { text: &text, number }, *channel, request);
+        }
     }
 
     /// Binds the subscription id that an answer brings, if it answers the subscribe of one channel.

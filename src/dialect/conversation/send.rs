@@ -68,12 +68,13 @@ impl Conversation {
         };
         chosen.iter().for_each(|spec| self.channels.add(spec));
         let outgoing = self.numbered(text, Purpose::Subscribe(ids(&chosen)), send.answered, Says::Event)?;
-        if let (Some((text, number)), Some(spec)) = (sub, chosen.first()) {
-            self.bindings.bind(now.mono, Sub { text: &text, number }, spec.id, outgoing.request);
+        if let (Some((text, number)), Some(spec)) = (&sub, chosen.first()) {
+            self.bindings.bind(now.mono, Sub { text, number: *number }, spec.id, outgoing.request);
         }
         if outgoing.answered {
+            let sub = sub.map(|(text, number)| (text.into(), number));
             let request = Request::new(Op::Subscribe, named(&chosen));
-            self.pending.add(outgoing.request, Request { resumes, ..request });
+            self.pending.add(outgoing.request, Request { resumes, sub, ..request });
         }
         Ok(outgoing)
     }

@@ -2,6 +2,8 @@
 //!
 //! Invariants: a channel is sent again only after upstream refused it, ended it, or let the ack deadline pass; what is due is
 //! found in ordered sets, never by walking over all channels; a batch that was refused is sent again in halves, down to one.
+//! A late answer counts if it is that to a subscribe sent since the channel was last live: whichever of these upstream grants
+//! makes the channel live, and once one is granted the refusal of another says nothing about it.
 //! Deliberately not here: which channels are wanted, tokens, and the frames themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +26,21 @@ enum Place {
     Sent(RequestId, Option<Mono>),
     /// Out of the queue while what it needs is fetched.
     Aside,
-    /// Acked at this moment.
-    Live(Mono),
+    /// Acked at this moment; the newest subscribe that was granted.
+    Live(Mono, Option<RequestId>),
+}
+
+/// What a refused subscribe is to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bearing {
+    /// Its answer is the one that is waited for.
+    Awaited,
+    /// It was given up, and none is granted.
+    Late,
+    /// The channel is live, by this one as far as is known: it ended.
+    Ended,
+    /// Nothing: it is older than the channel here, or another one is granted.
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +50,8 @@ struct Step {
     again: bool,
     /// Subscribes sent so far.
     tries: u32,
+    /// The first of those sent since the channel was last live.
+    first: Option<RequestId>,
     place: Place,
 }
 
@@ -43,7 +60,7 @@ struct Step {
 pub struct Unanswered {
     /// The channel.
     pub channel: ChannelId,
-    /// The request, of which a late answer is about nothing.
+    /// The request; its answer may come yet.
     pub request: RequestId,
     /// Subscribes sent so far.
     pub tries: u32,
@@ -54,8 +71,8 @@ pub struct Unanswered {
 pub enum Known {
     /// It was never asked for.
     No,
-    /// It was asked for, and upstream has until then to answer.
-    Asked(Mono),
+    /// It was asked for by this request, and upstream has until then to answer.
+    Asked(RequestId, Mono),
     /// It does, or may: an answer may have been lost.
     Yes,
 }
@@ -77,7 +94,7 @@ pub struct Acked {
 impl Acked {
     /// The channel is to be subscribed; nothing happens if it is known already.
     pub fn enqueue(&mut self, channel: ChannelId, lane: Lane, again: bool) {
-        let step = Step { lane, again, tries: 0, place: Place::Queued };
+        let step = Step { lane, again, tries: 0, first: None, place: Place::Queued };
         if let std::collections::btree_map::Entry::Vacant(entry) = self.steps.entry(channel) {
             entry.insert(step);
             self.queue.insert((lane, channel));
@@ -86,7 +103,8 @@ impl Acked {
 
     /// The channel is live without a subscribe of this attempt: upstream resumed, or subscribes nothing.
     pub fn carry_over(&mut self, now: Mono, channel: ChannelId, lane: Lane) {
-        self.steps.insert(channel, Step { lane, again: true, tries: 0, place: Place::Live(now) });
+        let place = Place::Live(now, None);
+        self.steps.insert(channel, Step { lane, again: true, tries: 0, first: None, place });
     }
 
     /// Whether something is to be sent now.
@@ -127,6 +145,7 @@ impl Acked {
             self.granted.remove(id);
             if let Some(step) = self.steps.get_mut(id) {
                 step.tries += 1;
+                step.first.get_or_insert(request);
                 step.place = Place::Sent(request, deadline);
                 if let Some(deadline) = deadline {
                     self.deadlines.insert((deadline, *id));
@@ -136,12 +155,35 @@ impl Acked {
     }
 
     /// Upstream acked the channel. Whether that is new.
-    pub fn live(&mut self, now: Mono, channel: ChannelId) -> bool {
-        if !self.steps.get(&channel).is_some_and(|step| matches!(step.place, Place::Sent(..))) {
+    pub fn live(&mut self, now: Mono, channel: ChannelId, request: RequestId) -> bool {
+        let counts = |step: &&mut Step| step.first.is_some_and(|first| first <= request);
+        let Some(step) = self.steps.get_mut(&channel).filter(counts) else { return false };
+        if let Place::Live(_, by) = &mut step.place {
+            *by = Some(request);
             return false;
         }
-        self.place(channel, Place::Live(now));
+        self.place(channel, Place::Live(now, Some(request)));
         true
+    }
+
+    /// The channel's subscribe is with upstream, which answers none. Whether it is live by that.
+    pub fn written(&mut self, now: Mono, channel: ChannelId) -> bool {
+        match self.steps.get(&channel).map(|step| step.place) {
+            Some(Place::Sent(request, _)) => self.live(now, channel, request),
+            _ => false,
+        }
+    }
+
+    /// What it means for the channel that upstream refused this subscribe.
+    pub fn bearing(&self, channel: ChannelId, request: RequestId) -> Bearing {
+        let Some(step) = self.steps.get(&channel) else { return Bearing::Nothing };
+        match step.place {
+            Place::Live(_, by) if by.is_none_or(|by| by == request) => Bearing::Ended,
+            Place::Live(..) => Bearing::Nothing,
+            Place::Sent(sent, _) if sent == request => Bearing::Awaited,
+            _ if step.first.is_some_and(|first| first <= request) => Bearing::Late,
+            _ => Bearing::Nothing,
+        }
     }
 
     /// Whether the channel's subscribe was sent and not answered.
@@ -151,7 +193,7 @@ impl Acked {
 
     /// Whether the channel is live.
     pub fn is_live(&self, channel: ChannelId) -> bool {
-        self.steps.get(&channel).is_some_and(|step| matches!(step.place, Place::Live(_)))
+        self.steps.get(&channel).is_some_and(|step| matches!(step.place, Place::Live(..)))
     }
 
     /// Whether the channel is to be subscribed, was, or is live.
@@ -161,7 +203,7 @@ impl Acked {
 
     /// The channels that are live, in order.
     pub fn all_live(&self) -> impl Iterator<Item = ChannelId> {
-        self.steps.iter().filter(|(_, step)| matches!(step.place, Place::Live(_))).map(|(id, _)| *id)
+        self.steps.iter().filter(|(_, step)| matches!(step.place, Place::Live(..))).map(|(id, _)| *id)
     }
 
     /// Upstream refused a batch without saying which channel: its halves are sent again. Those of `channels` that are not
@@ -234,7 +276,7 @@ impl Acked {
     /// Subscribes sent for the channel since it was last live for as long as `stable`.
     pub fn tries(&self, now: Mono, channel: ChannelId, stable: Duration) -> u32 {
         match self.steps.get(&channel) {
-            Some(Step { place: Place::Live(since), .. }) if now.since(*since) >= stable => 0,
+            Some(Step { place: Place::Live(since, _), .. }) if now.since(*since) >= stable => 0,
             Some(step) => step.tries,
             None => 0,
         }
@@ -245,8 +287,8 @@ impl Acked {
         self.unplace(channel);
         self.granted.remove(&channel);
         match self.steps.remove(&channel) {
-            Some(Step { place: Place::Sent(_, Some(deadline)), .. }) => Known::Asked(deadline),
-            Some(Step { place: Place::Sent(_, None) | Place::Live(_), .. }) => Known::Yes,
+            Some(Step { place: Place::Sent(request, Some(deadline)), .. }) => Known::Asked(request, deadline),
+            Some(Step { place: Place::Sent(_, None) | Place::Live(..), .. }) => Known::Yes,
             Some(step) if step.tries > 0 => Known::Yes,
             Some(_) | None => Known::No,
         }
@@ -276,6 +318,9 @@ impl Acked {
     fn place(&mut self, channel: ChannelId, place: Place) {
         self.unplace(channel);
         if let Some(step) = self.steps.get_mut(&channel) {
+            if matches!(step.place, Place::Live(..)) {
+                step.first = None;
+            }
             step.place = place;
         }
     }
@@ -301,7 +346,7 @@ impl Acked {
             Place::Sent(_, Some(deadline)) => {
                 self.deadlines.remove(&(deadline, channel));
             }
-            Place::Sent(_, None) | Place::Aside | Place::Live(_) => {}
+            Place::Sent(_, None) | Place::Aside | Place::Live(..) => {}
         }
     }
 }
@@ -352,12 +397,12 @@ mod tests {
             frames += 1;
             acked.sent(&batch, RequestId(request), Some(at(10)));
             if !batch.contains(&bad) {
-                batch.iter().for_each(|id| assert!(acked.live(at(1), *id)));
+                batch.iter().for_each(|id| assert!(acked.live(at(1), *id, RequestId(request))));
             } else if batch.len() > 1 {
                 acked.halve(&batch);
             } else {
                 refused = batch.first().copied();
-                assert_eq!(acked.remove(bad), Known::Asked(at(10)));
+                assert_eq!(acked.remove(bad), Known::Asked(RequestId(request), at(10)));
             }
         }
         assert_eq!(refused, Some(bad));
@@ -370,8 +415,8 @@ mod tests {
     fn an_ack_deadline_passes_once() {
         let mut acked = queued(&[1, 2]);
         acked.sent(&ids(&[1, 2]), RequestId(7), Some(at(10)));
-        assert!(acked.live(at(5), ChannelId(2)));
-        assert!(!acked.live(at(5), ChannelId(2)), "a second ack is nothing new");
+        assert!(acked.live(at(5), ChannelId(2), RequestId(7)));
+        assert!(!acked.live(at(5), ChannelId(2), RequestId(7)), "a second ack is nothing new");
         assert_eq!(acked.due(), Some(at(10)));
         assert_eq!(acked.unanswered(at(9)), None);
         let late = Unanswered { channel: ChannelId(1), request: RequestId(7), tries: 1 };
@@ -395,11 +440,59 @@ mod tests {
         assert_eq!(acked.tries(at(30), ChannelId(1), Duration::from_secs(1)), 1);
     }
 
+    /// Subscribed by 3, which was not answered in time, and by 5.
+    fn repeated() -> (Acked, ChannelId) {
+        let mut acked = queued(&[1]);
+        acked.sent(&ids(&[1]), RequestId(3), Some(at(10)));
+        acked.unanswered(at(10)).unwrap();
+        acked.requeue(ChannelId(1));
+        acked.sent(&ids(&[1]), RequestId(5), Some(at(20)));
+        (acked, ChannelId(1))
+    }
+
+    #[test]
+    fn a_late_grant_counts_and_a_refusal_of_another_subscribe_no_more() {
+        let (mut acked, id) = repeated();
+        assert_eq!(
+            [2, 3, 5].map(|n| acked.bearing(id, RequestId(n))),
+            [Bearing::Nothing, Bearing::Late, Bearing::Awaited]
+        );
+        assert!(!acked.live(at(11), id, RequestId(2)), "it was before the channel came here");
+        assert!(acked.live(at(11), id, RequestId(3)) && acked.due().is_none());
+        assert_eq!([3, 5].map(|n| acked.bearing(id, RequestId(n))), [Bearing::Ended, Bearing::Nothing]);
+        assert!(!acked.live(at(12), id, RequestId(5)), "it is live");
+        assert_eq!(
+            [3, 5].map(|n| acked.bearing(id, RequestId(n))),
+            [Bearing::Nothing, Bearing::Ended],
+            "the newest holds"
+        );
+        acked.retry(id, at(13), 0);
+        assert!(!acked.live(at(13), id, RequestId(5)), "it is from before the channel was lost");
+        assert_eq!(acked.bearing(id, RequestId(5)), Bearing::Nothing);
+    }
+
+    #[test]
+    fn a_channel_that_is_to_be_sent_again_is_spared_that_by_a_late_grant() {
+        for delayed in [false, true] {
+            let mut acked = queued(&[1]);
+            acked.sent(&ids(&[1]), RequestId(3), Some(at(10)));
+            acked.unanswered(at(10)).unwrap();
+            if delayed {
+                acked.retry(ChannelId(1), at(30), 1)
+            } else {
+                acked.requeue(ChannelId(1))
+            }
+            assert!(acked.live(at(11), ChannelId(1), RequestId(3)));
+            acked.wake(at(30));
+            assert!(!acked.pending() && acked.is_live(ChannelId(1)));
+        }
+    }
+
     #[test]
     fn being_live_long_enough_makes_a_new_start() {
         let mut acked = queued(&[1]);
         acked.sent(&ids(&[1]), RequestId(1), None);
-        assert!(acked.live(at(0), ChannelId(1)));
+        assert!(acked.written(at(0), ChannelId(1)));
         let stable = Duration::from_secs(10);
         assert_eq!(acked.tries(at(9_999), ChannelId(1), stable), 1);
         assert_eq!(acked.tries(at(10_000), ChannelId(1), stable), 0);
@@ -410,7 +503,7 @@ mod tests {
         let mut acked = queued(&[1, 2, 3]);
         assert_eq!(acked.remove(ChannelId(1)), Known::No, "never sent");
         acked.sent(&ids(&[2]), RequestId(1), Some(at(10)));
-        assert_eq!(acked.remove(ChannelId(2)), Known::Asked(at(10)));
+        assert_eq!(acked.remove(ChannelId(2)), Known::Asked(RequestId(1), at(10)));
         assert_eq!(acked.due(), None);
         acked.sent(&ids(&[3]), RequestId(2), Some(at(10)));
         acked.retry(ChannelId(3), at(50), 1);

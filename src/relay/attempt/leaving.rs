@@ -12,8 +12,8 @@ use crate::dialect::{ChannelId, ChannelSpec, RequestId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its subscribe is not answered yet; upstream has until then.
-    Asked(Mono),
+    /// This subscribe of it is not answered yet; upstream has until then. Whether an earlier one was granted late.
+    Asked(RequestId, Mono, bool),
     Queued,
     /// Sent; upstream has until then to answer, or answers nothing.
     Sent(RequestId, Option<Mono>),
@@ -56,29 +56,42 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// The channel is to be unsubscribed; `asked`: once its subscribe is answered, until then at the latest.
-    pub fn enqueue(&mut self, id: ChannelId, name: Box<str>, params: Option<Box<str>>, asked: Option<Mono>) {
+    /// The channel is to be unsubscribed; `asked`: once this subscribe of it is answered, until then at the latest.
+    pub fn enqueue(
+        &mut self,
+        id: ChannelId,
+        name: Box<str>,
+        params: Option<Box<str>>,
+        asked: Option<(RequestId, Mono)>,
+    ) {
         *self.names.entry(name.clone()).or_default() += 1;
         self.channels.insert(id, Leaver { name, params, stage: Stage::Queued, again: false });
         match asked {
-            Some(deadline) => self.enter(id, Stage::Asked(deadline)),
+            Some((request, deadline)) => self.enter(id, Stage::Asked(request, deadline, false)),
             None => self.enter(id, Stage::Queued),
         }
     }
 
-    /// Upstream acked the channel's subscribe. Whether it is one that has to leave.
-    pub fn answered(&mut self, id: ChannelId) -> bool {
-        if !self.channels.get(&id).is_some_and(|leaver| matches!(leaver.stage, Stage::Asked(_))) {
-            return false;
+    /// Upstream acked a subscribe of the channel: the awaited one, or an earlier one, late.
+    pub fn answered(&mut self, id: ChannelId, request: RequestId) {
+        match self.channels.get(&id).map(|leaver| leaver.stage) {
+            Some(Stage::Asked(asked, ..)) if asked == request => self.enter(id, Stage::Queued),
+            Some(Stage::Asked(asked, deadline, _)) => self.enter(id, Stage::Asked(asked, deadline, true)),
+            _ => {}
         }
-        self.enter(id, Stage::Queued);
-        true
     }
 
-    /// Upstream refused the channel's subscribe: there is nothing to leave. Whether that is new.
-    pub fn refused(&mut self, id: ChannelId) -> bool {
-        let asked = self.channels.get(&id).is_some_and(|leaver| matches!(leaver.stage, Stage::Asked(_)));
-        asked && self.done(id)
+    /// Upstream refused a subscribe of the channel. Whether there is nothing to leave: it was the awaited one, and none before it
+    /// was granted.
+    pub fn refused(&mut self, id: ChannelId, request: RequestId) -> bool {
+        match self.channels.get(&id).map(|leaver| leaver.stage) {
+            Some(Stage::Asked(asked, _, false)) if asked == request => self.done(id),
+            Some(Stage::Asked(asked, _, true)) if asked == request => {
+                self.enter(id, Stage::Queued);
+                false
+            }
+            _ => false,
+        }
     }
 
     /// Whether something is to be sent.
@@ -172,7 +185,7 @@ impl Leaving {
                     self.done(id);
                     return Some((id, request));
                 }
-                Stage::Asked(_) | Stage::Queued => self.enter(id, Stage::Queued),
+                Stage::Asked(..) | Stage::Queued => self.enter(id, Stage::Queued),
             }
         }
         None
@@ -190,7 +203,9 @@ impl Leaving {
         leaver.stage = stage;
         match stage {
             Stage::Queued => drop(self.queue.insert(id)),
-            Stage::Asked(deadline) | Stage::Sent(_, Some(deadline)) => drop(self.deadlines.insert((deadline, id))),
+            Stage::Asked(_, deadline, _) | Stage::Sent(_, Some(deadline)) => {
+                self.deadlines.insert((deadline, id));
+            }
             Stage::Sent(_, None) => {}
         }
     }
@@ -199,7 +214,7 @@ impl Leaving {
     fn exit(&mut self, id: ChannelId) {
         match self.channels.get(&id).map(|leaver| leaver.stage) {
             Some(Stage::Queued) => drop(self.queue.remove(&id)),
-            Some(Stage::Asked(deadline) | Stage::Sent(_, Some(deadline))) => {
+            Some(Stage::Asked(_, deadline, _) | Stage::Sent(_, Some(deadline))) => {
                 self.deadlines.remove(&(deadline, id));
             }
             Some(Stage::Sent(_, None)) | None => {}
@@ -279,15 +294,27 @@ mod tests {
     fn a_subscribe_that_is_not_answered_yet_is_waited_for() {
         let mut leaving = Leaving::default();
         for (n, name) in (0..).zip(["acked", "refused", "silent"]) {
-            leaving.enqueue(ChannelId(n), name.into(), None, Some(Mono(10)));
+            leaving.enqueue(ChannelId(n), name.into(), None, Some((RequestId(7), Mono(10))));
         }
         assert!(!leaving.pending() && leaving.holds("acked"));
-        assert!(leaving.answered(ChannelId(0)) && !leaving.answered(ChannelId(0)));
-        assert!(leaving.refused(ChannelId(1)) && !leaving.holds("refused"));
-        assert!(!leaving.refused(ChannelId(0)), "it waits to leave");
+        leaving.answered(ChannelId(0), RequestId(7));
+        assert!(leaving.refused(ChannelId(1), RequestId(7)) && !leaving.holds("refused"));
+        assert!(!leaving.refused(ChannelId(0), RequestId(7)), "it waits to leave");
         assert_eq!((leaving.candidates(9).len(), leaving.due()), (1, Some(Mono(10))));
         assert_eq!(leaving.unanswered(Mono(10)), None);
         assert_eq!((leaving.candidates(9).len(), leaving.due()), (2, None));
+    }
+
+    #[test]
+    fn an_earlier_subscribe_that_was_granted_is_left_whatever_the_last_one_becomes() {
+        let mut leaving = Leaving::default();
+        let id = ChannelId(0);
+        leaving.enqueue(id, "a".into(), None, Some((RequestId(7), Mono(10))));
+        assert!(!leaving.refused(id, RequestId(5)), "the last one may be granted");
+        leaving.answered(id, RequestId(6));
+        assert!(!leaving.pending(), "the last one may be granted under another id");
+        assert!(!leaving.refused(id, RequestId(7)));
+        assert!(leaving.pending() && leaving.holds("a") && leaving.due().is_none());
     }
 
     #[test]

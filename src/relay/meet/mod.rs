@@ -8,7 +8,7 @@
 //! - `sending`: what leaves on them, and in which order. `asking`: polls and posts. `addressing`: channels in the address.
 //!
 //! `heard/`, what upstream says:
-//! - `hearing`: what its messages lead to. `strange`: those that nobody understood.
+//! - `hearing`: what its messages lead to. `refusing`: what it refuses or ends. `strange`: those that nobody understood.
 //! - `events`: what enters the feed. `mapping`: one channel of upstream's as many local ones.
 //! - `sequencing`: numbers: duplicates, what comes early, holes. `checking`: checksums. `repairing`: what mends holes.
 //!   `resuming`: what a lost connection means for the feed, and when that is known. `refreshing`: asking for the

@@ -1,6 +1,7 @@
 //! The relay against a service, in virtual time: what leaves, in which order and when, and what each ending leads to.
 
 mod alarms;
+mod answering;
 mod auditing;
 mod checking;
 mod credentials;

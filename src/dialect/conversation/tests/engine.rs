@@ -82,14 +82,54 @@ fn an_echo_confirms_its_publish() {
 
 #[test]
 fn an_answer_after_the_deadline_is_about_nothing() {
+    let send = "subscribe = '{\"c\":{channel},\"id\":{id}}'\nunsubscribe = '{\"x\":{channel},\"id\":{id}}'";
+    let mut talk = Talk::new(dialect(&format!("[send]\n{send}\n{ACK}")), None);
+    talk.open();
+    assert_eq!(talk.subscribe(&["a"]), r#"#1 subscribe[1]? {"c":"a","id":1}"#);
+    assert_eq!(talk.hear(r#"{"ok":"1"}"#), ["acked #1 subscribe[1]"], "ids come back as text too");
+    talk.unsubscribe(&["a"]).unwrap();
+    talk.conversation.give_up(RequestId(2));
+    assert_eq!(talk.hear(r#"{"ok":2}"#), ["acked #0 subscribe[]"]);
+}
+
+#[test]
+fn a_late_answer_to_a_subscribe_is_about_it() {
     let mut talk =
         Talk::new(dialect(&format!("[send]\nsubscribe = '{{\"c\":{{channel}},\"id\":{{id}}}}'\n{ACK}")), None);
     talk.open();
-    assert_eq!(talk.subscribe(&["a"]), r#"#1 subscribe[1]? {"c":"a","id":1}"#);
-    talk.conversation.give_up(RequestId(1));
-    assert_eq!(talk.hear(r#"{"ok":1}"#), ["acked #0 subscribe[]"]);
     talk.subscribe(&["a"]);
-    assert_eq!(talk.hear(r#"{"ok":"2"}"#), ["acked #2 subscribe[1]"], "ids come back as text too");
+    talk.conversation.give_up(RequestId(1));
+    talk.subscribe(&["a"]);
+    assert_eq!(talk.hear(r#"{"ok":1}"#), ["acked #1 subscribe[1]"]);
+    assert_eq!(talk.hear(r#"{"ok":1}"#), ["acked #0 subscribe[]"], "once");
+    assert_eq!(talk.hear(r#"{"ok":2}"#), ["acked #2 subscribe[1]"]);
+    talk.subscribe(&["a"]);
+    talk.conversation.give_up(RequestId(3));
+    talk.conversation.forget_channel(ChannelId(1));
+    assert_eq!(talk.hear(r#"{"ok":3}"#), ["acked #0 subscribe[]"], "the channel is done with");
+}
+
+/// Ids that a subscribe gives itself, and ids that its answer brings.
+#[test]
+fn events_of_a_subscription_that_is_granted_late_are_its_channels() {
+    let rules = "[[on]]\nmatch = { '/ok' = { exists = true } }\nis = 'ack'\nreq = '/ok'\nBIND\n\
+                 [[on]]\nmatch = { '/of' = { exists = true } }\nis = 'event'\nsub = '/of'\ndata = '/d'\n";
+    let own = "subscribe = { json = '{\"c\":{channel},\"id\":{id}}', bind = '{id}' }";
+    let given = "subscribe = '{\"c\":{channel},\"id\":{id}}'";
+    for (send, bind, subs) in [(own, "", ["1", "2"]), (given, "bind = '/as'", ["x", "y"])] {
+        let text = format!("[send]\n{send}\n{}", rules.replace("BIND", bind));
+        let mut talk = Talk::new(dialect(&text), None);
+        talk.open();
+        talk.subscribe(&["a"]);
+        talk.conversation.give_up(RequestId(1));
+        talk.subscribe(&["a"]);
+        talk.hear(&format!(r#"{{"ok":1,"as":"{}"}}"#, subs[0]));
+        let event = |sub: &str| format!(r#"{{"of":"{sub}","d":1}}"#);
+        assert_eq!(talk.hear(&event(subs[0])), ["event <1> 1"], "{send}");
+        talk.hear(&format!(r#"{{"ok":2,"as":"{}"}}"#, subs[1]));
+        assert_eq!(talk.hear(&event(subs[1])), ["event <1> 1"], "{send}");
+        assert_eq!(talk.hear(&event(subs[0])), ["ignored"], "the newest one is the channel's: {send}");
+    }
 }
 
 #[test]

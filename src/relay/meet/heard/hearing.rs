@@ -3,46 +3,20 @@
 //! While the dialect tells what a frame meant, its conversation is out of the attempt; whatever needs it, or ends the attempt,
 //! is left to [`Relay::settle`], after the last frame at hand.
 
-use std::borrow::Cow;
-use std::time::Duration;
-
 use crate::dialect::{
     ChannelId, Conversation, Heard, Outgoing, Purpose, RequestId, Target, Then, UrlChannels, WireFrame,
 };
-use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
 use crate::relay::attempt::{Carried, Ending, Phase};
 use crate::relay::interest::Standing;
 use crate::relay::outbox::Confirm;
 use crate::relay::pairs::AttemptId;
-use crate::relay::stats::{GapReason, ThrottlePlace};
+use crate::relay::stats::GapReason;
 use crate::relay::time::Time;
 use crate::relay::unsettled::Sequel;
 
+use super::refusing::{Refusal, cut};
 use super::strange::not_understood;
-
-/// Longest words of upstream's that are kept and passed on.
-const WORDS_MAX: usize = 500;
-
-/// A refusal as upstream gave it.
-struct Refusal<'a> {
-    code: Option<Cow<'a, str>>,
-    message: Option<Cow<'a, str>>,
-    then: Option<Then>,
-    retry_after: Option<Duration>,
-}
-
-impl Refusal<'_> {
-    /// Upstream's words, for people.
-    fn words(&self) -> String {
-        let words = match (&self.code, &self.message) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            (Some(only), None) | (None, Some(only)) => only.to_string(),
-            (None, None) => "upstream gave no reason".to_owned(),
-        };
-        cut(words)
-    }
-}
 
 impl Relay {
     pub(in crate::relay) fn received(&mut self, now: Time, attempt: AttemptId, at: Time, frames: &[WireFrame]) {
@@ -137,10 +111,7 @@ impl Relay {
             Heard::Acked { request, purpose, data } => self.heard_ack(now, attempt, request, &purpose, data.as_deref()),
             Heard::Refused { about, target, code, message, then, retry_after } => {
                 let refusal = Refusal { code, message, then, retry_after };
-                if let Some((request, Purpose::Audit)) = about {
-                    self.audit_refused(attempt, request);
-                }
-                self.heard_refusal(now, attempt, about.map(|(_, purpose)| purpose), target, &refusal);
+                self.heard_refusal(now, attempt, about, target, &refusal);
             }
             Heard::Ready { resumed } => self.heard_ready(now, attempt, resumed),
             Heard::Denied { message, then } => {
@@ -285,13 +256,11 @@ impl Relay {
         let mut news = request.is_some();
         match purpose {
             Purpose::Subscribe(channels) => {
-                for channel in channels {
+                for (channel, request) in channels.iter().zip(std::iter::repeat(request).flatten()) {
                     let Some(acked) = self.attempts.get_mut(attempt) else { return };
-                    if acked.acked.live(now.mono, *channel) {
-                        news = true;
+                    acked.leaving.answered(*channel, request);
+                    if acked.acked.live(now.mono, *channel, request) {
                         self.came_live(now, attempt, *channel);
-                    } else {
-                        news |= acked.leaving.answered(*channel);
                     }
                 }
             }
@@ -319,182 +288,8 @@ impl Relay {
         self.stats.dialect.unexpected += u64::from(!news);
     }
 
-    fn heard_refusal(
-        &mut self,
-        now: Time,
-        attempt: AttemptId,
-        about: Option<Purpose>,
-        target: Option<Target<'_>>,
-        refusal: &Refusal<'_>,
-    ) {
-        let named = target.and_then(|target| self.resolve(target));
-        match about {
-            Some(Purpose::Publish(message)) => {
-                let code = self.redactor.text(refusal.code.as_deref().unwrap_or_default());
-                let text = cut(refusal.message.as_deref().unwrap_or_default().to_owned());
-                let text = self.redactor.text(&text);
-                self.message_nacked(now, message, refusal.then, &code, &text, refusal.retry_after);
-            }
-            Some(Purpose::Subscribe(channels)) => {
-                let named = named.filter(|named| channels.contains(named));
-                let concerned = named.map_or(channels, |named| vec![named]);
-                self.subscribe_refused(now, attempt, &concerned, refusal);
-            }
-            Some(Purpose::Unsubscribe(channels)) => {
-                for channel in channels {
-                    self.attempt_mut(attempt).map(|refused| refused.left(channel));
-                }
-            }
-            Some(Purpose::Auth) => {
-                let then = refusal.then;
-                return self.end_attempt(attempt, Ending::Denied { message: refusal.words(), then });
-            }
-            Some(purpose @ Purpose::State(..)) => self.state_answered(now, &purpose, false),
-            Some(Purpose::Audit | Purpose::Ping | Purpose::Reply | Purpose::Poll) => {}
-            None => match named {
-                Some(channel) => self.channel_complaint(now, attempt, channel, refusal),
-                None => self.stats.dialect.unexpected += u64::from(refusal.then.is_none()),
-            },
-        }
-        self.obey(now, attempt, refusal);
-    }
-
-    /// What a refusal means for the connection as a whole.
-    fn obey(&mut self, now: Time, attempt: AttemptId, refusal: &Refusal<'_>) {
-        match refusal.then {
-            Some(Then::Pause(length)) => {
-                self.link.pacing.pause(now.mono, length);
-                self.tally.touch();
-                self.stats.throttled.bump(ThrottlePlace::Pause);
-            }
-            Some(then @ (Then::Reconnect | Then::Fatal | Then::Refresh)) => {
-                let retry_after = refusal.retry_after;
-                self.end_attempt(attempt, Ending::Told { then, retry_after, message: refusal.words() });
-            }
-            Some(Then::Retry | Then::Reject | Then::Resubscribe) | None => {}
-        }
-    }
-
-    /// Upstream refused to subscribe these channels, all of them together, or ended the subscription of one.
-    fn subscribe_refused(&mut self, now: Time, attempt: AttemptId, channels: &[ChannelId], refusal: &Refusal<'_>) {
-        let Some(refused) = self.attempts.get_mut(attempt) else { return };
-        for channel in channels {
-            if refused.leaving.refused(*channel) {
-                refused.forget(*channel);
-            }
-        }
-        let sent: Vec<ChannelId> = channels.iter().copied().filter(|id| refused.acked.is_sent(*id)).collect();
-        let again = match refusal.then {
-            Some(Then::Reject) => false,
-            Some(_) => true,
-            None => refusal.retry_after.is_some(),
-        };
-        if !again && sent.len() > 1 {
-            refused.acked.halve(&sent);
-            for channel in sent {
-                self.reached(attempt, channel, Standing::Wanted);
-            }
-            return;
-        }
-        let open: Vec<ChannelId> =
-            channels.iter().copied().filter(|id| sent.contains(id) || refused.acked.is_live(*id)).collect();
-        for channel in open {
-            if again {
-                self.subscription_lost(now, attempt, channel, refusal);
-            } else {
-                self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words());
-            }
-        }
-    }
-
-    /// Subscribes a channel again after a wait, unless that was tried often enough.
-    fn subscribe_later(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
-        let stable = self.link.stable_for();
-        let Some(refused) = self.attempts.get_mut(attempt) else { return };
-        let tries = refused.acked.tries(now.mono, channel, stable);
-        if tries >= self.config.interest.ack_attempts {
-            return self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words());
-        }
-        let pause = match refusal.then {
-            Some(Then::Pause(length)) => Some(length),
-            _ => None,
-        };
-        let wait = self.link.retry_delay(tries, refusal.retry_after.max(pause), &mut self.rng);
-        refused.acked.retry(channel, now.mono + wait, tries);
-        self.reached(attempt, channel, Standing::Wanted);
-        self.blame(channel, refusal);
-    }
-
-    /// The last thing that was wrong with a channel, for `GET /v1/subscriptions`.
-    fn blame(&mut self, channel: ChannelId, refusal: &Refusal<'_>) {
-        self.interest.blame(channel, &self.redactor.text(&refusal.words()));
-    }
-
-    /// Upstream complains about a channel and names no request.
-    fn channel_complaint(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
-        match refusal.then {
-            Some(Then::Reject) => {
-                self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words())
-            }
-            Some(Then::Retry | Then::Resubscribe) => self.subscription_lost(now, attempt, channel, refusal),
-            _ => self.blame(channel, refusal),
-        }
-    }
-
-    /// Upstream ended a subscription.
-    fn heard_gone(&mut self, now: Time, attempt: AttemptId, target: Target<'_>, refusal: &Refusal<'_>) {
-        if let Some(channel) = self.resolve(target) {
-            match refusal.then {
-                Some(Then::Reject) => {
-                    self.refuse_channel(now, attempt, channel, ErrorCode::UpstreamRefused, &refusal.words())
-                }
-                // Whoever wants the channel wants it still.
-                _ => self.subscription_lost(now, attempt, channel, refusal),
-            }
-        }
-        self.obey(now, attempt, refusal);
-    }
-
-    /// A channel is not subscribed any more and has to be again.
-    fn subscription_lost(&mut self, now: Time, attempt: AttemptId, channel: ChannelId, refusal: &Refusal<'_>) {
-        let Some(acked) = self.attempts.get(attempt).map(|attempt| &attempt.acked) else { return };
-        let (live, sent) = (acked.is_live(channel), acked.is_sent(channel));
-        if live && self.attempts.serves(attempt) {
-            self.channel_lost(now, channel, GapReason::Reconnect);
-        }
-        if live || sent {
-            self.subscribe_later(now, attempt, channel, refusal);
-        }
-    }
-
-    /// The channel is refused: its subscribers are told, and it is asked for again by nobody for a while.
-    pub(in crate::relay) fn refuse_channel(
-        &mut self,
-        now: Time,
-        attempt: AttemptId,
-        channel: ChannelId,
-        code: ErrorCode,
-        message: &str,
-    ) {
-        if let Some(refused) = self.attempts.get_mut(attempt) {
-            refused.acked.remove(channel);
-            refused.forget(channel);
-        }
-        let message = &self.redactor.text(message);
-        if !self.attempts.serves(attempt) {
-            return self.refused_to_candidate(attempt, channel, message);
-        }
-        if self.interest.spec(channel).is_none() {
-            return;
-        }
-        self.stats.interest.refused.bump(code.text());
-        self.interest.refuse(now.mono, channel, code, message);
-        self.channel_refused(now, channel, code, message);
-        self.channel_dropped(channel);
-    }
-
     /// Which wanted channel upstream means.
-    fn resolve(&self, target: Target<'_>) -> Option<ChannelId> {
+    pub(super) fn resolve(&self, target: Target<'_>) -> Option<ChannelId> {
         match target {
             Target::Channel(channel) => Some(channel),
             Target::Name(name) => self.interest.find(name),
@@ -523,7 +318,7 @@ impl Relay {
                 Purpose::Publish(message) => messages.push(message),
                 Purpose::Subscribe(channels) if !carried.answered => {
                     for channel in channels {
-                        if self.attempt_mut(attempt).is_some_and(|sender| sender.acked.live(now.mono, channel)) {
+                        if self.attempt_mut(attempt).is_some_and(|sender| sender.acked.written(now.mono, channel)) {
                             self.came_live(now, attempt, channel);
                         }
                     }
@@ -540,14 +335,4 @@ impl Relay {
             self.messages_written(now, &messages);
         }
     }
-}
-
-/// Upstream's words, not longer than is useful.
-fn cut(mut words: String) -> String {
-    if words.len() > WORDS_MAX {
-        let end = (0..=WORDS_MAX).rev().find(|at| words.is_char_boundary(*at)).unwrap_or_default();
-        words.truncate(end);
-        words.push('…');
-    }
-    words
 }

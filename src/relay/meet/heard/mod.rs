@@ -7,6 +7,7 @@ pub(in crate::relay) mod hearing;
 pub(in crate::relay) mod judging;
 pub(in crate::relay) mod mapping;
 pub(in crate::relay) mod refreshing;
+pub(in crate::relay) mod refusing;
 pub(in crate::relay) mod repairing;
 pub(in crate::relay) mod resuming;
 pub(in crate::relay) mod sequencing;
