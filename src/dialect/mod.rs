@@ -13,6 +13,7 @@
 //! | `schema` | the file's form; all load errors at once, with line and column |
 //! | `pointer`, `reader`, `scan` | one strict pass over a message's bytes that finds the values of all pointers of all rules |
 //! | `wire`, `http` | transports, addresses, frames, exchanges: what travels between relay and carrier |
+//! | `stream` | an event stream's bytes (SSE), however they are cut, to events |
 //! | `framing`, `field` | how messages stand in frames, and what a frame says about its message |
 //! | `rule`, `condition`, `value`, `message` | which rule decides, and what it takes out of a message |
 //! | `template`, `composition` | texts with holes; channel names made of parts |
@@ -47,6 +48,7 @@ pub mod rule;
 pub mod scan;
 pub mod schema;
 mod sign;
+pub mod stream;
 mod template;
 mod timestamp;
 mod units;

@@ -1,11 +1,9 @@
-//! An event stream from upstream: one HTTP request whose answer does not end. `parser` finds the events in its bytes.
+//! An event stream from upstream: one HTTP request whose answer does not end. `dialect::stream` finds the events in its bytes.
 //!
 //! Invariants: as over WebSocket, nothing more is read while earlier reads wait for the driver; every byte that comes is a sign
 //! of life, told even where it completes no event; events that came before the end are handed over before it.
 //! Deliberately not here: connecting again and `Last-Event-ID` (the relay's), redirects (refused), and a way up: what has to
 //! reach upstream is an `Ask` beside the stream.
-
-pub mod parser;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -15,10 +13,10 @@ use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, Heade
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
-use self::parser::Parser;
 use super::dial::Place;
 use super::http::{Connection, broken, refused, request, show};
 use super::{Order, Settings};
+use crate::dialect::stream::Parser;
 use crate::dialect::{ConnectRequest, Method, WireFrame};
 use crate::relay::pairs::{AttemptId, Disconnect, Input};
 

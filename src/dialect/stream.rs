@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::dialect::StreamEvent;
+use super::StreamEvent;
 
 /// Bytes of one line.
 pub const MAX_LINE: usize = 1 << 20;
