@@ -34,7 +34,8 @@ enum DialectCommand {
     },
     /// Hold recorded conversations again: what every frame means, and which template makes each that was sent
     ///
-    /// Fails if a frame that came in is not understood.
+    /// Over every transport: the request of an event stream, polls and posts are held against those that the dialect makes.
+    /// What differs is marked with its line in the transcript. Fails if something that came in is not understood.
     Test {
         /// A dialect's file, or the name of a built-in one
         #[arg(value_name = "FILE")]
@@ -123,8 +124,10 @@ fn test(file: &str, transcripts: &[String]) -> Result<(), Failure> {
 }
 
 fn told(line: &Line) -> String {
-    let mark = if line.verdict == Verdict::Understood { "" } else { "   <--" };
-    format!("{line}{mark}\n")
+    match line.verdict {
+        Verdict::Understood => format!("{line}\n"),
+        Verdict::Foreign | Verdict::Puzzling => format!("{line}   <-- line {}\n", line.line),
+    }
 }
 
 fn count(lines: &[Line], direction: &str, verdict: Verdict) -> usize {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use self::attachments::Gathering;
 pub(crate) use self::detached::Detached;
 pub(crate) use self::inflate::Inflate;
-use self::lines::RECORD_END;
+pub(crate) use self::lines::RECORD_END;
 pub(crate) use self::session::Session;
 use self::socketio::{Kind, Packet};
 pub(crate) use self::socketio::{MAIN, Sent};

@@ -5,16 +5,25 @@
 //! with any values is *foreign*: somebody else's idea, to be looked at by a person. `dialect test` and the tests of the
 //! built-in dialects are made of this.
 //!
+//! Over other transports than WebSocket the same is done with the request of an event stream, its bytes, polls and their
+//! answers, and what leaves by POST (`asked`): what the recorded address tells of channels and params is read backwards, and the
+//! conversation's own request must be the recorded one.
+//!
 //! A rehearsal knows a channel by its name alone; the params are those of the last subscribe. Where a dialect's subscribe
 //! names no channel, or makes its subscription id of name and params, channels are told apart by params.
 //! Deliberately not here: reading files, and what a good outcome is (the caller's).
 
+mod address;
+mod asked;
 pub mod explain;
 mod line;
 pub mod mimic;
 mod pattern;
+mod sent;
 pub mod transcript;
 
+#[cfg(test)]
+mod asked_tests;
 #[cfg(test)]
 mod tests;
 
@@ -25,17 +34,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use self::address::AddressPattern;
+pub use self::address::fits;
+use self::asked::Http;
 pub use self::line::{Line, Verdict};
-use self::line::{Names, excerpt, joined, purpose};
+use self::line::{Names, joined};
 use self::pattern::{Pattern, Values};
-use self::transcript::{Happening, Step, Transcript};
+use self::sent::{Recorded, sent};
+use self::transcript::{Call, Happening, Step, Transcript};
 use super::framing::Sent;
 use super::{
-    Carried, ChannelId, ChannelSpec, Conversation, Dialect, Equipment, Heard, LoadError, MessageSpec, Outgoing,
-    Purpose, WireFrame, Wish,
+    Carried, ChannelId, ChannelSpec, Conversation, Dialect, Equipment, Heard, LoadError, Outgoing, Transport, WireFrame,
 };
 use crate::protocol::request::Secret;
-use crate::relay::record::MessageId;
 use crate::relay::redact::HIDDEN;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -92,6 +103,9 @@ impl Send {
 pub struct Rehearsal {
     dialect: Arc<Dialect>,
     patterns: Vec<(Send, Pattern)>,
+    /// Where it is sent by POST.
+    posts: Vec<(Send, String)>,
+    addresses: BTreeMap<Transport, AddressPattern>,
     /// Of the subscription id that a subscribe gives itself, where that is the text of some JSON.
     given: Option<Pattern>,
     /// `channel = "{feed}:{symbol}"`.
@@ -110,10 +124,14 @@ impl Rehearsal {
         };
         let pattern = |send: Send| Some((send, Pattern::new(template(send.key())?)?));
         let patterns = [Send::Auth, Send::Resume].into_iter().chain(TRIED).filter_map(pattern).collect();
+        let post = |send: Send| Some((send, file.get("send")?.get(send.key())?.get("post")?.as_str()?.to_owned()));
+        let posts = [Send::Auth, Send::Resume].into_iter().chain(TRIED).filter_map(post).collect();
+        let addresses = Transport::ALL.into_iter().map(|transport| (transport, AddressPattern::of(&file, transport)));
+        let addresses = addresses.collect();
         let bind = file.get("send").and_then(|send| send.get("subscribe")?.get("bind")?.get("json")?.as_str());
         let given = bind.and_then(Pattern::new);
         let composed = file.get("channel").and_then(toml::Value::as_str).map(str::to_owned);
-        Ok(Self { dialect, patterns, given, composed })
+        Ok(Self { dialect, patterns, posts, addresses, given, composed })
     }
 
     /// Holds the conversation again: one line for every note, frame, opening and ending, in order.
@@ -124,8 +142,9 @@ impl Rehearsal {
         steps.iter().enumerate().flat_map(|(at, step)| playing.step(step, &steps[at..])).collect()
     }
 
-    /// The values with which this template makes it, and the request id that its frame tells.
-    fn values(&self, send: Send, said: &Said) -> Option<Values> {
+    /// The values with which this template makes it, the request id that its frame tells, and what the address says where it
+    /// left by POST.
+    fn values(&self, send: Send, said: &Said, call: Option<&Call>) -> Option<Values> {
         let authenticates = matches!(send, Send::Auth | Send::Resume);
         let connects = said.sent == Sent::Connect || !self.dialect.framing.greets();
         if (authenticates && !connects) || (!authenticates && !matches!(said.sent, Sent::Event(_))) {
@@ -134,6 +153,9 @@ impl Rehearsal {
         let mut values = self.patterns.iter().find(|(of, _)| *of == send)?.1.values(&said.value)?;
         if let Sent::Event(Some(id)) = said.sent {
             values.insert("id".to_owned(), id.into());
+        }
+        if let Some((call, (_, post))) = call.zip(self.posts.iter().find(|(of, _)| *of == send)) {
+            values.extend(address::path_values(post, &call.url).unwrap_or_default());
         }
         if let (Send::Subscribe, Some(given)) = (send, &self.given) {
             let sub: Value = serde_json::from_str(values.get("sub")?.as_str()?).ok()?;
@@ -165,7 +187,7 @@ impl Rehearsal {
     /// signatures alone.
     fn signed_alike(&self, recorded: &Said, ours: &Said) -> bool {
         let steady = |said: &Said| {
-            let mut values = self.values(Send::Auth, said)?;
+            let mut values = self.values(Send::Auth, said, None)?;
             values.retain(|name, _| !["now", "secret.", "sign."].iter().any(|start| name.starts_with(start)));
             Some(values)
         };
@@ -281,6 +303,8 @@ struct Attempt {
     shown: BTreeSet<u64>,
     /// Attachments of the packet that was sent last, which are still to come.
     attached: usize,
+    /// What passes by HTTP, where that is how the connection is carried.
+    http: Option<Http>,
 }
 
 struct Playing<'a> {
@@ -295,66 +319,92 @@ impl Playing<'_> {
     /// The lines of one step; a recording that does not say that a connection is open begins with its first frame.
     fn step(&mut self, step: &Step, rest: &[Step]) -> Vec<Line> {
         let now = BEGIN.after(Duration::from_millis(step.at_ms));
-        let line = |direction, text, verdict| Line {
+        let line = |direction, (text, verdict): (String, Verdict)| Line {
+            line: step.line,
             at_ms: step.at_ms,
             connection: step.connection.clone(),
             direction,
             text,
             verdict,
         };
+        let known = |text| (text, Verdict::Understood);
+        let connection = &*step.connection;
         let mut lines = Vec::new();
-        let frame = matches!(step.happening, Happening::Came(_) | Happening::Sent(_));
-        if step.happening == Happening::Open || (frame && !self.attempts.contains_key(&step.connection)) {
-            lines.push(line("open", self.open(step, rest, now), Verdict::Understood));
+        let opens = match &step.happening {
+            Happening::Open => true,
+            Happening::StreamOpen => self.attempts.contains_key(connection),
+            Happening::Came(_) | Happening::Sent(_) => !self.attempts.contains_key(connection),
+            _ => false,
+        };
+        if opens {
+            lines.push(line("open", known(self.open(step, rest, now))));
         }
         lines.extend(match &step.happening {
-            Happening::Open | Happening::Elsewhere => None,
-            Happening::Note(text) => Some(line("note", text.clone(), Verdict::Understood)),
-            Happening::Came(frame) => self.came(&step.connection, frame, now).map(|(text, how)| line("in", text, how)),
+            Happening::Open | Happening::StreamOpen | Happening::Elsewhere => None,
+            Happening::Note(text) => Some(line("note", known(text.clone()))),
+            Happening::Came(frame) => self.came(connection, frame, now).map(|told| line("in", told)),
             Happening::Sent(frame) => {
                 let attachments = self.rehearsal.attachments(frame, step, rest);
-                let sent = self.sent(&step.connection, frame, &attachments, now);
-                sent.map(|(text, how)| line("out", text, how))
+                self.sent(connection, frame, &attachments, now).map(|told| line("out", told))
             }
+            Happening::Connecting(transport, call) => {
+                Some(line("out", self.connecting(step, rest, (*transport, call))))
+            }
+            Happening::Asked(call) => self.asked(connection, call, now).map(|told| line("out", told)),
+            Happening::Answered(reply) => self.answered(connection, reply, now).map(|told| line("in", told)),
+            Happening::Chunk(bytes) => self.chunk(connection, bytes, now).map(|told| line("in", told)),
             Happening::Closed { ours, code } => {
-                let text = self.closed(&step.connection, *code);
-                text.map(|text| line(if *ours { "out" } else { "in" }, text, Verdict::Understood))
+                let text = self.closed(connection, *code);
+                text.map(|text| line(if *ours { "out" } else { "in" }, known(text)))
             }
             Happening::Rejected(status) => {
-                Some(line("in", format!("rejected with HTTP {status}"), Verdict::Understood))
+                self.park(connection, Some(*status));
+                Some(line("in", known(format!("rejected with HTTP {status}"))))
             }
         });
         lines
     }
 
-    fn open(&mut self, step: &Step, rest: &[Step], now: Time) -> String {
-        let frames = rest.iter().filter(|later| later.connection == step.connection);
-        let auth = frames.filter_map(|later| match &later.happening {
-            Happening::Sent(frame) => {
-                let said = self.rehearsal.said(frame, &[])?;
-                [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &said))
-            }
-            _ => None,
+    /// A conversation for this connection. `told`: what its address says.
+    fn begin(&mut self, step: &Step, rest: &[Step], told: Values) -> Attempt {
+        let later = rest.iter().filter(|later| later.connection == step.connection);
+        let mut auth = later.filter_map(|later| {
+            let (said, call) = match &later.happening {
+                Happening::Sent(frame) => (self.rehearsal.said(frame, &[])?, None),
+                Happening::Asked(call) => (self.rehearsal.said(&WireFrame::Text(call.body.clone()), &[])?, Some(call)),
+                _ => return None,
+            };
+            [Send::Auth, Send::Resume].into_iter().find_map(|send| self.rehearsal.values(send, &said, call))
         });
-        let auth = auth.into_iter().next().unwrap_or_default();
+        let mut auth = auth.next().unwrap_or_default();
+        for (name, value) in told {
+            auth.entry(name).or_insert(value);
+        }
         let token = auth.get("token").and_then(Value::as_str).map(Secret::new);
-        let carried = self.parked.take().unwrap_or_else(|| Carried::new(0));
+        let carried = self.parked.take().unwrap_or_else(|| self.beside());
         let mut conversation = Conversation::new(self.rehearsal.dialect.clone(), carried, params(&auth), token);
         // A recording does not show secrets; what is made of them is only held against the recording's form.
         let dialect = &self.rehearsal.dialect;
         let secrets = dialect.secrets().iter().filter(|(_, required)| *required);
         let secrets = secrets.map(|(name, _)| (name.clone(), Secret::new(HIDDEN))).collect();
         conversation.equip(Equipment { secrets, ..Equipment::default() });
+        conversation.supply_shown(|name| auth.get(name).map(Value::to_string));
         if let Some(id) = request_id(&auth) {
             conversation.renumber(id);
         }
-        let mut attempt = Attempt {
-            conversation,
-            owed: Vec::new(),
-            subscribed: Vec::new(),
-            shown: request_id(&auth).into_iter().collect(),
-            attached: 0,
-        };
+        let shown = request_id(&auth).into_iter().collect();
+        Attempt { conversation, owed: Vec::new(), subscribed: Vec::new(), shown, attached: 0, http: None }
+    }
+
+    /// What a connection begins with that none has ended before: where another one serves by HTTP, it is to take its place.
+    fn beside(&self) -> Carried {
+        let serving = self.attempts.values().rev().find(|attempt| attempt.http.is_some());
+        serving.map_or_else(|| Carried::new(0), |attempt| attempt.conversation.carried(0))
+    }
+
+    fn open(&mut self, step: &Step, rest: &[Step], now: Time) -> String {
+        let begun = self.attempts.remove(&step.connection);
+        let mut attempt = begun.unwrap_or_else(|| self.begin(step, rest, Values::new()));
         let (text, _) = attempt.hear(&self.channels, |conversation, heard| conversation.opened(now, heard));
         self.attempts.insert(step.connection.clone(), attempt);
         text
@@ -377,25 +427,33 @@ impl Playing<'_> {
             attempt.attached -= 1;
             return Some(("attachment".to_owned(), Verdict::Understood));
         }
-        let made = sent(self.rehearsal, attempt, &mut self.channels, frame, attachments, now);
-        attempt.attached = if made.is_some() { attachments.len() } else { 0 };
-        Some(made.unwrap_or_else(|| (format!("foreign {}", excerpt(bytes(frame))), Verdict::Foreign)))
+        let recorded = Recorded { frame, attachments, call: None };
+        let made = sent(self.rehearsal, attempt, &mut self.channels, recorded, now);
+        attempt.attached = if made.is_known() { attachments.len() } else { 0 };
+        Some((made.words, made.verdict))
     }
 
     fn closed(&mut self, connection: &str, code: Option<u16>) -> Option<String> {
+        let by_http = self.attempts.get(connection).is_some_and(|attempt| attempt.http.is_some());
         let Some(code) = code else {
+            if by_http {
+                self.park(connection, None);
+            }
             return Some("cut".to_owned());
         };
-        let attempt = self.attempts.remove(connection)?;
-        let dialect = &self.rehearsal.dialect;
-        self.parked = Some(attempt.conversation.into_carried(dialect.forgets_on_close(code)));
-        let then = dialect.on_close(code).map(|then| format!(" then={}", line::then(then)));
+        self.attempts.get(connection)?;
+        self.park(connection, Some(code));
+        let then = self.rehearsal.dialect.on_close(code).map(|then| format!(" then={}", line::then(then)));
         Some(format!("close {code}{}", then.unwrap_or_default()))
     }
-}
 
-fn bytes(frame: &WireFrame) -> &[u8] {
-    frame.body()
+    /// The connection is over: what it leaves to the next.
+    fn park(&mut self, connection: &str, code: Option<u16>) {
+        if let Some(attempt) = self.attempts.remove(connection) {
+            let forget = code.is_some_and(|code| self.rehearsal.dialect.forgets_on_close(code));
+            self.parked = Some(attempt.conversation.into_carried(forget));
+        }
+    }
 }
 
 impl Attempt {
@@ -428,161 +486,4 @@ impl Attempt {
         }
         (joined(&words), verdict)
     }
-}
-
-/// What a recorded outbound frame was, in words; `None`: foreign. A resubscribe that asks for what was missed by other
-/// variables than ours is foreign too, but its answer is heard as a resubscribe's.
-fn sent(
-    rehearsal: &Rehearsal,
-    attempt: &mut Attempt,
-    channels: &mut Channels,
-    frame: &WireFrame,
-    attachments: &[Bytes],
-    now: Time,
-) -> Option<(String, Verdict)> {
-    let recorded = rehearsal.said(frame, attachments);
-    let is_it = |owed: &Outgoing| {
-        let ours = rehearsal.said(&owed.frame, &owed.attachments);
-        owed.frame == *frame
-            || recorded.as_ref().zip(ours.as_ref()).is_some_and(|(recorded, ours)| {
-                recorded == ours || owed.purpose == Purpose::Auth && rehearsal.signed_alike(recorded, ours)
-            })
-    };
-    if let Some(at) = attempt.owed.iter().position(is_it) {
-        let owed = attempt.owed.remove(at);
-        return Some((purpose(&owed.purpose, channels), Verdict::Understood));
-    }
-    let recorded = recorded?;
-    for send in TRIED {
-        let Some(values) = rehearsal.values(send, &recorded) else { continue };
-        // On copies: a wrong guess must leave no trace.
-        let mut known = channels.clone();
-        for about in candidates(rehearsal, attempt, &mut known, send, &values) {
-            let mut conversation = attempt.conversation.clone();
-            if let Some(id) = request_id(&values) {
-                conversation.renumber(id);
-            }
-            conversation.supply_shown(|name| values.get(name).map(Value::to_string));
-            let outgoing = speak(&mut conversation, send, &values, &known.specs(&about), now);
-            let made = outgoing.and_then(|outgoing| rehearsal.said(&outgoing.frame, &outgoing.attachments));
-            let equal = made.as_ref() == Some(&recorded);
-            let resembles = send == Send::Resubscribe && made.is_some();
-            if equal || resembles {
-                conversation.continue_frames_of(&mut attempt.conversation);
-                attempt.conversation = conversation;
-                attempt.shown.extend(request_id(&values));
-                if let Send::Subscribe | Send::Resubscribe = send {
-                    attempt.subscribed.extend(&about);
-                }
-                *channels = known;
-                let said = said(send, &values, &about, channels);
-                return Some(match made.filter(|_| !equal) {
-                    None => (said, Verdict::Understood),
-                    Some(ours) => {
-                        let ours = excerpt(ours.value.to_string().as_bytes());
-                        (format!("foreign {}, {said} would be {ours}", excerpt(bytes(frame))), Verdict::Foreign)
-                    }
-                });
-            }
-        }
-    }
-    None
-}
-
-/// The sets of channels that this frame may be about, best guess first.
-fn candidates(
-    rehearsal: &Rehearsal,
-    attempt: &Attempt,
-    channels: &mut Channels,
-    send: Send,
-    values: &Values,
-) -> Vec<Vec<ChannelId>> {
-    let names = rehearsal.names(values);
-    match send {
-        // Only what was live before is asked for again.
-        Send::Resubscribe if !names.iter().flatten().all(|name| channels.knows(name)) => Vec::new(),
-        Send::Subscribe | Send::Resubscribe => {
-            let params = params(values);
-            let params = (!params.is_empty()).then(|| Value::Object(params).to_string());
-            let names = names.unwrap_or_else(|| vec![channels.name_by_params(params.as_deref())]);
-            vec![names.iter().map(|name| channels.set(name, params.clone(), rehearsal.given.is_some())).collect()]
-        }
-        Send::Unsubscribe | Send::Publish if names.is_none() && values.contains_key("sub") => {
-            attempt.subscribed.iter().rev().map(|channel| vec![*channel]).collect()
-        }
-        Send::Unsubscribe => {
-            let names = names.unwrap_or_default();
-            vec![names.iter().filter_map(|name| subscribed(attempt, channels, name)).collect()]
-        }
-        Send::Publish | Send::State => {
-            let name = names.and_then(|names| names.into_iter().next()).unwrap_or_else(|| "-".to_owned());
-            let known = subscribed(attempt, channels, &name);
-            vec![vec![known.unwrap_or_else(|| channels.set(&name, None, false))]]
-        }
-        Send::Auth | Send::Resume | Send::Ping | Send::Renew | Send::Audit => vec![Vec::new()],
-    }
-}
-
-fn subscribed(attempt: &Attempt, channels: &Channels, name: &str) -> Option<ChannelId> {
-    attempt.subscribed.iter().rev().copied().find(|channel| channels.name(*channel) == name)
-}
-
-/// Lets the conversation say what the values mean.
-fn speak(
-    conversation: &mut Conversation,
-    send: Send,
-    values: &Values,
-    channels: &[ChannelSpec<'_>],
-    now: Time,
-) -> Option<Outgoing> {
-    match send {
-        Send::Subscribe => conversation.subscribe(now, channels, false).ok(),
-        Send::Resubscribe => conversation.subscribe(now, channels, true).ok(),
-        Send::Unsubscribe => conversation.unsubscribe(now, channels).ok().flatten(),
-        Send::Ping => conversation.ping(now),
-        Send::Audit => conversation.audit(now).ok(),
-        Send::State => {
-            let wish = Wish { key: values.get("key").and_then(Value::as_str), missing: None };
-            conversation.state(now, channels.first()?, wish).ok()
-        }
-        Send::Renew => conversation.renew(now, Secret::new(values.get("token")?.as_str()?)).ok(),
-        Send::Publish => {
-            let text = |name: &str| values.get(name).and_then(Value::as_str);
-            let data = values.get("data").map_or_else(|| "null".to_owned(), Value::to_string);
-            let channel = channels.first()?;
-            let message = MessageSpec {
-                id: MessageId(u128::from(now.mono.0)),
-                channel: channel.name,
-                params: channel.params,
-                key: text("key"),
-                kind: text("type"),
-                data: &data,
-                idempotency_key: text("idempotency_key"),
-            };
-            conversation.publish(now, &message).ok()
-        }
-        Send::Auth | Send::Resume => None,
-    }
-}
-
-fn said(send: Send, values: &Values, about: &[ChannelId], channels: &Channels) -> String {
-    let mut words = send.key().to_owned();
-    if let Some(id) = request_id(values) {
-        words += &format!(" #{id}");
-    }
-    for spec in channels.specs(about) {
-        words += &format!(" {}", spec.name);
-    }
-    let params = channels.specs(about).first().and_then(|spec| spec.params);
-    if let (Some(params), Send::Subscribe | Send::Resubscribe) = (params, send) {
-        words += &format!(" params={}", excerpt(params.as_bytes()));
-    }
-    if let Send::Publish | Send::State = send {
-        for name in if send == Send::State { &["key"][..] } else { &["type", "data"] } {
-            if let Some(value) = values.get(*name) {
-                words += &format!(" {name}={}", excerpt(value.to_string().as_bytes()));
-            }
-        }
-    }
-    words
 }

@@ -156,12 +156,20 @@ impl Redactor {
 
     /// The address without user, password and the values of its query.
     pub fn url(&self, url: &str) -> String {
+        self.url_with(url, &BTreeSet::new())
+    }
+
+    /// The same with the values of these members of the query, as far as they are not known to be secret.
+    pub fn url_with(&self, url: &str, shown: &BTreeSet<String>) -> String {
         let (start, query) = url.split_once('?').unwrap_or((url, ""));
-        let members: Vec<String> = query
-            .split('&')
-            .filter(|member| !member.is_empty())
-            .map(|member| format!("{}={HIDDEN}", member.split('=').next().unwrap_or_default()))
-            .collect();
+        let member = |member: &str| {
+            let name = member.split('=').next().unwrap_or_default();
+            let plain = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+            let telling = TELLING.contains(&plain.to_ascii_lowercase().as_str());
+            let shows = shown.contains(&*plain) && !telling;
+            if shows { self.text(member) } else { format!("{name}={HIDDEN}") }
+        };
+        let members: Vec<String> = query.split('&').filter(|member| !member.is_empty()).map(member).collect();
         let query = if members.is_empty() { String::new() } else { format!("?{}", members.join("&")) };
         self.text(&address(start)) + &query
     }
@@ -539,6 +547,9 @@ mod tests {
         let redactor = knowing("s3cret");
         assert_eq!(redactor.url("wss://me:pw@h.example/a/s3cret?key=abc&v=2"), "wss://h.example/a/***?key=***&v=***");
         assert_eq!(redactor.url("ws://h/"), "ws://h/");
+        let shown = ["v", "key", "token", "a b"].map(str::to_owned).into();
+        let url = "ws://h/?v=2&key=s3cret&token=1&a%20b=c&w=3";
+        assert_eq!(redactor.url_with(url, &shown), "ws://h/?v=2&key=***&token=***&a%20b=c&w=***");
         assert_eq!(address("wss://node.example/v3/0a1b2c3d4e5f60718293a4b5?x#y"), "wss://node.example/v3/***");
         assert_eq!(address("/login?next=/"), "/login");
     }

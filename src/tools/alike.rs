@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::dialect::rehearsal::fits;
 use crate::relay::redact::{HIDDEN, redacted};
 
 /// Recorded numbers and what the client says in their place, by the member's name (empty in arrays).
@@ -54,19 +55,6 @@ fn values(name: &str, recorded: &Value, said: &Value, found: &mut Renamed) -> bo
 fn is_number(value: &Value) -> bool {
     value.is_number()
         || value.as_str().is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Whether a text is the recorded one with anything in place of what was redacted.
-fn fits(recorded: &str, said: &str) -> bool {
-    let mut pieces = recorded.split(HIDDEN);
-    let Some(mut rest) = pieces.next().and_then(|first| said.strip_prefix(first)) else { return false };
-    for piece in pieces {
-        match rest.find(piece) {
-            Some(at) => rest = &rest[at + piece.len()..],
-            None => return false,
-        }
-    }
-    recorded.ends_with(HIDDEN) || rest.is_empty()
 }
 
 /// A recorded answer with the client's numbers in it; as it is where it holds none of them, or is no JSON.

@@ -73,7 +73,8 @@ pub fn run(
         "protocol": dialect.as_ref().map_or("unknown", |dialect| dialect.name()),
         "source": format!("tidegate record {}", env!("CARGO_PKG_VERSION")),
     });
-    let tape = Tape::create(path, wanted.limits, &meta)?;
+    let open_members = dialect.as_ref().map(|dialect| dialect.open_members()).unwrap_or_default();
+    let tape = Tape::create(path, wanted.limits, &meta, open_members)?;
     let stop = stop_signals()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut upstream, inputs) = Upstream::new(&config.upstream);

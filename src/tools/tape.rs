@@ -3,6 +3,7 @@
 //!
 //! Invariant: the file is new, its owner's alone, and every line of it is whole.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,11 +11,24 @@ use std::path::Path;
 use std::time::Instant;
 
 use base64::Engine;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::dialect::{ConnectRequest, StreamEvent, WireFrame};
+use crate::dialect::{Answer, Ask, AskFor, ConnectRequest, Method, StreamEvent, WireFrame};
 use crate::relay::pairs::{AttemptId, Disconnect};
 use crate::relay::redact::{HIDDEN, Redactor};
+
+/// Header fields whose values are shown, as far as they are not known to be secret: what a request asks for, and from where
+/// an answer goes on.
+const SHOWN: [&str; 8] = [
+    "accept",
+    "content-type",
+    "etag",
+    "if-modified-since",
+    "if-none-match",
+    "last-event-id",
+    "last-modified",
+    "retry-after",
+];
 
 /// How much is written at most.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +62,8 @@ pub struct Tape {
     file: BufWriter<File>,
     begun: Instant,
     limits: Limits,
+    /// Members of addresses' queries whose values are shown.
+    open_members: BTreeSet<String>,
     /// Bytes written.
     pub bytes: u64,
     /// Frames written.
@@ -55,10 +71,11 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// A new file that begins with these facts about itself.
-    pub fn create(path: &Path, limits: Limits, meta: &Value) -> std::io::Result<Self> {
+    /// A new file that begins with these facts about itself. Of addresses' queries the values of `open_members` are shown.
+    pub fn create(path: &Path, limits: Limits, meta: &Value, open_members: BTreeSet<String>) -> std::io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let mut tape = Tape { file: BufWriter::new(file), begun: Instant::now(), limits, bytes: 0, frames: 0 };
+        let file = BufWriter::new(file);
+        let mut tape = Tape { file, begun: Instant::now(), limits, open_members, bytes: 0, frames: 0 };
         tape.line(&json!({ "meta": meta }).to_string())?;
         Ok(tape)
     }
@@ -85,15 +102,13 @@ impl Tape {
         self.line(&line)
     }
 
-    /// A connection is begun. Header fields are named and not shown.
+    /// A connection is begun. Most header fields are named and not shown.
     pub fn connect(&mut self, attempt: AttemptId, request: &ConnectRequest, secrets: &Redactor) -> std::io::Result<()> {
-        let headers: Map<String, Value> =
-            request.headers.iter().map(|(name, _)| (name.clone(), json!(HIDDEN))).collect();
         let more = [
-            ("url", json!(secrets.url(&request.url))),
+            ("url", json!(secrets.url_with(&request.url, &self.open_members))),
             ("transport", json!(request.transport.text())),
             ("protocols", json!(request.subprotocols)),
-            ("headers", Value::Object(headers)),
+            ("headers", fields(&request.headers, secrets)),
         ];
         self.step(&name(attempt), "out", "connect", &more)
     }
@@ -122,17 +137,23 @@ impl Tape {
             WireFrame::Pong(body) => ("pong", vec![("data", json!(text(body)))]),
             WireFrame::Life => return Ok(()),
             WireFrame::Event(event) => ("chunk", vec![("data", json!(secrets.text(&chunk(event))))]),
-            WireFrame::Ask(ask) => {
-                let url = secrets.url(&ask.url);
-                let method = ask.method.text();
-                ("http", vec![("method", json!(method)), ("url", json!(url)), ("data", json!(text(&ask.body)))])
-            }
-            WireFrame::Answer(answer) => {
-                ("http", vec![("status", json!(answer.status)), ("data", json!(text(&answer.body)))])
-            }
+            WireFrame::Ask(ask) => ("http", self.ask(ask, secrets)),
+            WireFrame::Answer(answer) => ("http", reply(answer, secrets)),
         };
         self.frames += 1;
         self.step(&name(attempt), way.text(), op, &more)
+    }
+
+    fn ask(&self, ask: &Ask, secrets: &Redactor) -> Vec<(&'static str, Value)> {
+        let mut more = vec![
+            ("method", json!(ask.method.text())),
+            ("url", json!(secrets.url_with(&ask.url, &self.open_members))),
+            ("headers", fields(&ask.headers, secrets)),
+        ];
+        if !ask.body.is_empty() {
+            more.push(("data", json!(secrets.text(&String::from_utf8_lossy(&ask.body)))));
+        }
+        more
     }
 
     /// We close the connection.
@@ -165,6 +186,35 @@ fn name(attempt: AttemptId) -> String {
     format!("c{}", attempt.0)
 }
 
+/// Header fields: all names, and the values that may be shown.
+fn fields(headers: &[(String, String)], secrets: &Redactor) -> Value {
+    let shown = |name: &str| SHOWN.iter().any(|shown| name.eq_ignore_ascii_case(shown));
+    let value = |(name, value): &(String, String)| {
+        let value = if shown(name) { secrets.text(value) } else { HIDDEN.to_owned() };
+        (name.clone(), Value::from(value))
+    };
+    Value::Object(headers.iter().map(value).collect())
+}
+
+/// An answer, with the method of what it answers: a poll and something else may be out at once.
+fn reply(answer: &Answer, secrets: &Redactor) -> Vec<(&'static str, Value)> {
+    let method = match answer.of {
+        AskFor::Poll => Method::Get,
+        AskFor::Request(_) => Method::Post,
+    };
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (name, value) in [("etag", &answer.etag), ("last-modified", &answer.last_modified)] {
+        headers.extend(value.as_ref().map(|value| (name.to_owned(), value.to_string())));
+    }
+    headers.extend(answer.retry_after.map(|wait| ("retry-after".to_owned(), wait.as_secs().to_string())));
+    vec![
+        ("method", json!(method.text())),
+        ("status", json!(answer.status)),
+        ("headers", fields(&headers, secrets)),
+        ("data", json!(secrets.text(&String::from_utf8_lossy(&answer.body)))),
+    ]
+}
+
 /// An event as it stands in its stream.
 fn chunk(event: &StreamEvent) -> String {
     let mut chunk = String::new();
@@ -172,6 +222,9 @@ fn chunk(event: &StreamEvent) -> String {
         if let Some(value) = value {
             chunk.push_str(&format!("{name}: {value}\n"));
         }
+    }
+    if let Some(retry) = event.retry {
+        chunk.push_str(&format!("retry: {}\n", retry.as_millis()));
     }
     for line in event.data.iter().flat_map(|data| data.split(|byte| *byte == b'\n')) {
         chunk.push_str(&format!("data: {}\n", String::from_utf8_lossy(line)));

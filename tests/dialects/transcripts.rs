@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use tidegate::dialect::Dialect;
-use tidegate::dialect::rehearsal::transcript::{Happening, Transcript};
+use tidegate::dialect::rehearsal::transcript::{Happening, Step, Transcript};
 use tidegate::dialect::rehearsal::{Rehearsal, Verdict};
 
 /// Dialect and transcript.
@@ -28,6 +28,8 @@ const CONVERSATIONS: &[(&str, &str)] = &[
     ("bitfinex-v2", "doc-bitfinex-v2"),
     ("discord", "doc-discord"),
     ("nchan", "nchan"),
+    ("nchan", "nchan-sse"),
+    ("nchan", "nchan-long-poll"),
     ("signalr", "doc-signalr"),
     ("mercure", "doc-mercure"),
     ("slack", "doc-slack"),
@@ -46,13 +48,16 @@ fn transcript(name: &str) -> Transcript {
     Transcript::parse(&read("transcripts", &format!("{name}.jsonl"))).unwrap_or_else(|error| panic!("{name}:{error}"))
 }
 
-fn rehearsal(dialect: &str) -> Rehearsal {
+fn rehearsal(dialect: &str, name: &str) -> Rehearsal {
     let text = Dialect::builtin_text(dialect).unwrap_or_else(|| panic!("no built-in dialect {dialect}"));
     // The recorded service speaks in a namespace of its own.
     let text = text.replace("namespace = \"/\"", "namespace = \"/market\"");
-    // The recorded connections were configured with these channels.
-    let channel = if dialect == "mercure" { "https://shop.example/news" } else { "ticker" };
-    let text = text.replace("{connect.channel}", channel);
+    // The recorded connections were configured with these channels, which no request of theirs tells.
+    let text = match name {
+        "doc-mercure" => text.replace("{connect.channel}", "https://shop.example/news"),
+        "nchan" => text.replace("{connect.channel}", "ticker"),
+        _ => text,
+    };
     Rehearsal::new(dialect, &text).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
@@ -69,7 +74,7 @@ fn expected(name: &str) -> Vec<(String, Option<String>)> {
 
 /// What differs between the rehearsal and the expectation.
 fn differences(dialect: &str, name: &str) -> Vec<String> {
-    let lines = rehearsal(dialect).play(&transcript(name));
+    let lines = rehearsal(dialect, name).play(&transcript(name));
     let expected = expected(name);
     let mut differences = Vec::new();
     for at in 0..lines.len().max(expected.len()) {
@@ -99,15 +104,26 @@ fn every_frame_means_what_a_person_has_checked() {
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
 }
 
-/// Nothing of the recordings is left out: each text or binary frame on a WebSocket has its line.
+/// Nothing of the recordings is left out: each text or binary frame on a WebSocket has its line, and so has each request,
+/// answer and chunk of a connection over HTTP.
 #[test]
 fn every_frame_of_the_recordings_is_told() {
     for (dialect, name) in CONVERSATIONS {
         let transcript = transcript(name);
-        let frames = |happening: &Happening| matches!(happening, Happening::Came(_) | Happening::Sent(_));
-        let recorded = transcript.steps.iter().filter(|step| frames(&step.happening)).count();
+        let by_http: Vec<&str> = transcript
+            .steps
+            .iter()
+            .filter(|step| matches!(step.happening, Happening::Connecting(..)))
+            .map(|step| &*step.connection)
+            .collect();
+        let frames = |step: &&Step| match step.happening {
+            Happening::Came(_) | Happening::Sent(_) | Happening::Connecting(..) => true,
+            Happening::Asked(_) | Happening::Answered(_) | Happening::Chunk(_) => by_http.contains(&&*step.connection),
+            _ => false,
+        };
+        let recorded = transcript.steps.iter().filter(frames).count();
         let ended = ["close ", "cut", "rejected "];
-        let lines = rehearsal(dialect).play(&transcript);
+        let lines = rehearsal(dialect, name).play(&transcript);
         let told = lines
             .iter()
             .filter(|line| {
@@ -122,5 +138,6 @@ fn every_frame_of_the_recordings_is_told() {
 fn every_built_in_dialect_has_a_conversation() {
     let mut tested: Vec<_> = CONVERSATIONS.iter().map(|(dialect, _)| *dialect).collect();
     tested.sort_unstable();
+    tested.dedup();
     assert_eq!(Dialect::builtins().collect::<Vec<_>>(), tested);
 }

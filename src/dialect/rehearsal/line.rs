@@ -18,6 +18,8 @@ pub(super) trait Names {
 /// One step of a rehearsal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
+    /// The line of the recording, from 1.
+    pub line: usize,
     /// Milliseconds since the recording began.
     pub at_ms: u64,
     /// Which connection.
@@ -180,7 +182,7 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
             Words::new("reconnect").and("retry_after", retry_after.map(|time| format!("{}ms", time.as_millis())))
         }
         Heard::Pong { request } => Words::new("pong").bare(request.and_then(id)),
-        Heard::Send(outgoing) => Words::new("send").bare(Some(excerpt(super::bytes(&outgoing.frame)))),
+        Heard::Send(outgoing) => Words::new("send").bare(Some(excerpt(outgoing.frame.body()))),
         Heard::PollFailed { status, detail, .. } => {
             Words::new("poll failed").bare(Some(status)).and("message", Some(format!("{detail:?}")))
         }

@@ -90,7 +90,7 @@ impl Mimic {
         let Some(said) = self.rehearsal.said(frame, &[]) else { return self.puzzled() };
         let tried = [Send::Auth, Send::Resume].into_iter().chain(TRIED);
         for send in tried {
-            if let Some(values) = self.rehearsal.values(send, &said) {
+            if let Some(values) = self.rehearsal.values(send, &said, None) {
                 let messages = self.answers(side, send, &values, now_ms);
                 return Reply {
                     frames: messages.iter().map(|message| self.frame(message)).collect(),

@@ -2,17 +2,20 @@
 //!
 //! The first line is `{"meta":{...}}`; every other one is a step
 //! `{"t":ms,"conn":"c1","dir":"out|in|note","op":"connect|open|text|bin|ping|pong|close|drop|reject|http|http-open|chunk|eof",
-//! "data":...}`, where `bin` carries base64. Of these, a rehearsal uses what happens on a WebSocket; the rest (HTTP calls
-//! beside it, other transports, WebSocket pings, which the carrier answers) is [`Happening::Elsewhere`].
+//! "data":...}`, where `bin` carries base64. A `connect` that names another `transport` than WebSocket begins a connection
+//! whose `http` and `chunk` steps are its requests, answers and events; those of other connections are calls beside the
+//! conversation: [`Happening::Asked`] and [`Happening::Answered`] of a connection that never began.
 //! Deliberately not here: reading files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use crate::dialect::WireFrame;
+use crate::dialect::{Transport, WireFrame};
 
 /// A recorded conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Transcript {
 /// One line of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
+    /// The line in the file, from 1.
+    pub line: usize,
     /// Milliseconds since the recording began.
     pub at_ms: u64,
     /// Which connection.
@@ -37,12 +42,22 @@ pub struct Step {
 pub enum Happening {
     /// The recorder says something to the reader.
     Note(String),
+    /// A connection of another transport than WebSocket is begun, by this request where it is an event stream.
+    Connecting(Transport, Call),
     /// The WebSocket is open.
     Open,
+    /// The answer to a request begins that does not end: an event stream.
+    StreamOpen,
     /// We sent a frame.
     Sent(WireFrame),
     /// Upstream sent a frame.
     Came(WireFrame),
+    /// We sent an HTTP request.
+    Asked(Call),
+    /// An HTTP request was answered.
+    Answered(Reply),
+    /// Bytes of an event stream.
+    Chunk(Bytes),
     /// The connection ended; by us if `ours`.
     Closed {
         /// Whether we closed it.
@@ -52,8 +67,34 @@ pub enum Happening {
     },
     /// The handshake was refused with this HTTP status.
     Rejected(u16),
-    /// Not on a WebSocket, or the carrier's affair.
+    /// The carrier's affair.
     Elsewhere,
+}
+
+/// An HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// `GET`, `POST`.
+    pub method: String,
+    /// The whole address.
+    pub url: String,
+    /// Its header fields, by their names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Its content.
+    pub body: Bytes,
+}
+
+/// An HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The method of the request that it answers, where the recording says so.
+    pub method: Option<String>,
+    /// HTTP status; 0: none came.
+    pub status: u16,
+    /// Its header fields, by their names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Its content.
+    pub body: Bytes,
 }
 
 /// Why a text is no transcript.
@@ -85,6 +126,12 @@ struct RawStep {
     data: String,
     code: Option<u16>,
     status: Option<u16>,
+    transport: Option<String>,
+    method: Option<String>,
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    headers: Map<String, Value>,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]
@@ -109,7 +156,7 @@ impl Transcript {
             let raw: RawStep = serde_json::from_str(line).map_err(|e| error(number, format!("no step: {e}")))?;
             let (at_ms, connection) = (raw.t, raw.conn.clone());
             let happening = raw.happening().map_err(|reason| error(number, reason))?;
-            steps.push(Step { at_ms, connection, happening });
+            steps.push(Step { line: number + 1, at_ms, connection, happening });
         }
         Ok(Self { steps })
     }
@@ -129,11 +176,45 @@ impl RawStep {
                 let bytes = base64::engine::general_purpose::STANDARD.decode(&self.data);
                 WireFrame::Binary(bytes.map_err(|e| format!("data of a bin step is not base64: {e}"))?.into())
             }
-            "connect" | "ping" | "pong" | "http" | "http-open" | "chunk" | "eof" => return Ok(Happening::Elsewhere),
+            "connect" => return self.connecting(),
+            "http" => return Ok(self.exchange(ours)),
+            "http-open" => return Ok(Happening::StreamOpen),
+            "chunk" => return Ok(Happening::Chunk(Bytes::from(self.data))),
+            "eof" => return Ok(Happening::Closed { ours, code: None }),
+            "ping" | "pong" => return Ok(Happening::Elsewhere),
             other => return Err(format!("unknown op {other:?}")),
         };
         Ok(if ours { Happening::Sent(frame) } else { Happening::Came(frame) })
     }
+
+    fn connecting(self) -> Result<Happening, String> {
+        let transport = match &self.transport {
+            Some(word) => Transport::parse(word).ok_or_else(|| format!("unknown transport {word:?}"))?,
+            None => Transport::WebSocket,
+        };
+        Ok(match transport {
+            Transport::WebSocket => Happening::Elsewhere,
+            transport => Happening::Connecting(transport, self.call()),
+        })
+    }
+
+    fn exchange(self, ours: bool) -> Happening {
+        if ours {
+            return Happening::Asked(self.call());
+        }
+        let (headers, status) = (fields(self.headers), self.status.unwrap_or(0));
+        Happening::Answered(Reply { method: self.method, status, headers, body: Bytes::from(self.data) })
+    }
+
+    fn call(self) -> Call {
+        let method = self.method.unwrap_or_else(|| "GET".to_owned());
+        Call { method, url: self.url, headers: fields(self.headers), body: Bytes::from(self.data) }
+    }
+}
+
+fn fields(headers: Map<String, Value>) -> BTreeMap<String, String> {
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), text(value))).collect()
 }
 
 #[cfg(test)]
@@ -167,6 +248,42 @@ mod tests {
             Happening::Rejected(403),
         ];
         assert_eq!(parse(steps).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_passes_by_http_is_told_with_its_fields() {
+        let steps = r#"{"conn":"p","dir":"out","op":"connect","url":"http://x/a","transport":"long-poll","headers":{"X-K":"***"}}
+{"conn":"p","dir":"out","op":"http","method":"POST","url":"http://x/b","data":"{}"}
+{"conn":"p","dir":"in","op":"http","method":"POST","status":201,"headers":{"ETag":"7"},"data":"ok"}
+{"conn":"s","dir":"in","op":"http-open","status":200}
+{"conn":"s","dir":"in","op":"chunk","data":"data: 1\n\n"}
+{"conn":"s","dir":"in","op":"eof"}"#;
+        let fields = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let call = |method: &str, url: &str, headers, body: &'static str| Call {
+            method: method.to_owned(),
+            url: url.to_owned(),
+            headers,
+            body: Bytes::from(body),
+        };
+        let reply = Reply {
+            method: Some("POST".to_owned()),
+            status: 201,
+            headers: fields("etag", "7"),
+            body: Bytes::from_static(b"ok"),
+        };
+        let expected = [
+            Happening::Connecting(Transport::LongPoll, call("GET", "http://x/a", fields("x-k", "***"), "")),
+            Happening::Asked(call("POST", "http://x/b", BTreeMap::new(), "{}")),
+            Happening::Answered(reply),
+            Happening::StreamOpen,
+            Happening::Chunk(Bytes::from_static(b"data: 1\n\n")),
+            Happening::Closed { ours: false, code: None },
+        ];
+        assert_eq!(parse(steps).unwrap(), expected);
+        assert_eq!(
+            parse(r#"{"dir":"out","op":"connect","transport":"pigeon"}"#).unwrap_err(),
+            "2: unknown transport \"pigeon\""
+        );
     }
 
     #[test]

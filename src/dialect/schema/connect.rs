@@ -2,16 +2,16 @@
 //!
 //! What a transport does not say is taken from `[connect]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::document::{Faults, Place, Section, Text};
 use super::tables::is_token;
-use crate::dialect::Transport;
 use crate::dialect::fetch::Fetch;
 use crate::dialect::template::{Need, Template};
 use crate::dialect::units;
 use crate::dialect::variable::{Inside, Names, Scope, Variable};
+use crate::dialect::{Dialect, Transport};
 
 /// What stands between the names that `{channel*}` lists.
 const JOIN: &str = ",";
@@ -127,6 +127,21 @@ impl Address {
         let members = self.query.iter().map(|member| if member.each { UrlChannels::All } else { named(&member.value) });
         let others = self.path.iter().chain(self.headers.iter().map(|(_, value)| value)).map(named);
         members.chain(others).max().unwrap_or_default()
+    }
+}
+
+impl Dialect {
+    /// Members of addresses' queries that hold nothing but fixed texts, channels, places and params that are no secrets.
+    pub fn open_members(&self) -> BTreeSet<String> {
+        let closed = |variable: &Variable| match variable {
+            Variable::Channel | Variable::Part(_) | Variable::OfChannel(_) | Variable::Cursor => false,
+            Variable::Params(_) | Variable::Connect(_) => !self.secret_params().is_empty(),
+            _ => true,
+        };
+        let addresses = self.carriages.values().map(|carriage| &carriage.address).chain([&self.connect.address]);
+        let members = addresses.flat_map(|address| &address.query);
+        let open = members.filter(|member| !member.value.uses(closed));
+        open.map(|member| member.name.to_string()).collect()
     }
 }
 
