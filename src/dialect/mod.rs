@@ -362,6 +362,9 @@ pub enum Heard<'a> {
     /// The connection was to begin with the newest event that had come before it, and began with another one: what was
     /// between them is not known.
     Unproven,
+    /// Long-polls followed each other without a place from which the later one could go on: what came between them, before
+    /// the next event, is not known.
+    Unseen,
     /// Upstream asks for a new connection.
     Reconnect {
         /// When to try again.

@@ -167,7 +167,7 @@ words! {
     GapReason {
         /// A number is missing in upstream's sequence, or upstream said that it lost something.
         UpstreamSeq = "upstream_seq";
-        /// The connection was lost, or another one took over, and upstream proves no continuity.
+        /// The connection was lost, another one took over, or polls followed each other, and upstream proves no continuity.
         Reconnect = "reconnect";
         /// Another transport took over.
         TransportSwitch = "transport_switch";

@@ -259,6 +259,60 @@ fn what_the_service_did_not_keep_is_a_gap() {
     app.has_no("gap");
 }
 
+/// How many listen to a channel.
+fn listeners(address: SocketAddr, channel: &str) -> Option<u64> {
+    let answer = request(address, &format!("GET /pub/{channel}"), &["Accept: text/json"], "");
+    let info: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).ok()?;
+    info["subscribers"].as_u64()
+}
+
+/// nginx answers a poll for which nothing came with 408 and names no place: a message between two of those is lost.
+#[test]
+fn what_came_between_two_polls_before_the_first_message_is_a_gap() {
+    if !can_run("nchan_between_polls") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = nginx(&dir);
+    let address = ([127, 0, 0, 1], service.port()).into();
+    let door = Door::new();
+    door.lead_to(service.port());
+    // Polls follow each other so slowly that something comes between them.
+    let dialect = include_str!("../../config/dialects/nchan.toml");
+    let slow = dialect.replacen("[transport.long-poll]\n", "[transport.long-poll]\ninterval = \"4s\"\n", 1);
+    assert_ne!(slow, dialect);
+    let path = dir.path().join("slow.toml");
+    std::fs::write(&path, slow).unwrap();
+    let params = "params = { channel = \"brief\" }\ntransports = [\"long-poll\"]";
+    let relay = Relay::start(&format!("ws://{}", door.address()), path.to_str().unwrap(), params, "");
+    let mut app = relay.app();
+    app.subscribe(json!("brief"));
+    let wait = |number: u64| {
+        until(&format!("{number} polls held"), || (listeners(address, "brief") == Some(number)).then_some(()));
+    };
+    let publish = |data: u64, heard: u64| assert_eq!(post_to(address, "brief", &json!(data)), heard, "{data}");
+
+    wait(1);
+    wait(0);
+    let said = door.take_said();
+    assert!(said.starts_with("HTTP/1.1 408 ") && !said.to_lowercase().contains("\r\nlast-modified:"), "{said}");
+    app.has_no("gap");
+    publish(1, 0);
+    wait(1);
+    publish(2, 1);
+    let (gap, event) = (app.frame("gap"), app.frame("event"));
+    assert_eq!((&gap["channel"], &gap["reason"]), (&json!("brief"), &json!("reconnect")), "{gap}");
+    assert_eq!((&event["data"], &event["prev"]), (&json!(2), &json!(offset(&gap))), "{event}");
+
+    // From here on each poll names a place: what comes between them waits for the next one.
+    wait(1);
+    wait(0);
+    publish(3, 0);
+    let next = app.frame("event");
+    assert_eq!((&next["data"], &next["prev"]), (&json!(3), &json!(offset(&event))), "{next}");
+    app.has_no("gap");
+}
+
 #[test]
 fn a_channel_of_a_real_nginx() {
     if !can_run("nchan_channel") {

@@ -2,11 +2,11 @@
 //! which the next connection or poll goes on.
 //!
 //! Invariants: at most one poll and one request are out; a poll that brings nothing new waits longer each time it comes back
-//! at once, so that no answer makes a hot loop; a place belongs to one transport and set of channels, and to no other.
+//! at once, so that no answer makes a hot loop; a place belongs to one transport and set of channels, and to no other; where
+//! places exist and a long-poll cannot name one, what came between it and the one before is said to be unknown.
 //! Deliberately not here: carrying them, and what a refused status means for the connection (the relay's).
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::dialect::fill::{Context, within};
 use crate::dialect::http::encode;
 use crate::dialect::scan::{PointerSet, Spans};
 use crate::dialect::schema::SendTemplate;
-use crate::dialect::schema::connect::UrlChannels;
+use crate::dialect::schema::connect::{Carriage, UrlChannels};
 use crate::dialect::template::write_string;
 use crate::dialect::{
     Answer, Ask, AskFor, ChannelId, ChannelSpec, Dialect, Heard, Method, Outgoing, Purpose, RequestId, SendError,
@@ -90,6 +90,8 @@ pub(super) struct Place {
     first: Option<Box<str>>,
     etag: Option<Box<str>>,
     last_modified: Option<Box<str>>,
+    /// A long-poll left without a place after another one: what came between them is unknown, and no event came since.
+    pub(super) unseen: bool,
 }
 
 impl Place {
@@ -226,6 +228,21 @@ impl Conversation {
         known && self.dialect.resumes(self.transport())
     }
 
+    /// Whether what comes while no long-poll is out is lost: a later one brings it only from a place, and there is none yet.
+    fn loses_between(&self) -> bool {
+        let transport = self.transport();
+        let cursor = |carriage: &Carriage| carriage.cursor.is_some();
+        let places = self.dialect.resumes(transport) || self.dialect.carriages.get(&transport).is_some_and(cursor);
+        transport == Transport::LongPoll && places && !self.is_engine_polled() && !self.place.is_known()
+    }
+
+    /// An event comes after polls without a place.
+    #[cold]
+    pub(super) fn tell_unseen(&mut self, heard: &mut dyn FnMut(Heard<'_>)) {
+        self.place.unseen = false;
+        heard(Heard::Unseen);
+    }
+
     /// Where ids are places: an event came. Whether it is the one with which the connection had to begin, and was told before.
     pub(super) fn was_told(&mut self, id: Option<&str>, heard: &mut dyn FnMut(Heard<'_>)) -> bool {
         if let Some(first) = self.place.first.take() {
@@ -255,6 +272,8 @@ impl Conversation {
     }
 
     fn ask_poll(&mut self) -> Result<Outgoing, SendError> {
+        let loses = self.loses_between();
+        self.place.unseen |= loses && self.asking.answered;
         let Addressed { url, mut headers } = self.address()?;
         for (name, value) in [("if-none-match", &self.place.etag), ("if-modified-since", &self.place.last_modified)] {
             if let Some(value) = value
@@ -271,7 +290,8 @@ impl Conversation {
             headers,
             body: Bytes::new(),
             timeout,
-            repeats: !self.is_engine_polled(),
+            // Asked again by the carrier, it would leave a hole of which nobody hears.
+            repeats: !loses && !self.is_engine_polled(),
         };
         let frame = WireFrame::Ask(Box::new(ask));
         let (request, purpose) = (RequestId(0), Purpose::Poll);
@@ -303,7 +323,6 @@ impl Conversation {
 
     /// A poll was answered.
     pub(super) fn polled(&mut self, now: Time, frame: &WireFrame, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
-        let dialect = Arc::clone(&self.dialect);
         let long = self.transport() == Transport::LongPoll;
         let new = match answer.status {
             200..=299 => !(answer.body.trim_ascii().is_empty() || self.is_old(answer)),
@@ -323,22 +342,8 @@ impl Conversation {
         } else {
             heard(Heard::Ignored);
         }
-        if answer.status != 0 {
-            for (known, told) in
-                [(&mut self.place.etag, &answer.etag), (&mut self.place.last_modified, &answer.last_modified)]
-            {
-                if told.as_ref().is_some_and(|told| told.len() <= CURSOR_MAX) {
-                    known.clone_from(told);
-                }
-            }
-        }
-        let carriage = dialect.carriages.get(&self.transport());
-        if let (true, Some(cursor)) =
-            (new && !dialect.connect.resumes, carriage.and_then(|carriage| carriage.cursor.as_ref()))
-            && let Some(text) = std::str::from_utf8(&answer.body).ok().and_then(|body| within(cursor, body))
-        {
-            self.place.set(Some(&text.into_text()));
-        }
+        self.note_place(answer, new);
+        let carriage = self.dialect.carriages.get(&self.transport());
         let took = now.mono.since(self.asking.left);
         let pause = if brought || took >= HASTY {
             self.asking.hasty = 0;
@@ -355,6 +360,27 @@ impl Conversation {
         let pause = if long { pause } else { Duration::ZERO };
         let next = (self.asking.left + interval).max(now.mono + pause.max(answer.retry_after.unwrap_or_default()));
         self.asking.due = Some(next);
+    }
+
+    /// Goes on from where an answer says, also from one that brings nothing. Of what came before nothing is read: `new`.
+    fn note_place(&mut self, answer: &Answer, new: bool) {
+        if answer.status == 0 {
+            return;
+        }
+        for (known, told) in
+            [(&mut self.place.etag, &answer.etag), (&mut self.place.last_modified, &answer.last_modified)]
+        {
+            if told.as_ref().is_some_and(|told| told.len() <= CURSOR_MAX) {
+                known.clone_from(told);
+            }
+        }
+        let read = new || !(200..=299).contains(&answer.status);
+        let cursor = self.dialect.carriages.get(&self.transport()).and_then(|carriage| carriage.cursor.as_ref());
+        if let (true, Some(cursor)) = (read && !self.dialect.connect.resumes, cursor)
+            && let Some(text) = std::str::from_utf8(&answer.body).ok().and_then(|body| within(cursor, body))
+        {
+            self.place.set(Some(&text.into_text()));
+        }
     }
 
     /// Whether an answer brings only what the last one brought. What waited for something new and names it is new, whatever

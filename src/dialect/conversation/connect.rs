@@ -29,6 +29,8 @@ impl Conversation {
         let origin = Origin::new(transport, url, headers, channels);
         self.place.suit(&origin, &self.dialect);
         self.asking.connect(origin);
+        // A connection that does not go on from a place is a hole in itself.
+        self.place.unseen &= self.goes_on();
         let Addressed { url, mut headers } = self.address()?;
         self.asking.headers.clone_from(&headers);
         self.last_event_id(&mut headers);

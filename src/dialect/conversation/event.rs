@@ -258,6 +258,9 @@ impl Conversation {
         if turn.dialect.connect.resumes && self.was_told(taken.id.as_deref(), heard) {
             return heard(Heard::Ignored);
         }
+        if self.place.unseen {
+            self.tell_unseen(heard);
+        }
         let follows = turn.dialect.follows;
         if follows.last_id || follows.seq {
             self.follow(turn, target, &taken);

@@ -218,7 +218,7 @@ fn show(heard: &Heard<'_>) -> String {
         Heard::Skipped(what, count) => words.push(format!("skipped {count} {}", what.word())),
         Heard::Unmatched => words.push("unmatched".to_owned()),
         Heard::Unextracted(rule) => words.push(format!("unextracted {rule}")),
-        Heard::Malformed | Heard::Closed => words.push(format!("{heard:?}").to_lowercase()),
+        Heard::Malformed | Heard::Closed | Heard::Unseen => words.push(format!("{heard:?}").to_lowercase()),
         Heard::Broken(why) => words.push(format!("broken: {why}")),
         Heard::Probed { good } => words.push(format!("probed {good}")),
     }

@@ -170,6 +170,7 @@ pub(super) fn heard(heard: &Heard<'_>, names: &dyn Names, shown: &dyn Fn(Request
             .and("message", quoted(message))
             .and("then", then.map(self::then)),
         Heard::Unproven => Words::new("unproven"),
+        Heard::Unseen => Words::new("unseen"),
         Heard::Lost { target, oversize } => {
             Words::new(if *oversize { "cut" } else { "lost" }).bare(Some(self::target(*target, names)))
         }

@@ -248,6 +248,131 @@ fn a_long_poll_follows_another_and_none_runs_hot() {
     assert_eq!(poll(&mut talk).as_deref(), Some("?after=p%201 if-none-match: \"1\""));
 }
 
+/// A long-poll whose answers say where the next one goes on, and which begins without a place.
+fn places(long_poll: &str) -> Talk {
+    let text = format!(
+        "[transport.long-poll]\nquery = {{ after = '{{cursor?}}' }}\n{long_poll}\n[transport.poll]\nquery = {{ after = '{{cursor?}}' }}\n\
+         cursor = '/next'\n[[on]]\nmatch = {{ '/v' = {{ exists = true }} }}\nis = 'event'\nchannel = 'c'\ndata = '/v'\n\
+         [[on]]\nmatch = {{ '' = {{ exists = true }} }}\nis = 'ignore'\n"
+    );
+    Talk::new(dialect(&text), None)
+}
+
+/// The next poll leaves, and half a minute later this comes back; what it means.
+fn polled(talk: &mut Talk, answer: &WireFrame) -> Vec<String> {
+    talk.pass(30);
+    assert!(poll(talk).is_some());
+    talk.pass(30);
+    talk.frame(answer)
+}
+
+/// A connection over this transport whose polls bring nothing three times, and then an event.
+fn quiet_then(talk: &mut Talk, transport: Transport, event: &str) -> Vec<String> {
+    connect(talk, transport, &[]);
+    talk.open();
+    for _ in 0..3 {
+        assert_eq!(polled(talk, &answer(AskFor::Poll, 204, None, "")), ["ignored"], "nothing was missed that is known");
+    }
+    polled(talk, &answer(AskFor::Poll, 200, None, event))
+}
+
+#[test]
+fn what_came_between_polls_that_could_name_no_place_is_unknown_once() {
+    let mut talk = places("cursor = '/next'");
+    // A place that is found ends that.
+    let first = r#"{"v":1,"next":"p1"}"#;
+    assert_eq!(quiet_then(&mut talk, Transport::LongPoll, first), ["unseen", "event c 1"]);
+    for status in [204, 304, 408] {
+        assert_eq!(polled(&mut talk, &answer(AskFor::Poll, status, None, "")), ["ignored"]);
+    }
+    assert_eq!(polled(&mut talk, &answer(AskFor::Poll, 200, None, r#"{"v":2}"#)), ["event c 2"]);
+
+    // None is found in events either: each that follows a pause may be the first of several.
+    let mut talk = places("cursor = '/next'");
+    assert_eq!(quiet_then(&mut talk, Transport::LongPoll, "{\"v\":1}"), ["unseen", "event c 1"]);
+    assert_eq!(polled(&mut talk, &answer(AskFor::Poll, 200, None, "{\"v\":2}")), ["unseen", "event c 2"]);
+
+    // The first poll misses nothing, however long it takes; and what ends without an event tells nothing.
+    let mut talk = places("cursor = '/next'");
+    connect(&mut talk, Transport::LongPoll, &[]);
+    talk.open();
+    assert_eq!(polled(&mut talk, &answer(AskFor::Poll, 200, None, "{\"v\":1}")), ["event c 1"]);
+
+    // By ids that are places, and by what the service calls its versions.
+    let mut talk = Talk::new(dialect(ANYWHERE), None);
+    let first = r#"{"i":"90:0","n":1}"#;
+    assert_eq!(quiet_then(&mut talk, Transport::LongPoll, first), ["unseen", "event c id=90:0 1"]);
+    assert_eq!(polled(&mut talk, &answer(AskFor::Poll, 408, None, "")), ["ignored"]);
+    let next = answer(AskFor::Poll, 200, None, r#"{"i":"90:1","n":2}"#);
+    assert_eq!(polled(&mut talk, &next), ["event c id=90:1 2"]);
+    assert_eq!(quiet_then(&mut places("resumes = true"), Transport::LongPoll, "{\"v\":1}"), ["unseen", "event c 1"]);
+}
+
+#[test]
+fn polls_of_states_and_of_queues_miss_nothing_between_them() {
+    let event = "{\"v\":1}";
+    assert_eq!(quiet_then(&mut places("cursor = '/next'"), Transport::Poll, event), ["event c 1"], "it brings what is");
+    assert_eq!(quiet_then(&mut places(""), Transport::LongPoll, event), ["event c 1"], "it keeps what was not fetched");
+}
+
+#[test]
+fn an_answer_that_brings_nothing_may_name_the_place() {
+    let event = |first: &WireFrame, asked: &str| {
+        let mut talk = places("cursor = '/next'");
+        connect(&mut talk, Transport::LongPoll, &[]);
+        talk.open();
+        assert_eq!(polled(&mut talk, first), ["ignored"]);
+        assert_eq!(poll(&mut talk).as_deref(), Some(asked));
+        assert_eq!(talk.frame(&answer(AskFor::Poll, 200, None, "{\"v\":1}")), ["event c 1"]);
+    };
+    event(&answer(AskFor::Poll, 304, Some("\"7\""), ""), " if-none-match: \"7\"");
+    event(&answer(AskFor::Poll, 408, Some("\"7\""), "<html>"), " if-none-match: \"7\"");
+    event(&answer(AskFor::Poll, 200, None, r#"{"next":"p1"}"#), "?after=p1");
+    event(&answer(AskFor::Poll, 408, None, r#"{"next":"p1"}"#), "?after=p1");
+}
+
+#[test]
+fn a_hole_between_polls_is_not_forgotten_with_the_connection_unless_that_is_one() {
+    let numbered = answer(AskFor::Poll, 304, Some("\"7\""), "");
+    let nothing = answer(AskFor::Poll, 408, None, "");
+    let event = answer(AskFor::Poll, 200, None, "{\"v\":1}");
+    // The next connection goes on from a place behind the hole: nobody else tells it.
+    for (last, heard) in [(&numbered, &["unseen", "event c 1"][..]), (&nothing, &["event c 1"])] {
+        let mut talk = places("resumes = true");
+        connect(&mut talk, Transport::LongPoll, &[]);
+        talk.open();
+        assert_eq!(polled(&mut talk, &nothing), ["ignored"]);
+        assert_eq!(polled(&mut talk, last), ["ignored"]);
+        assert_eq!(talk.conversation.goes_on(), last == &numbered);
+        let mut talk = talk.reconnect(false);
+        connect(&mut talk, Transport::LongPoll, &[]);
+        talk.open();
+        assert_eq!(polled(&mut talk, &event), heard);
+    }
+}
+
+#[test]
+fn a_poll_without_a_place_is_not_asked_again_unheard() {
+    let repeats = |talk: &mut Talk| {
+        talk.pass(30);
+        match talk.conversation.poll(talk.now).unwrap().unwrap().frame {
+            WireFrame::Ask(ask) => ask.repeats,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut talk = places("cursor = '/next'");
+    connect(&mut talk, Transport::LongPoll, &[]);
+    talk.open();
+    assert!(!repeats(&mut talk));
+    talk.frame(&answer(AskFor::Poll, 200, None, r#"{"v":1,"next":"p1"}"#));
+    assert!(repeats(&mut talk), "it names its place");
+    for (mut talk, transport) in [(places(""), Transport::LongPoll), (places("cursor = '/next'"), Transport::Poll)] {
+        connect(&mut talk, transport, &[]);
+        talk.open();
+        assert!(repeats(&mut talk));
+    }
+}
+
 #[test]
 fn polls_keep_their_interval_and_tell_only_news() {
     let text = format!("[frame]\narray = 'split'\n[transport.poll]\ninterval = '5s'\n{ANY}type = '#status'\n");

@@ -99,7 +99,10 @@ impl Polled {
 
     /// Its session is open; CONNECT waits.
     fn open(open: &str) -> Self {
-        let mut talk = Talk::builtin("socketio", None);
+        Polled::over(Talk::builtin("socketio", None), open)
+    }
+
+    fn over(mut talk: Talk, open: &str) -> Self {
         talk.conversation.connect_request(Transport::LongPoll, "http://h:1", &[], &[]).unwrap();
         assert_eq!(talk.open(), [""; 0]);
         let mut polled = Polled { talk, packets: VecDeque::new() };
@@ -176,6 +179,27 @@ fn a_lost_answer_to_a_poll_is_not_asked_for_again() {
     let poll = polled.talk.conversation.poll(polled.talk.now).unwrap().unwrap();
     let WireFrame::Ask(ask) = poll.frame else { panic!() };
     assert!(!ask.repeats, "its packets are gone with it");
+}
+
+/// The engine keeps for a session what is not fetched, whatever the dialect says of places.
+#[test]
+fn nothing_is_lost_between_polls_of_a_session() {
+    let text = include_str!("../../../../config/dialects/socketio.toml");
+    let placed = text.replacen("[transport.long-poll]", "[transport.long-poll]\nresumes = true", 1);
+    assert_ne!(placed, text);
+    for text in [text, &placed] {
+        let mut polled = Polled::over(Talk::new(Arc::new(Dialect::parse("socketio.toml", text).unwrap()), None), OPEN);
+        polled.poll();
+        assert_eq!(polled.hear(AskFor::Poll, 200, "40{\"sid\":\"s\"}"), ["ready"]);
+        for _ in 0..3 {
+            polled.talk.pass(30);
+            assert!(polled.poll().is_some());
+            polled.talk.pass(30);
+            assert_eq!(polled.hear(AskFor::Poll, 200, "6"), ["ignored"]);
+        }
+        polled.poll();
+        assert_eq!(polled.hear(AskFor::Poll, 200, "42[\"x\",1]"), ["event x 1"]);
+    }
 }
 
 #[test]

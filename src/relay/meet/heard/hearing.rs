@@ -130,6 +130,7 @@ impl Relay {
             }
             Heard::Mismatched { target, whole } => self.checksum_failed(at, attempt, target, whole),
             Heard::Unproven => self.heard_unproven(at, attempt),
+            Heard::Unseen => self.heard_unseen(at, attempt),
             Heard::Reconnect { retry_after } => {
                 self.heard_reconnect(now, attempt, retry_after);
             }

@@ -29,6 +29,14 @@ impl Relay {
         }
     }
 
+    /// Polls could not say from where they go on: a hole between two of them, if anything came there. One beside the connection
+    /// that serves leaves none.
+    pub(in crate::relay) fn heard_unseen(&mut self, now: Time, id: AttemptId) {
+        let Some(polled) = self.attempts.active().filter(|active| active.id() == id) else { return };
+        let live: Vec<ChannelId> = polled.acked.all_live().collect();
+        self.connection_lost(now, &live, GapReason::Reconnect, false);
+    }
+
     /// Whether upstream went on where it was is known now, of all connections lost since it was known last.
     pub(in crate::relay) fn settle_losses(&mut self, now: Time, sequel: Sequel) {
         let (channels, everything) = self.unsettled.settle();
