@@ -39,6 +39,9 @@ pub(super) struct PublishArgs {
     /// Takes the place of those with the same order key, channel and key that still wait
     #[arg(long, requires = "order_key")]
     coalesce: bool,
+    /// Send it now or not at all: it is not stored and has no outcome
+    #[arg(long, conflicts_with_all = ["idempotency_key", "order_key", "ttl", "on_unknown", "wait"])]
+    volatile: bool,
     /// critical, high, medium or low
     #[arg(long)]
     priority: Option<String>,
@@ -120,8 +123,10 @@ fn body(args: &PublishArgs, data: &RawValue) -> Result<String, Failure> {
             members.insert(name.to_owned(), json!(value));
         }
     }
-    if args.coalesce {
-        members.insert("coalesce".to_owned(), json!(true));
+    for (name, given) in [("coalesce", args.coalesce), ("volatile", args.volatile)] {
+        if given {
+            members.insert(name.to_owned(), json!(true));
+        }
     }
     let head = Value::Object(members).to_string();
     // The payload keeps its text, so it is put in by hand: an object with at least one member ends in `}`.

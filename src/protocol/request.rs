@@ -71,6 +71,8 @@ pub struct Publish {
     pub ttl: Option<Duration>,
     /// What a lost connection between sending and ack means; `None`: the channel's policy.
     pub on_unknown: Option<OnUnknown>,
+    /// It leaves now or not at all, is not stored and has no outcome.
+    pub volatile: bool,
 }
 
 /// A request of a session. What the feed knows and this relay does not carry out, parsing refuses as `not_supported` by name.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outbox::{Lane, OnUnknown, Outcome};
+use super::rng::Rng;
 use super::stats::Cost;
 use super::time::{Time, Wall};
 use crate::protocol::request::ChannelRequest;
@@ -17,9 +18,22 @@ use crate::protocol::request::ChannelRequest;
 pub struct MessageId(pub u128);
 
 impl MessageId {
+    /// Bits of chance, behind those of the time.
+    pub const RANDOM_BITS: u32 = 80;
+
     /// Reads the 26-character form.
     pub fn parse(text: &str) -> Option<Self> {
         ulid::Ulid::from_string(text).ok().map(|id| MessageId(id.0))
+    }
+
+    /// One for a message that is never stored: of the time 0, so that it is none that is.
+    pub fn volatile(rng: &mut Rng) -> Self {
+        MessageId(rng.next_u128() >> (128 - Self::RANDOM_BITS))
+    }
+
+    /// Whether it is of a message that is never stored.
+    pub fn is_volatile(self) -> bool {
+        self.0 >> Self::RANDOM_BITS == 0
     }
 
     /// When it was given, to the millisecond.

@@ -163,6 +163,18 @@ words! {
 }
 
 words! {
+    /// What became of a volatile message.
+    VolatileEnd {
+        /// Its bytes are with the kernel.
+        Sent = "sent";
+        /// It could not leave at once.
+        Refused = "refused";
+        /// The connection was lost while it left.
+        Lost = "lost";
+    }
+}
+
+words! {
     /// Why something is missing on a channel: the `reason` of `gap`.
     GapReason {
         /// A number is missing in upstream's sequence, or upstream said that it lost something.
@@ -553,6 +565,8 @@ pub struct OutboxStats {
     pub accepted: u64,
     /// Messages found undelivered at start.
     pub restored: u64,
+    /// What became of volatile messages.
+    pub volatile: Counts<VolatileEnd>,
     /// Messages refused before acceptance, by `protocol::codes::ErrorCode::text`.
     pub refused: Counts<&'static str>,
     /// Publishes whose idempotency key found an earlier message.

@@ -130,6 +130,7 @@ fn publish_body(
             return Err(invalid("the header Idempotency-Key and `idempotency_key` differ: send one of them"));
         }
         message.idempotency_key = Some(key.into());
+        check_volatile(message)?;
     }
     Ok((messages, atomic))
 }
@@ -369,13 +370,15 @@ fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publ
         messages.push(publish(&mut fields, limits).map_err(named)?);
         nothing_left(&fields, "a message").map_err(named)?;
     }
+    if atomic && messages.iter().any(|message| message.volatile) {
+        return Err(invalid(
+            "`atomic` is about what is accepted, and `volatile` messages never are: leave one of them out",
+        ));
+    }
     Ok((messages, atomic))
 }
 
 fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, Wrong> {
-    if flag(fields, "volatile")? {
-        return Err(not_supported("the option", "volatile"));
-    }
     if fields.take("optimistic").is_some() {
         return Err(not_supported("the option", "optimistic"));
     }
@@ -395,7 +398,7 @@ fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, W
     if coalesce && order_key.is_none() {
         return Err(invalid("`coalesce` replaces what waits with the same `order_key`: give one"));
     }
-    Ok(Publish {
+    let publish = Publish {
         channel,
         key: word(fields, "key")?,
         kind: word(fields, "type")?,
@@ -406,7 +409,26 @@ fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, W
         lane: lane(fields)?,
         ttl: ttl(fields)?,
         on_unknown: on_unknown(fields)?,
-    })
+        volatile: flag(fields, "volatile")?,
+    };
+    check_volatile(&publish)?;
+    Ok(publish)
+}
+
+/// What leaves now or never waits for nothing and is not asked for later.
+fn check_volatile(publish: &Publish) -> Result<(), Wrong> {
+    let lasting = [
+        ("idempotency_key", publish.idempotency_key.is_some()),
+        ("order_key", publish.order_key.is_some()),
+        ("ttl", publish.ttl.is_some()),
+        ("on_unknown", publish.on_unknown.is_some()),
+    ];
+    match lasting.into_iter().find(|(_, given)| publish.volatile && *given) {
+        Some((name, _)) => {
+            Err(invalid(format!("`volatile` leaves now or not at all: leave `{name}` out, or `volatile`")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn flag(fields: &mut Fields<'_>, name: &str) -> Result<bool, Wrong> {

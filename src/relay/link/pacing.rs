@@ -99,6 +99,11 @@ impl Pacing {
         open
     }
 
+    /// Whether so many frames and one more may leave now.
+    pub fn has_room(&self, now: Mono, before: usize) -> bool {
+        !self.held(now) && self.reserve.as_ref().is_none_or(|reserve| reserve.bucket().left(now) as usize > before)
+    }
+
     /// Whether WebSocket pings and pongs leave without a token.
     pub fn control_is_free(&self) -> bool {
         self.reserve.is_none() || !self.counts_control

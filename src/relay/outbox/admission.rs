@@ -231,8 +231,8 @@ impl Outbox {
 
     /// A new id: the time in front, chance behind, always above the last one.
     fn next_id(&mut self, now: Wall, rng: &mut Rng) -> MessageId {
-        const RANDOM_BITS: u32 = 80;
-        let fresh = (u128::from(now.millis()) << RANDOM_BITS) | (rng.next_u128() >> (128 - RANDOM_BITS));
+        const BITS: u32 = MessageId::RANDOM_BITS;
+        let fresh = (u128::from(now.millis()) << BITS) | (rng.next_u128() >> (128 - BITS));
         self.last_id = MessageId(fresh.max(self.last_id.0.saturating_add(1)));
         self.last_id
     }

@@ -318,6 +318,9 @@ impl Relay {
 
     /// The next message as a frame.
     fn next_publish(&mut self, now: Time, id: AttemptId, critical_only: bool) -> Option<Outgoing> {
+        if let Some(outgoing) = self.next_volatile(now, id, critical_only) {
+            return Some(outgoing);
+        }
         for _ in 0..UNSENDABLE_MAX {
             let message = self.next_message(now, critical_only)?;
             let mut spec = message_spec(&message);

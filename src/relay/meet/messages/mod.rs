@@ -7,4 +7,5 @@ pub(in crate::relay) mod publishing;
 pub(in crate::relay) mod reading;
 #[cfg(test)]
 mod tests;
+pub(in crate::relay) mod volatile;
 pub(in crate::relay) mod waiting;

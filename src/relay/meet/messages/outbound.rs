@@ -18,6 +18,7 @@ use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::time::{Mono, Time};
 
 use super::reading::Reading;
+use super::volatile::Volatile;
 use super::waiting::Waiting;
 
 /// What the relay remembers between the outbox and the others.
@@ -28,6 +29,8 @@ pub(in crate::relay) struct Outbound {
     pub(in crate::relay) waiting: Waiting,
     /// Who waits for what to be read from the disk.
     pub(in crate::relay) reading: Reading,
+    /// What leaves now or never.
+    pub(in crate::relay) volatile: Volatile,
     joins: Joins,
 }
 
@@ -35,7 +38,13 @@ impl Outbound {
     pub(in crate::relay) fn new(dialect: &Arc<Dialect>, upstream: &UpstreamConfig) -> Self {
         // It sends nothing, so its `{uuid}`s are never seen.
         let checker = Conversation::new(Arc::clone(dialect), Carried::new(0), upstream.params.clone(), None);
-        Outbound { checker, waiting: Waiting::default(), reading: Reading::default(), joins: Joins::default() }
+        Outbound {
+            checker,
+            waiting: Waiting::default(),
+            reading: Reading::default(),
+            volatile: Volatile::default(),
+            joins: Joins::default(),
+        }
     }
 }
 
@@ -114,10 +123,13 @@ impl Relay {
     /// The bytes of these messages are with the kernel.
     pub(in crate::relay) fn messages_written(&mut self, now: Time, messages: &[MessageId]) {
         self.outbox.written(now, messages, &mut self.stats.outbox);
+        self.volatile_written(now, messages);
     }
 
     pub(in crate::relay) fn message_acked(&mut self, now: Time, message: MessageId, by: Confirm, reply: Option<&str>) {
-        self.outbox.acked(now, message, by, reply, &mut self.stats.outbox);
+        if !message.is_volatile() {
+            self.outbox.acked(now, message, by, reply, &mut self.stats.outbox);
+        }
     }
 
     pub(in crate::relay) fn message_nacked(
@@ -129,6 +141,9 @@ impl Relay {
         text: &str,
         retry_after: Option<Duration>,
     ) {
+        if message.is_volatile() {
+            return;
+        }
         let nack = Nack { then, code, text, retry_after };
         self.outbox.nacked(now, message, nack, &mut self.rng, &mut self.stats.outbox);
     }
@@ -151,6 +166,7 @@ impl Relay {
     /// The attempt is gone: what was in flight may have left.
     pub(in crate::relay) fn messages_lost(&mut self, now: Time) {
         self.outbox.lost(now, &mut self.rng, &mut self.stats.outbox);
+        self.volatile_lost(now);
     }
 
     pub(in crate::relay) fn outbound_due(&self) -> Option<Mono> {

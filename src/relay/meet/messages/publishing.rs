@@ -20,7 +20,7 @@ use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::Time;
 
 use super::reading::Look;
-use super::waiting::{Asker, Expected};
+use super::waiting::{Asker, Expected, Part};
 
 /// Messages that `GET /v1/outbox` shows.
 const LISTED: usize = 100;
@@ -63,9 +63,14 @@ impl Relay {
             return self.answer_atomic(now, &asker, count, admitted);
         }
         for (place, message) in messages.into_iter().enumerate() {
-            let admitted =
-                self.checked(principal, message).and_then(|checked| self.hand_over(now, from, vec![checked]));
-            match admitted {
+            let checked = match self.checked(principal, message) {
+                Ok(checked) if checked.volatile => {
+                    self.publish_volatile(now, &asker, place, checked);
+                    continue;
+                }
+                checked => checked,
+            };
+            match checked.and_then(|checked| self.hand_over(now, from, vec![checked])) {
                 Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(now, &asker, place, one)),
                 Err(refusal) => self.answer_refused(now, &asker, place, refusal),
             }
@@ -174,11 +179,11 @@ impl Relay {
                     self.tell(*session, frame);
                 }
             }
-            Asker::Call(call) => self.answer_part(now, *call, place, Ok(id)),
+            Asker::Call(call) => self.answer_part(now, *call, place, Part::Accepted(id)),
         }
     }
 
-    fn answer_refused(&mut self, now: Time, asker: &Asker, place: usize, refusal: Refusal) {
+    pub(in crate::relay) fn answer_refused(&mut self, now: Time, asker: &Asker, place: usize, refusal: Refusal) {
         self.stats.outbox.refused.bump(refusal.code.text());
         match asker {
             Asker::Session(session, reference) if refusal.code.retryable() => {
@@ -189,7 +194,7 @@ impl Relay {
             Asker::Session(session, reference) => {
                 self.refuse(*session, reference.as_ref(), None, refusal.code, &refusal.message, None);
             }
-            Asker::Call(call) => self.answer_part(now, *call, place, Err(refusal)),
+            Asker::Call(call) => self.answer_part(now, *call, place, Part::Refused(refusal)),
         }
     }
 

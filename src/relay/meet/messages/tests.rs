@@ -3,6 +3,7 @@
 
 mod joining;
 mod reading;
+mod volatile;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ struct House {
     /// Commits wait for [`House::commit`].
     slow_store: bool,
     committing: bool,
+    /// The way up takes nothing.
+    stuck: bool,
     /// It cannot read.
     broken_store: bool,
     /// What was accepted.
@@ -67,6 +70,7 @@ impl House {
             down: false,
             slow_store: false,
             committing: false,
+            stuck: false,
             broken_store: false,
             disk: Vec::new(),
             sent: Vec::new(),
@@ -109,7 +113,7 @@ impl House {
                         self.sent.push(serde_json::from_slice(&text).unwrap());
                     }
                 }
-                Some(Input::Transmitted { attempt })
+                (!self.stuck).then_some(Input::Transmitted { attempt })
             }
             Output::Disconnect { attempt, .. } => Some(Input::Disconnected { attempt, reason: Disconnect::Asked }),
             Output::Upgrade { .. } | Output::KeepPolling { .. } => None,
@@ -236,6 +240,7 @@ fn message(channel: &str, data: &str) -> Publish {
         idempotency_key: None,
         order_key: None,
         coalesce: false,
+        volatile: false,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

@@ -70,50 +70,63 @@ pub(in crate::relay) struct Expected {
     pub(in crate::relay) until: Option<Mono>,
 }
 
+/// The answer to one message of a request.
+#[derive(Debug, Clone)]
+pub(in crate::relay) enum Part {
+    Accepted(MessageId),
+    /// It was volatile, and left.
+    Sent,
+    Refused(Refusal),
+}
+
 /// The answers to the messages of one HTTP request.
 struct Answers {
     principal: Arc<str>,
     expected: Expected,
     /// By the message's place in the request.
-    known: Vec<Option<Result<MessageId, Refusal>>>,
+    known: Vec<Option<Part>>,
 }
 
 impl Answers {
     fn accepted(&self) -> impl Iterator<Item = MessageId> {
-        self.known.iter().flatten().flatten().copied()
+        self.known.iter().flatten().filter_map(|part| match part {
+            Part::Accepted(id) => Some(*id),
+            Part::Sent | Part::Refused(_) => None,
+        })
     }
 
-    /// The answer to the whole request. 200 if all that was accepted has ended and that was waited for, else 202.
+    /// The answer to the whole request. 202 if something was accepted of which the end is not told, else 200.
     fn reply(&self, now: Time, outbox: &Outbox) -> Reply {
-        let refused = || self.known.iter().flatten().find_map(|part| part.as_ref().err());
-        if let (None, Some(refusal)) = (self.accepted().next(), refused()) {
+        let parts: Vec<&Part> = self.known.iter().flatten().collect();
+        if let Some(Part::Refused(refusal)) = parts.first()
+            && parts.iter().all(|part| matches!(part, Part::Refused(_)))
+        {
             return problem(refusal);
         }
         let ended = self.expected.until.is_some() && self.accepted().all(|id| outbox.outcome(id).is_some());
-        let body = |part: &Result<MessageId, Refusal>| match part {
-            Err(refusal) => {
+        let body = |part: &&Part| match part {
+            Part::Refused(refusal) => {
                 let object = Object::new().text("code", refusal.code.text()).text("detail", &refusal.message);
                 object.flag("retryable", refusal.code.retryable()).end()
             }
-            Ok(id) => {
+            Part::Sent => Object::new().text("state", "sent").end(),
+            Part::Accepted(id) => {
                 let state = ended.then(|| outbox.message_state(now, &self.principal, *id)).flatten();
                 state.unwrap_or_else(|| {
                     Object::new().text("message", &id.to_string()).text("state", outbox.state_text(*id)).end()
                 })
             }
         };
-        let bodies: Vec<Vec<u8>> = self.known.iter().flatten().map(body).collect();
-        let status = if ended { 200 } else { 202 };
-        match (self.expected.list, self.accepted().next()) {
-            (false, Some(id)) => {
-                let location = Some(format!("/v1/messages/{id}"));
-                Reply::Json { status, body: Bytes::from(bodies.concat()), location }
-            }
-            _ => {
-                let list = [b"[".as_slice(), &bodies.join(&b","[..]), b"]"].concat();
-                Reply::Json { status, body: Bytes::from(Object::new().raw("messages", &list).end()), location: None }
-            }
+        let bodies: Vec<Vec<u8>> = parts.iter().map(body).collect();
+        let first = self.accepted().next();
+        let status = if ended || first.is_none() { 200 } else { 202 };
+        if self.expected.list {
+            let list = [b"[".as_slice(), &bodies.join(&b","[..]), b"]"].concat();
+            let body = Bytes::from(Object::new().raw("messages", &list).end());
+            return Reply::Json { status, body, location: None };
         }
+        let location = first.map(|id| format!("/v1/messages/{id}"));
+        Reply::Json { status, body: Bytes::from(bodies.concat()), location }
     }
 }
 
@@ -126,13 +139,7 @@ impl Relay {
     }
 
     /// One message of an HTTP request is accepted or refused; when all are, the request is answered or waits on.
-    pub(in crate::relay) fn answer_part(
-        &mut self,
-        now: Time,
-        call: CallId,
-        place: usize,
-        part: Result<MessageId, Refusal>,
-    ) {
+    pub(in crate::relay) fn answer_part(&mut self, now: Time, call: CallId, place: usize, part: Part) {
         let waiting = &mut self.outbound.waiting;
         let Some(answers) = waiting.calls.get_mut(&call) else { return };
         if let Some(slot) = answers.known.get_mut(place) {

@@ -309,6 +309,7 @@ fn publish(channel: &str, key: Option<&str>) -> Request {
         idempotency_key: None,
         order_key: None,
         coalesce: false,
+        volatile: false,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

@@ -423,6 +423,7 @@ impl Service {
             idempotency_key: None,
             order_key: None,
             coalesce: false,
+            volatile: false,
             lane,
             ttl: None,
             on_unknown: None,

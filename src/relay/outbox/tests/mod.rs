@@ -117,6 +117,7 @@ fn message(data: &str) -> Publish {
         idempotency_key: None,
         order_key: None,
         coalesce: false,
+        volatile: false,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,
