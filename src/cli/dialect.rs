@@ -55,7 +55,7 @@ enum DialectCommand {
 }
 
 /// A transcript is malformed (EX_DATAERR).
-const DATA: u8 = 65;
+pub(super) const DATA: u8 = 65;
 /// A file cannot be read, a name is unknown (EX_NOINPUT).
 const NO_INPUT: u8 = 66;
 

@@ -127,7 +127,7 @@ enum Command {
     Dialect(dialect::DialectArgs),
     /// Hold the configured service and write down what passes, for a new dialect or a test
     Record(record::RecordArgs),
-    /// Play a transcript as a service, on a port
+    /// Play a transcript as a service, on a port, over the transports of the recording
     Replay(replay::ReplayArgs),
     /// A service on a port, made of a dialect: for tests, and for work without a network
     Mock(mock::MockArgs),

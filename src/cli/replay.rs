@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::dialect::transcript;
+use super::dialect::{DATA, transcript};
 use super::{Failure, exit, print, remark};
-use crate::tools::replay::{self, Manner};
+use crate::tools::replay::{Manner, Replay};
 
 /// Options of `tidegate replay`.
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub(super) struct ReplayArgs {
     /// How much faster than it was; 0: without pauses
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = a_speed)]
     speed: f64,
-    /// After the last recorded connection begin again with the first
+    /// After the last recorded connection begin again with the first; over HTTP queries are not compared then
     #[arg(long = "loop")]
     again: bool,
 }
@@ -31,11 +31,12 @@ fn a_speed(text: &str) -> Result<f64, String> {
 /// Plays until told to stop.
 pub(super) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let transcript = transcript(&args.transcript)?;
-    let manner = Manner { speed: args.speed, again: args.again };
+    let replay = Replay::new(transcript).map_err(|error| Failure::new(DATA, format!("{}:{error}", args.transcript)))?;
+    let (manner, scheme) = (Manner { speed: args.speed, again: args.again }, replay.scheme());
     let mut told = Ok(());
     let listening =
-        &mut |address: SocketAddr| told = print(&format!("replays {} at ws://{address}/\n", args.transcript));
-    let played = replay::run(transcript, args.listen, manner, listening, remark);
+        &mut |address: SocketAddr| told = print(&format!("replays {} at {scheme}://{address}/\n", args.transcript));
+    let played = replay.run(args.listen, manner, listening, remark);
     played.map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}; choose another --listen", args.listen)))?;
     told
 }

@@ -35,7 +35,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use self::address::AddressPattern;
-pub use self::address::fits;
+pub use self::address::{fits, resembles};
 use self::asked::Http;
 pub use self::line::{Line, Verdict};
 use self::line::{Names, joined};

@@ -2,8 +2,8 @@
 //! transcript as a service, `mock` is a service made of a dialect.
 //!
 //! - `record`: the event loop of a recording. `tape`: its file.
-//! - `served`: a WebSocket server. `replay`: what a transcript says on it, where a client says what was recorded (`alike`).
-//!   `mock`: what a dialect makes of it.
+//! - `served`: a WebSocket server. `replay`: what a transcript says over each transport, where a client says what was recorded
+//!   (`alike`). `mock`: what a dialect makes of it, over WebSocket.
 //!
 //! Deliberately not here: what frames mean (`dialect`), connections to a real service (`upstream`), decisions (`relay`).
 

@@ -1,222 +1,114 @@
 //! `tidegate replay`: plays a transcript as a service, on a port.
 //!
-//! Every connection of a client plays the next recorded one. What the service said is said again, after the recorded pauses;
-//! what the client said has to be said again (ids and secrets apart, `alike`) before it goes on.
+//! Every connection of a client plays the next recorded one, over the transport over which it was recorded. What the service said
+//! is said again, after the recorded pauses; what the client said has to be said again (ids and secrets apart, `alike`) before
+//! it goes on.
 //! Invariant: nothing is made up; what the transcript does not have is not answered.
-//! Deliberately not here: transports other than WebSocket; HTTP calls that stand in a transcript are passed over.
+//! Deliberately not here: a session that moved from polls to a WebSocket, and HTTP calls beside the conversation; the first is
+//! refused at start, the others are passed over.
+//!
+//! - `script`: the connections of a transcript. `socket`: one over WebSocket. `stage`: those over HTTP, and which is next.
 
-use std::cell::RefCell;
+mod script;
+mod socket;
+mod stage;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::sleep;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::alike::{Renamed, alike, answer};
-use super::served::{self, Socket};
-use super::stop_signals;
-use crate::dialect::WireFrame;
-use crate::dialect::rehearsal::transcript::{Happening, Transcript};
+use self::script::{Scene, Script};
+use self::stage::Stage;
+use super::{served, stop_signals};
+use crate::dialect::rehearsal::transcript::{Transcript, TranscriptError};
 
-/// Longest pause between two frames, however long it was in the recording.
+/// Longest pause between two steps, however long it was in the recording.
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
-/// Answer to a connection that the transcript does not have.
-const NO_MORE: u16 = 503;
-/// Texts of a client that wait for their place in the transcript.
-const WAITING_MAX: usize = 1_000;
 
 /// How to play.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
     /// Pauses are divided by it; 0: there are none.
     pub speed: f64,
-    /// After the last recorded connection comes the first again.
+    /// After the last recorded connection comes the first again. Over HTTP the query is not compared then: clients go on from
+    /// where the last round ended.
     pub again: bool,
 }
 
-/// One recorded connection.
-#[derive(Debug, Clone, PartialEq)]
-struct Scene {
-    /// The upgrade was refused.
-    refused: Option<u16>,
-    /// The rest, with the pause before each.
-    steps: Vec<(Duration, Happening)>,
-}
-
-/// The recorded connections, in order.
-fn scenes(transcript: Transcript) -> Vec<Scene> {
-    let mut names: Vec<String> = Vec::new();
-    let mut scenes: Vec<(Scene, u64)> = Vec::new();
-    for step in transcript.steps {
-        if matches!(step.happening, Happening::Note(_) | Happening::Elsewhere) {
-            continue;
-        }
-        let at = names.iter().position(|name| *name == step.connection).unwrap_or_else(|| {
-            names.push(step.connection.clone());
-            scenes.push((Scene { refused: None, steps: Vec::new() }, step.at_ms));
-            names.len() - 1
-        });
-        let (scene, before) = &mut scenes[at];
-        let pause = Duration::from_millis(step.at_ms.saturating_sub(*before)).min(PAUSE_MAX);
-        *before = step.at_ms;
-        match step.happening {
-            Happening::Open => {}
-            Happening::Rejected(status) => scene.refused = Some(status),
-            happening => scene.steps.push((pause, happening)),
-        }
-    }
-    scenes.into_iter().map(|(scene, _)| scene).collect()
-}
-
-/// Plays until a signal. `listening` is told the address, `say` what a person should know.
-pub fn run(
-    transcript: Transcript,
-    address: SocketAddr,
-    manner: Manner,
-    listening: &mut dyn FnMut(SocketAddr),
-    say: fn(&str),
-) -> std::io::Result<()> {
-    let scenes = scenes(transcript);
-    let mut stop = stop_signals()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
-        let (listener, address) = served::bind(address).await?;
-        listening(address);
-        let next = Rc::new(RefCell::new(0));
-        loop {
-            let stream = tokio::select! {
-                _ = stop.recv() => return Ok(()),
-                accepted = listener.accept() => accepted?.0,
-            };
-            let at = next.replace_with(|at| *at + 1);
-            let scene = if manner.again { scenes.get(at % scenes.len().max(1)) } else { scenes.get(at) };
-            let scene = scene.cloned().unwrap_or(Scene { refused: Some(NO_MORE), steps: Vec::new() });
-            spawn_local(async move {
-                if let Some(socket) = served::accept(stream, scene.refused).await {
-                    play(socket, scene, manner, say).await;
-                    say(&format!("connection {} is played", at + 1));
-                }
-            });
-        }
-    })
-}
-
-/// A client, and what it said that has no place yet.
-struct Player {
-    socket: Socket,
-    said: Vec<String>,
-    renamed: Renamed,
-}
-
-impl Player {
-    /// Takes the next text of the client. `None`: it is gone.
-    async fn hear(&mut self) -> Option<()> {
-        loop {
-            match self.socket.next().await?.ok()? {
-                Message::Text(text) => self.said.push(text.as_str().to_owned()),
-                Message::Binary(bytes) => self.said.push(String::from_utf8_lossy(&bytes).into_owned()),
-                Message::Close(_) => return None,
-                _ => continue,
-            }
-            if self.said.len() > WAITING_MAX {
-                self.said.remove(0);
-            }
-            return Some(());
-        }
-    }
-
-    /// Waits until the client has said this.
-    async fn hear_this(&mut self, recorded: &str, say: fn(&str)) -> Option<()> {
-        let mut told = 0;
-        loop {
-            let renamed = &mut self.renamed;
-            if let Some(at) = self.said.iter().position(|said| alike(recorded, said, renamed)) {
-                self.said.remove(at);
-                return Some(());
-            }
-            for other in self.said.iter().skip(told) {
-                say(&format!("waiting for {recorded}, heard {other}"));
-            }
-            told = self.said.len();
-            self.hear().await?;
-        }
-    }
-
-    /// Lets time pass; what the client says meanwhile is kept.
-    async fn pause(&mut self, length: Duration) -> Option<()> {
-        let mut end = std::pin::pin!(sleep(length));
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut end => return Some(()),
-                heard = self.hear() => heard?,
-            }
+impl Manner {
+    /// How long a recorded pause is now.
+    fn pause(self, recorded: Duration) -> Duration {
+        match self.speed > 0.0 {
+            true => recorded.div_f64(self.speed).min(PAUSE_MAX),
+            false => Duration::ZERO,
         }
     }
 }
 
-async fn play(socket: Socket, scene: Scene, manner: Manner, say: fn(&str)) {
-    let mut player = Player { socket, said: Vec::new(), renamed: Renamed::new() };
-    // A client that goes away ends its scene.
-    let _ = perform(&mut player, scene, manner, say).await;
-}
+/// A transcript that can be played.
+#[derive(Debug)]
+pub struct Replay(Script);
 
-async fn perform(player: &mut Player, scene: Scene, manner: Manner, say: fn(&str)) -> Option<()> {
-    for (pause, happening) in scene.steps {
-        if manner.speed > 0.0 && !matches!(happening, Happening::Sent(_)) {
-            player.pause(pause.div_f64(manner.speed).min(PAUSE_MAX)).await?;
+impl Replay {
+    /// Of this transcript, or why that cannot be.
+    pub fn new(transcript: Transcript) -> Result<Self, TranscriptError> {
+        Script::of(transcript).map(Replay)
+    }
+
+    /// The scheme of its address.
+    pub fn scheme(&self) -> &'static str {
+        let sockets = self.0.scenes.iter().any(|scene| matches!(scene, Scene::Socket(_)));
+        if sockets { "ws" } else { "http" }
+    }
+
+    /// Plays until a signal. `listening` is told the address, `say` what a person should know.
+    pub fn run(
+        self,
+        address: SocketAddr,
+        manner: Manner,
+        listening: &mut dyn FnMut(SocketAddr),
+        say: fn(&str),
+    ) -> std::io::Result<()> {
+        let Script { scenes, passed_over } = self.0;
+        for connection in passed_over {
+            say(&format!("connection {connection} is passed over: nothing of it can be asked for"));
         }
-        let message = match happening {
-            Happening::Sent(frame) => {
-                player.hear_this(&String::from_utf8_lossy(frame.body()), say).await?;
-                continue;
+        let mut stop = stop_signals()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&runtime, async {
+            let (listener, address) = served::bind(address).await?;
+            listening(address);
+            let stage = Rc::new(Stage::new(scenes, manner, say));
+            loop {
+                let stream = tokio::select! {
+                    _ = stop.recv() => return Ok(()),
+                    accepted = listener.accept() => accepted?.0,
+                };
+                spawn_local(serve(stream, Rc::clone(&stage)));
             }
-            Happening::Came(WireFrame::Text(body)) => {
-                Message::text(answer(&String::from_utf8_lossy(&body), &player.renamed))
-            }
-            Happening::Came(frame) => match std::str::from_utf8(frame.body()) {
-                Ok(text) => Message::binary(answer(text, &player.renamed).into_bytes()),
-                Err(_) => Message::binary(frame.body().to_vec()),
-            },
-            Happening::Closed { ours: false, code: Some(code) } => {
-                let frame = CloseFrame { code: code.into(), reason: "".into() };
-                // A code that must not stand on the wire is said by going.
-                let _ = player.socket.close(Some(frame)).await;
-                return Some(());
-            }
-            Happening::Closed { ours: false, code: None } => return Some(()),
-            _ => continue,
-        };
-        player.socket.send(message).await.ok()?;
+        })
     }
-    // Nothing more was recorded: the connection stays as it is until the client goes.
-    while player.hear().await.is_some() {
-        say(&format!("nothing more is recorded, heard {}", player.said.pop().unwrap_or_default()));
-    }
-    None
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_scenes_with_pauses_of_their_own() {
-        let text = r#"{"meta":{}}
-{"t":5,"conn":"c1","dir":"out","op":"connect","url":"ws://x"}
-{"t":9,"conn":"c1","dir":"in","op":"open"}
-{"t":10,"conn":"c2","dir":"in","op":"reject","status":401}
-{"t":12,"conn":"c1","dir":"in","op":"text","data":"a"}
-{"t":13,"conn":"back","dir":"out","op":"http","data":""}
-{"t":20,"conn":"c1","dir":"in","op":"close","code":4000}"#;
-        let scenes = scenes(Transcript::parse(text).unwrap());
-        assert_eq!(scenes.len(), 2);
-        let pauses: Vec<u128> = scenes[0].steps.iter().map(|(pause, _)| pause.as_millis()).collect();
-        assert_eq!(pauses, [3, 8]);
-        assert_eq!((scenes[1].refused, scenes[1].steps.len()), (Some(401), 0));
+/// One connection of a client.
+async fn serve(stream: TcpStream, stage: Rc<Stage>) {
+    // Without it small frames wait for each other; a system that refuses it is no less right.
+    let _ = stream.set_nodelay(true);
+    let line = Rc::new(Notify::new());
+    let service = service_fn(|request| Rc::clone(&stage).answer(request, Rc::downgrade(&line)));
+    let exchanges = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::select! {
+        // A client that goes away is its own affair.
+        _ = exchanges => {}
+        () = line.notified() => {}
     }
+    drop(line);
+    stage.changed();
 }

@@ -1,5 +1,6 @@
 //! Recording a service, and playing what was recorded.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -153,6 +154,66 @@ fn a_transcript_that_is_none_is_told_with_its_line() {
     let output = run(dir.path(), &["replay", "script.jsonl"]);
     assert_eq!(output.status.code(), Some(65), "{}", said(&output));
     assert!(said(&output).starts_with("script.jsonl:2: no step"), "{}", said(&output));
+}
+
+/// A recorded connection over this transport; its steps have no `conn` yet.
+fn by_http(dir: &Path, transport: &str, steps: &[&str]) {
+    let begin =
+        format!(r#"{{"dir":"out","op":"connect","transport":"{transport}","url":"http://h/feed?room=a&key=***"}}"#);
+    let steps = [&[&begin, r#"{"dir":"in","op":"open"}"#], steps].concat();
+    let text: String = steps.iter().map(|step| step.replacen('{', "{\"conn\":\"c1\",", 1) + "\n").collect();
+    std::fs::write(dir.join("script.jsonl"), format!("{{\"meta\":{{}}}}\n{text}")).unwrap();
+}
+
+#[test]
+fn a_transcript_that_cannot_be_served_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    for (steps, expected) in [
+        (&[][..], "script.jsonl:1: there is nothing to serve"),
+        (&[r#"{"dir":"in","op":"http","status":200}"#][..], "script.jsonl:4: connection c1 answers what nobody asked"),
+        (
+            &[r#"{"dir":"out","op":"http","url":"/feed"}"#, r#"{"dir":"in","op":"text","data":"2"}"#][..],
+            "script.jsonl:5: connection c1 was over long-poll and moves to a WebSocket, which cannot be played",
+        ),
+    ] {
+        by_http(dir.path(), "long-poll", steps);
+        let output = run(dir.path(), &["replay", "script.jsonl"]);
+        assert_eq!(output.status.code(), Some(65), "{}", said(&output));
+        assert!(said(&output).starts_with(expected), "{}", said(&output));
+    }
+}
+
+/// The status of the answer to a GET, with these header fields.
+fn get(url: &str, target: &str, headers: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(url.trim_start_matches("http://").trim_end_matches('/')).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_replay_says_what_it_waits_for_and_answers_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    by_http(dir.path(), "sse", &[r#"{"dir":"in","op":"chunk","data":"data: 1\\n\\n"}"#, r#"{"dir":"in","op":"eof"}"#]);
+    let mut command = tidegate(dir.path());
+    command.args(["replay", "script.jsonl", "--listen", "127.0.0.1:0", "--speed", "0"]);
+    let mut process = Process::start(command);
+    let line = process.line_with("replays script.jsonl at http://");
+    let url = line[line.find("http://").unwrap()..].to_owned();
+    assert_eq!(get(&url, "/feed?room=a", "Origin: http://evil.example\r\n"), "403");
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    assert_eq!(get(&url, "/feed?room=a", upgrade), "503");
+    process.line_with("the next recorded connection is over sse, and a WebSocket was asked for");
+    let other = url.clone();
+    let other = std::thread::spawn(move || get(&other, "/feed?room=b", ""));
+    process.line_with("waiting for GET /feed?room=a&key=***, heard GET /feed?room=b");
+    assert_eq!(get(&url, "/feed?room=a&key=mine", ""), "200");
+    process.line_with("connection 1 is played");
+    assert_eq!(other.join().unwrap(), "503", "nothing more is recorded");
+    assert_eq!(get(&url, "/feed?room=a", ""), "503");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), Some(0));
 }
 
 #[test]

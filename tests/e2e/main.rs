@@ -32,6 +32,7 @@ mod outage;
 mod pacing;
 mod power;
 mod recovery;
+mod replayed;
 mod resume;
 mod secrets;
 mod sharing;
