@@ -12,8 +12,9 @@ const CONNECTS: usize = 20;
 const CONNECTS_IN: u64 = 10_000_000_000;
 
 /// The provider's own books.
-#[derive(Default)]
 pub struct Provider {
+    /// Connects that it allows in ten seconds.
+    most: usize,
     /// Connects of the last ten seconds; with those that a dead disk could not keep.
     connects: VecDeque<(Mono, bool)>,
     /// How full a bucket is that leaks at the rate: it holds so many frames, in whatever window they came.
@@ -21,7 +22,18 @@ pub struct Provider {
     last: Mono,
 }
 
+impl Default for Provider {
+    fn default() -> Self {
+        Provider::allowing(CONNECTS)
+    }
+}
+
 impl Provider {
+    /// So many connects in ten seconds.
+    pub fn allowing(most: usize) -> Self {
+        Provider { most, connects: VecDeque::new(), level: 0.0, last: Mono::default() }
+    }
+
     /// A connect; `unkept`: it was begun while no disk could know of it.
     pub fn connect(&mut self, now: Mono, unkept: bool) -> Result<(), String> {
         while self.connects.front().is_some_and(|(at, _)| at.0 + CONNECTS_IN <= now.0) {
@@ -29,7 +41,7 @@ impl Provider {
         }
         self.connects.push_back((now, unkept));
         match self.connects.len() {
-            count if count > CONNECTS => Err(format!("S18: {count} connects within ten seconds")),
+            count if count > self.most => Err(format!("S18: {count} connects within ten seconds")),
             _ => Ok(()),
         }
     }

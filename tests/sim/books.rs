@@ -5,27 +5,17 @@
 //! at that number; and once nothing fails any more, it gets to trust it again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate::config::Config;
-use tidegate::dialect::{Dialect, HttpAnswer, WireFrame};
-use tidegate::protocol::frame::Format;
-use tidegate::protocol::request::parse::{RequestLimits, parse};
-use tidegate::relay::Relay;
-use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{
-    AttemptId, CallId, Credentials, Disconnect, Fetch, FetchAnswer, Input, Output, SessionId,
-};
-use tidegate::relay::record::Restored;
-use tidegate::relay::rng::Rng;
-use tidegate::relay::time::{Mono, Time, Wall};
+use tidegate::dialect::HttpAnswer;
+use tidegate::relay::pairs::{AttemptId, CallId, Fetch, FetchAnswer, Input, Output};
+
+use crate::rig::{self, Rig};
 
 const STEPS: usize = 2_000;
 const CHANNELS: [&str; 2] = ["btc", "eth"];
-const CLIENT: SessionId = SessionId { index: 0, generation: 1 };
 const DIALECT: &str = r#"
 dialect = 1
 name = "exchange"
@@ -72,10 +62,7 @@ struct Exchange {
 }
 
 struct World {
-    relay: Relay,
-    limits: RequestLimits,
-    now: Time,
-    rng: Rng,
+    rig: Rig,
     fault: Option<Fault>,
     attempt: Option<AttemptId>,
     values: u64,
@@ -86,31 +73,19 @@ struct World {
     books: BTreeMap<String, Book>,
     told: BTreeMap<String, u64>,
     violation: Option<String>,
-    journal: Vec<String>,
 }
 
 impl World {
     fn new(seed: u64, fault: Option<Fault>) -> Self {
-        let mut config = Config::default();
-        config.upstream.url = "wss://exchange.example/".into();
-        config.upstream.ping_interval = Duration::from_secs(86_400);
-        config.upstream.backoff.min = Duration::from_millis(20);
-        config.upstream.backoff.max = Duration::from_millis(200);
+        let mut config = rig::config("wss://exchange.example/");
         config.repair.cooldown = Duration::from_millis(100);
         config.repair.timeout = Duration::from_secs(2);
         config.repair.attempts = 3;
         config.repair.given_up_for = Duration::from_secs(5);
         config.repair.held_events = 200;
         config.interest.refresh_ttl = Duration::from_millis(500);
-        config.feed.session_requests = 10_000;
-        let limits = RequestLimits::new(&config);
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
-        let dialect = Arc::new(Dialect::parse("exchange", DIALECT).expect("the dialect is right"));
         let mut world = World {
-            relay: Relay::new(Arc::new(config), dialect, Restored::default(), seed, now),
-            limits,
-            now,
-            rng: Rng::new(seed),
+            rig: Rig::new(config, rig::dialect("exchange", DIALECT), seed),
             fault,
             attempt: None,
             values: 0,
@@ -119,29 +94,16 @@ impl World {
             books: BTreeMap::new(),
             told: BTreeMap::new(),
             violation: None,
-            journal: Vec::new(),
         };
-        let principal = Arc::new(Principal::local());
-        let joined = Input::Joined { session: CLIENT, principal, format: Format::WebSocket, subscribe: None };
-        world.relay.handle_input(now, joined);
-        world.ask(&json!({"op": "subscribe", "channels": CHANNELS}));
+        world.rig.ask(&json!({"op": "subscribe", "channels": CHANNELS}));
         world.turn();
         world
-    }
-
-    fn ask(&mut self, request: &Value) {
-        let request = parse(&request.to_string(), &self.limits);
-        self.relay.handle_input(self.now, Input::Request { session: CLIENT, request });
-    }
-
-    fn channel(&mut self) -> &'static str {
-        CHANNELS[usize::try_from(self.rng.below(2)).expect("small")]
     }
 
     /// The exchange's book changes; gives what it says about that.
     fn change(&mut self, name: &'static str) -> Value {
         self.values += 1;
-        let (key, value, steps) = (format!("k{}", self.rng.below(5)), self.values, 1 + self.rng.below(3));
+        let (key, value, steps) = (format!("k{}", self.rig.rng.below(5)), self.values, 1 + self.rig.rng.below(3));
         let exchange = self.exchanges.get_mut(name).expect("known");
         let first = exchange.number + 1;
         exchange.number += steps;
@@ -152,15 +114,14 @@ impl World {
 
     fn say(&mut self, frame: &Value) {
         let Some(attempt) = self.attempt else { return };
-        self.journal.push(format!("{} says {frame}", self.now.mono.0));
-        let frames = vec![WireFrame::Text(Bytes::from(frame.to_string()))];
-        self.relay.handle_input(self.now, Input::Received { attempt, at: self.now, frames });
+        self.rig.note(format!("says {frame}"));
+        self.rig.hear(attempt, rig::text(frame));
         self.turn();
     }
 
     fn step(&mut self) {
-        let name = self.channel();
-        match self.rng.below(100) {
+        let name = self.rig.one_of(&CHANNELS);
+        match self.rig.rng.below(100) {
             0..=39 => {
                 let said = self.change(name);
                 self.say(&said);
@@ -191,9 +152,9 @@ impl World {
             }
             54 => self.lose_connection(),
             55..=66 => self.answer(),
-            67..=68 => self.ask(&json!({"op": "refresh", "ref": 1, "channel": name})),
+            67..=68 => self.rig.ask(&json!({"op": "refresh", "ref": 1, "channel": name})),
             _ => {
-                let wait = 1 + self.rng.below(120);
+                let wait = 1 + self.rig.rng.below(120);
                 self.pass(Duration::from_millis(wait));
             }
         }
@@ -205,29 +166,28 @@ impl World {
         for exchange in self.exchanges.values_mut() {
             (exchange.last, exchange.swapped) = (None, None);
         }
-        let reason = Disconnect::Reset("cut".into());
-        self.relay.handle_input(self.now, Input::Disconnected { attempt, reason });
+        self.rig.cut(attempt);
     }
 
     /// The request that waits longest is answered: with the state as it is or was, with a failure, or never.
     fn answer(&mut self) {
         let Some((call, name, stale)) = self.asked.pop_front() else { return };
-        let (status, mut body) = match self.rng.below(10) {
+        let (status, mut body) = match self.rig.rng.below(10) {
             0..=5 => (200, self.state(name)),
             6..=7 => (200, stale),
             8 => (500, Value::Null),
             _ => return,
         };
-        if self.fault == Some(Fault::StateLies) && self.rng.below(4) == 0 {
+        if self.fault == Some(Fault::StateLies) && self.rig.rng.below(4) == 0 {
             body["last"] = json!(body["last"].as_u64().unwrap_or_default() + 1);
         }
         self.reply(call, status, &body);
     }
 
     fn reply(&mut self, call: CallId, status: u16, body: &Value) {
-        self.journal.push(format!("{} answers {status} {body}", self.now.mono.0));
+        self.rig.note(format!("answers {status} {body}"));
         let answer = HttpAnswer { status, retry_after: None, body: Bytes::from(body.to_string()) };
-        self.relay.handle_input(self.now, Input::Fetched { call, result: Ok(FetchAnswer::Http(answer)) });
+        self.rig.input(Input::Fetched { call, result: Ok(FetchAnswer::Http(answer)) });
     }
 
     fn state(&self, name: &'static str) -> Value {
@@ -236,17 +196,14 @@ impl World {
     }
 
     fn pass(&mut self, d: Duration) {
-        let end = self.now.after(d);
-        while let Some(due) = self.relay.poll_timeout().filter(|due| *due <= end.mono) {
-            self.now = self.now.after(due.since(self.now.mono));
-            self.relay.handle_timeout(self.now);
+        let end = self.rig.now.mono + d;
+        while self.rig.woken_before(end) {
             self.turn();
         }
-        self.now = self.now.after(end.mono.since(self.now.mono));
     }
 
     fn turn(&mut self) {
-        while let Some(output) = self.relay.poll_output(self.now) {
+        while let Some(output) = self.rig.relay.poll_output(self.rig.now) {
             match output {
                 Output::Fetch { call, request: Fetch::Http(request) } => {
                     let name = CHANNELS.into_iter().find(|name| request.url.ends_with(name)).expect("a book");
@@ -254,25 +211,22 @@ impl World {
                     self.asked.push_back((call, name, stale));
                 }
                 Output::Fetch { call, .. } => {
-                    let result = Ok(FetchAnswer::Credentials(Credentials::default()));
-                    self.relay.handle_input(self.now, Input::Fetched { call, result });
+                    self.rig.no_credentials(call);
                 }
                 Output::Connect { attempt, .. } => {
                     self.attempt = Some(attempt);
-                    self.relay.handle_input(self.now, Input::Connected { attempt, peer: "test".into() });
+                    self.rig.input(Input::Connected { attempt, peer: "test".into() });
                 }
                 Output::Transmit { attempt, .. } => {
-                    self.relay.handle_input(self.now, Input::Transmitted { attempt });
+                    self.rig.input(Input::Transmitted { attempt });
                 }
                 Output::Deliver { session, batch } => {
-                    for item in batch.items() {
-                        let frame: Value = serde_json::from_slice(item.text()).expect("JSON");
+                    for frame in self.rig.read(session, &batch) {
                         let vanishes = self.fault == Some(Fault::EntryVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rng.below(30) == 0) {
+                        if !(vanishes && self.rig.rng.below(30) == 0) {
                             self.take(&frame);
                         }
                     }
-                    self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 _ => {}
             }
@@ -281,7 +235,7 @@ impl World {
 
     /// The client reads one frame.
     fn take(&mut self, frame: &Value) {
-        self.journal.push(format!("{} tells {frame}", self.now.mono.0));
+        self.rig.note(format!("tells {frame}"));
         let word = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
         let name = word("channel");
         let what = match &*word("kind") {
@@ -318,8 +272,7 @@ impl World {
     }
 
     fn check(&self) -> Result<(), String> {
-        let story = || self.journal[self.journal.len().saturating_sub(40)..].join("\n");
-        self.violation.as_ref().map_or(Ok(()), |violation| Err(format!("{violation}\n{}", story())))
+        self.violation.as_ref().map_or(Ok(()), |violation| Err(format!("{violation}\n{}", self.rig.story())))
     }
 
     /// Nothing fails any more.

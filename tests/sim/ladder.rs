@@ -7,27 +7,21 @@
 mod switches;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate::config::{BackoffConfig, Config, EndpointConfig};
+use tidegate::config::{BackoffConfig, EndpointConfig};
 use tidegate::dialect::{Answer, AskFor, ConnectRequest, Dialect, StreamEvent, Transport, WireFrame};
-use tidegate::protocol::frame::Format;
-use tidegate::protocol::request::parse::{RequestLimits, parse};
-use tidegate::relay::Relay;
-use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{AttemptId, Credentials, Disconnect, FetchAnswer, Input, Output, SessionId};
-use tidegate::relay::record::Restored;
-use tidegate::relay::rng::Rng;
+use tidegate::relay::pairs::{AttemptId, Disconnect, Input, Output};
 use tidegate::relay::stats::LinkState;
-use tidegate::relay::time::{Mono, Time, Wall};
+use tidegate::relay::time::Mono;
+
+use crate::rig::{self, Rig};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
 const RUNGS: [Transport; 3] = [Transport::WebSocket, Transport::Sse, Transport::LongPoll];
 const ENDPOINTS: usize = 2;
-const CLIENT: SessionId = SessionId { index: 0, generation: 1 };
 /// How the service is spoken: channels in the address, one event a frame.
 const DIALECT: &str = r#"
 dialect = 1
@@ -77,10 +71,7 @@ struct Connection {
 }
 
 struct World {
-    relay: Relay,
-    limits: RequestLimits,
-    now: Time,
-    rng: Rng,
+    rig: Rig,
     fault: Option<Fault>,
     /// Channel and number of everything that happened.
     events: Vec<(&'static str, u64)>,
@@ -89,8 +80,6 @@ struct World {
     refused: BTreeSet<Transport>,
     down: Option<usize>,
     connections: BTreeMap<AttemptId, Connection>,
-    coming: BTreeMap<(Mono, u64), Input>,
-    arrivals: u64,
     wants: BTreeSet<&'static str>,
     /// The newest number that the client read, and whether a hole behind it was told.
     views: BTreeMap<String, (Option<u64>, bool)>,
@@ -99,7 +88,6 @@ struct World {
     read: u64,
     happened: BTreeSet<&'static str>,
     violation: Option<String>,
-    journal: Vec<String>,
 }
 
 fn dialect(kind: Kind) -> Dialect {
@@ -109,12 +97,12 @@ fn dialect(kind: Kind) -> Dialect {
         Kind::Nothing => ("", "", ""),
     };
     let text = format!("{DIALECT}{more}").replace("CONNECT", connect).replace("EVENT", event);
-    Dialect::parse("ladder", &text).unwrap_or_else(|errors| panic!("{errors:?}"))
+    rig::dialect("ladder", &text)
 }
 
 impl World {
     fn new(kind: Kind, seed: u64, fault: Option<Fault>) -> Self {
-        let mut config = Config::default();
+        let mut config = rig::config("");
         let endpoint = |n: u32| EndpointConfig { url: format!("wss://e{n}.example"), weight: 1 + n };
         config.upstream.endpoints = (0..2).map(endpoint).collect();
         config.upstream.transports = RUNGS.to_vec();
@@ -123,46 +111,30 @@ impl World {
         config.upstream.stable_for = Duration::from_millis(100);
         config.upstream.ping_interval = Duration::from_secs(5);
         config.interest.linger = Duration::from_millis(200);
-        config.feed.session_requests = 10_000;
-        let limits = RequestLimits::new(&config);
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
         let mut world = World {
-            relay: Relay::new(Arc::new(config), Arc::new(dialect(kind)), Restored::default(), seed, now),
-            limits,
-            now,
-            rng: Rng::new(seed),
+            rig: Rig::new(config, dialect(kind), seed),
             fault,
             events: Vec::new(),
             kept_from: 0,
             refused: BTreeSet::new(),
             down: None,
             connections: BTreeMap::new(),
-            coming: BTreeMap::new(),
-            arrivals: 0,
             wants: BTreeSet::new(),
             views: BTreeMap::new(),
             gaps: BTreeMap::new(),
             read: 0,
             happened: BTreeSet::new(),
             violation: None,
-            journal: Vec::new(),
         };
-        let principal = Arc::new(Principal::local());
-        let joined = Input::Joined { session: CLIENT, principal, format: Format::WebSocket, subscribe: None };
-        world.relay.handle_input(now, joined);
         for channel in &CHANNELS[..2] {
             world.want(channel);
         }
         world
     }
 
-    fn note(&mut self, what: String) {
-        self.journal.push(format!("{} {what}", self.now.mono.0 / 1_000));
-    }
-
     fn happens(&mut self, what: &'static str) {
         self.happened.insert(what);
-        self.note(what.to_owned());
+        self.rig.note(what.to_owned());
     }
 
     /// The client subscribes a channel, or leaves it.
@@ -172,17 +144,16 @@ impl World {
             self.wants.remove(channel);
         }
         self.views.remove(channel);
-        let request = parse(&json!({"op": op, "channels": [channel]}).to_string(), &self.limits);
-        self.relay.handle_input(self.now, Input::Request { session: CLIENT, request });
+        self.rig.ask(&json!({"op": op, "channels": [channel]}));
         self.turn();
     }
 
     fn switches(&self) -> u64 {
-        self.relay.stats().link.transport_switches
+        self.rig.relay.stats().link.transport_switches
     }
 
     fn event(&mut self) {
-        let channel = CHANNELS[usize::try_from(self.rng.below(3)).expect("small")];
+        let channel = self.rig.one_of(&CHANNELS);
         let n = self.events.iter().rev().find(|(of, _)| *of == channel).map_or(1, |(_, n)| n + 1);
         self.events.push((channel, n));
         for attempt in self.connections.keys().copied().collect::<Vec<_>>() {
@@ -217,40 +188,35 @@ impl World {
 
     /// A frame is on its way; those of one connection stay in order.
     fn say(&mut self, attempt: AttemptId, frame: WireFrame) {
-        let delay = Duration::from_micros(1 + self.rng.below(15_000));
+        let delay = self.rig.micros(15_000);
         let Some(connection) = self.connections.get_mut(&attempt) else { return };
-        connection.last_frame = connection.last_frame.max(self.now.mono + delay);
+        connection.last_frame = connection.last_frame.max(self.rig.now.mono + delay);
         let at = connection.last_frame;
-        self.send(at, Input::Received { attempt, at: self.now, frames: vec![frame] });
-    }
-
-    fn send(&mut self, at: Mono, input: Input) {
-        self.arrivals += 1;
-        self.coming.insert((at, self.arrivals), input);
+        self.rig.send(at, Input::Received { attempt, at: self.rig.now, frames: vec![frame] });
     }
 
     fn connect(&mut self, attempt: AttemptId, request: &ConnectRequest) {
         let (authority, path) = request.url.split_once("://").expect("a scheme").1.split_once('/').expect("a path");
         let endpoint = usize::from(authority.starts_with("e1"));
         let transport = request.transport;
-        let at = self.now.mono + Duration::from_micros(1 + self.rng.below(10_000));
+        let at = self.rig.now.mono + self.rig.micros(10_000);
         let status = Disconnect::BadStatus { status: 404, retry_after: None, detail: String::new() };
         let reason = match (self.down == Some(endpoint), self.refused.contains(&transport)) {
             (true, _) => Some(Disconnect::Refused),
             (_, true) if !transport.polls() => Some(status),
             _ => None,
         };
-        self.note(format!("connect {} {transport:?} {} {reason:?}", attempt.0, request.url));
+        self.rig.note(format!("connect {} {transport:?} {} {reason:?}", attempt.0, request.url));
         let Some(reason) = reason else {
             let channels = path.split(',').map(str::to_owned).collect();
             let place = self.place(&request.headers).unwrap_or(self.events.len());
             let last_frame = at;
             let connection = Connection { transport, endpoint, channels, place, polled: false, last_frame };
             self.connections.insert(attempt, connection);
-            self.send(at, Input::Connected { attempt, peer: authority.to_owned() });
+            self.rig.send(at, Input::Connected { attempt, peer: authority.to_owned() });
             return self.bring(attempt);
         };
-        self.send(at, Input::Disconnected { attempt, reason });
+        self.rig.send(at, Input::Disconnected { attempt, reason });
     }
 
     /// Where a request wants to go on.
@@ -268,7 +234,7 @@ impl World {
                 _ => {}
             }
         }
-        self.relay.handle_input(self.now, Input::Transmitted { attempt });
+        self.rig.input(Input::Transmitted { attempt });
     }
 
     /// A poll: how far the connection has come is known.
@@ -283,24 +249,19 @@ impl World {
     }
 
     fn turn(&mut self) {
-        while let Some(output) = self.relay.poll_output(self.now) {
+        while let Some(output) = self.rig.relay.poll_output(self.rig.now) {
             match output {
-                Output::Fetch { call, .. } => {
-                    let result = Ok(FetchAnswer::Credentials(Credentials::default()));
-                    self.relay.handle_input(self.now, Input::Fetched { call, result });
-                }
+                Output::Fetch { call, .. } => self.rig.no_credentials(call),
                 Output::Connect { attempt, request } => self.connect(attempt, &request),
                 Output::Transmit { attempt, frames } => self.transmit(attempt, frames),
                 Output::Disconnect { attempt, .. } => self.lose(attempt, Disconnect::Asked),
                 Output::Deliver { session, batch } => {
-                    for item in batch.items() {
-                        let frame: Value = serde_json::from_slice(item.text()).expect("JSON");
+                    for frame in self.rig.read(session, &batch) {
                         let vanishes = self.fault == Some(Fault::EventVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rng.below(200) == 0) {
+                        if !(vanishes && self.rig.rng.below(200) == 0) {
                             self.read(&frame);
                         }
                     }
-                    self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 _ => {}
             }
@@ -309,7 +270,7 @@ impl World {
 
     /// The client reads one frame.
     fn read(&mut self, frame: &Value) {
-        self.note(format!("tells {frame}"));
+        self.rig.note(format!("tells {frame}"));
         let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
         if !self.wants.contains(&*channel) {
             return;
@@ -341,13 +302,10 @@ impl World {
 
     /// A connection is gone, with what was on the wire.
     fn lose(&mut self, attempt: AttemptId, reason: Disconnect) {
-        self.note(format!("lose {} {reason:?}", attempt.0));
+        self.rig.note(format!("lose {} {reason:?}", attempt.0));
         self.connections.remove(&attempt);
-        self.coming.retain(|_, input| match input {
-            Input::Received { attempt: of, .. } | Input::Connected { attempt: of, .. } => *of != attempt,
-            _ => true,
-        });
-        self.relay.handle_input(self.now, Input::Disconnected { attempt, reason });
+        self.rig.withdraw(attempt);
+        self.rig.input(Input::Disconnected { attempt, reason });
     }
 
     fn cut(&mut self, which: impl Fn(&Connection) -> bool) {
@@ -360,7 +318,7 @@ impl World {
 
     /// Something on the way lets a transport through no more, or again. One is always left.
     fn forbid(&mut self) {
-        let transport = RUNGS[usize::try_from(self.rng.below(3)).expect("small")];
+        let transport = self.rig.one_of(&RUNGS);
         if self.refused.remove(&transport) {
             return self.happens("a transport is let through again");
         }
@@ -376,7 +334,7 @@ impl World {
         if self.down.take().is_some() {
             return self.happens("an endpoint is back");
         }
-        let endpoint = usize::try_from(self.rng.below(ENDPOINTS as u64)).expect("small");
+        let endpoint = usize::try_from(self.rig.rng.below(ENDPOINTS as u64)).expect("small");
         self.down = Some(endpoint);
         self.happens("an endpoint is lost");
         self.cut(|open| open.endpoint == endpoint);
@@ -384,21 +342,15 @@ impl World {
 
     fn pass(&mut self, most: Duration) {
         let most = u64::try_from(most.as_micros()).expect("short");
-        let step = Duration::from_micros(1 + self.rng.below(most));
-        let next = self.coming.keys().next().map(|(at, _)| *at).into_iter().chain(self.relay.poll_timeout()).min();
-        let to = (self.now.mono + step).min(next.unwrap_or(Mono(u64::MAX))).max(self.now.mono);
-        self.now = self.now.after(to.since(self.now.mono));
-        while let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= self.now.mono) {
-            let input = entry.remove();
+        self.rig.step(most);
+        while let Some(input) = self.rig.arrived() {
             if let Input::Disconnected { attempt, .. } = &input {
                 self.connections.remove(attempt);
             }
-            self.relay.handle_input(self.now, input);
+            self.rig.input(input);
             self.turn();
         }
-        if self.relay.poll_timeout().is_some_and(|due| due <= self.now.mono) {
-            self.relay.handle_timeout(self.now);
-        }
+        self.rig.wake();
         self.turn();
     }
 
@@ -406,21 +358,20 @@ impl World {
     fn until_served_over(&mut self, transport: Transport) {
         for _ in 0..20_000 {
             let open: Vec<Transport> = self.connections.values().map(|open| open.transport).collect();
-            if open == [transport] && self.relay.stats().link.state == Some(LinkState::Live) {
+            if open == [transport] && self.rig.relay.stats().link.state == Some(LinkState::Live) {
                 return;
             }
-            if self.rng.below(10) == 0 {
+            if self.rig.rng.below(10) == 0 {
                 self.event();
             }
             self.pass(Duration::from_millis(40));
             self.check().unwrap_or_else(|violation| panic!("{violation}"));
         }
-        panic!("nothing serves over {transport:?}: {:?}", self.journal);
+        panic!("nothing serves over {transport:?}: {:?}", self.rig.journal);
     }
 
     fn check(&self) -> Result<(), String> {
-        let story = || self.journal[self.journal.len().saturating_sub(80)..].join("\n");
-        self.violation.as_ref().map_or(Ok(()), |violation| Err(format!("{violation}\n{}", story())))
+        self.violation.as_ref().map_or(Ok(()), |violation| Err(format!("{violation}\n{}", self.rig.story())))
     }
 
     /// Nothing fails any more: the best transport serves, and everything that happened is read.
@@ -428,7 +379,7 @@ impl World {
         self.refused.clear();
         self.down = None;
         for _ in 0..6_000 {
-            if self.rng.below(10) == 0 {
+            if self.rig.rng.below(10) == 0 {
                 self.event();
             }
             self.pass(Duration::from_millis(30));

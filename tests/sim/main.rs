@@ -13,8 +13,10 @@ mod disk;
 mod invariants;
 mod ladder;
 mod provider;
+mod rig;
 mod silence;
 mod thousand;
+mod tokens;
 mod upstream;
 mod world;
 

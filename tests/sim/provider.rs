@@ -6,26 +6,16 @@
 //! provider has subscribed what is wanted and nothing else, and every book is right.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate::config::Config;
-use tidegate::dialect::{Dialect, WireFrame};
-use tidegate::protocol::frame::Format;
-use tidegate::protocol::request::parse::{RequestLimits, parse};
-use tidegate::relay::Relay;
-use tidegate::relay::access::Principal;
-use tidegate::relay::pairs::{AttemptId, Credentials, Disconnect, FetchAnswer, Input, Output, SessionId};
-use tidegate::relay::record::Restored;
-use tidegate::relay::rng::Rng;
-use tidegate::relay::time::{Mono, Time, Wall};
+use tidegate::relay::pairs::{AttemptId, Input, Output};
+
+use crate::rig::{self, Rig};
 
 const STEPS: usize = 1_500;
 const BOOKS: [&str; 3] = ["x", "y", "z"];
 const KEYS: [&str; 3] = ["k1", "k2", "k3"];
-const CLIENT: SessionId = SessionId { index: 0, generation: 1 };
 const DIALECT: &str = r#"
 dialect = 1
 name = "provider"
@@ -81,10 +71,7 @@ enum Fault {
 type Book = [BTreeMap<u64, u64>; 2];
 
 struct World {
-    relay: Relay,
-    limits: RequestLimits,
-    now: Time,
-    rng: Rng,
+    rig: Rig,
     fault: Option<Fault>,
     attempt: Option<AttemptId>,
     /// What the provider has subscribed, and what it was asked to have.
@@ -136,11 +123,7 @@ fn take_levels(side: &mut BTreeMap<u64, u64>, levels: &Value) {
 
 impl World {
     fn new(seed: u64, fault: Option<Fault>) -> Self {
-        let mut config = Config::default();
-        config.upstream.url = "wss://provider.example/".into();
-        config.upstream.ping_interval = Duration::from_secs(86_400);
-        config.upstream.backoff.min = Duration::from_millis(20);
-        config.upstream.backoff.max = Duration::from_millis(200);
+        let mut config = rig::config("wss://provider.example/");
         config.repair.cooldown = Duration::from_millis(100);
         config.repair.timeout = Duration::from_secs(2);
         config.interest.refresh_ttl = Duration::ZERO;
@@ -149,15 +132,8 @@ impl World {
         config.interest.audit_interval = Some(Duration::from_secs(10));
         config.budget.refreshes = tidegate::config::Allowance { hour: 0, day: 0 };
         config.budget.repairs = tidegate::config::Allowance { hour: 0, day: 0 };
-        config.feed.session_requests = 10_000;
-        let limits = RequestLimits::new(&config);
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
-        let dialect = Arc::new(Dialect::parse("provider", DIALECT).expect("the dialect is right"));
         let mut world = World {
-            relay: Relay::new(Arc::new(config), dialect, Restored::default(), seed, now),
-            limits,
-            now,
-            rng: Rng::new(seed),
+            rig: Rig::new(config, rig::dialect("provider", DIALECT), seed),
             fault,
             attempt: None,
             has: BTreeSet::new(),
@@ -174,27 +150,15 @@ impl World {
             told: BTreeMap::new(),
             violation: None,
         };
-        let principal = Arc::new(Principal::local());
-        let joined = Input::Joined { session: CLIENT, principal, format: Format::WebSocket, subscribe: None };
-        world.relay.handle_input(now, joined);
-        world.ask(&json!({"op": "subscribe", "channels": ["items"]}));
+        world.rig.ask(&json!({"op": "subscribe", "channels": ["items"]}));
         world.turn();
         world
     }
 
-    fn ask(&mut self, request: &Value) {
-        let request = parse(&request.to_string(), &self.limits);
-        self.relay.handle_input(self.now, Input::Request { session: CLIENT, request });
-    }
-
-    fn any(&mut self, of: [&'static str; 3]) -> &'static str {
-        of[usize::try_from(self.rng.below(3)).expect("small")]
-    }
-
     /// A book changes; gives what the provider says about that.
     fn change(&mut self, name: &'static str) -> Value {
-        let (side, price) = (usize::from(self.rng.below(2) == 1), 1 + self.rng.below(6));
-        let quantity = self.rng.below(4);
+        let (side, price) = (usize::from(self.rig.rng.below(2) == 1), 1 + self.rig.rng.below(6));
+        let quantity = self.rig.rng.below(4);
         let book = self.books.get_mut(name).expect("known");
         let changed = BTreeMap::from([(price, quantity)]);
         take_levels(&mut book[side], &levels(&changed));
@@ -206,8 +170,7 @@ impl World {
 
     fn say(&mut self, frame: &Value) {
         let Some(attempt) = self.attempt else { return };
-        let frames = vec![WireFrame::Text(Bytes::from(frame.to_string()))];
-        self.relay.handle_input(self.now, Input::Received { attempt, at: self.now, frames });
+        self.rig.hear(attempt, rig::text(frame));
         self.turn();
     }
 
@@ -219,35 +182,35 @@ impl World {
     }
 
     fn step(&mut self) {
-        let name = self.any(BOOKS);
-        match self.rng.below(100) {
+        let name = self.rig.one_of(&BOOKS);
+        match self.rig.rng.below(100) {
             0..=39 => self.say_change(name, false),
             40..=42 => self.say_change(name, true),
             43..=44 => drop(self.has.remove(name)),
-            45 => drop(self.has.insert(format!("ghost-{}", self.rng.below(5)))),
+            45 => drop(self.has.insert(format!("ghost-{}", self.rig.rng.below(5)))),
             46..=47 => drop(self.has.insert(name.to_owned())),
             48 => self.lose_connection(),
             49..=52 if self.wants.contains(name) => {
                 self.wants.remove(name);
                 self.known.remove(name);
-                self.ask(&json!({"op": "unsubscribe", "channels": [name]}));
+                self.rig.ask(&json!({"op": "unsubscribe", "channels": [name]}));
             }
             49..=55 => {
                 if self.wants.insert(name) {
-                    self.ask(&json!({"op": "subscribe", "channels": [name]}));
+                    self.rig.ask(&json!({"op": "subscribe", "channels": [name]}));
                 }
             }
             56..=63 => {
-                let key = self.any(KEYS);
+                let key = self.rig.one_of(&KEYS);
                 self.references += 1;
                 let before = self.given.get(key).copied().unwrap_or_default();
                 self.refreshes.insert(self.references, (key.to_owned(), before));
-                self.ask(&json!({"op": "refresh", "ref": self.references, "channel": "items", "key": key}));
+                self.rig.ask(&json!({"op": "refresh", "ref": self.references, "channel": "items", "key": key}));
             }
             64..=73 => self.answer_question(),
             74..=79 => self.answer_list(),
             _ => {
-                let wait = 1 + self.rng.below(400);
+                let wait = 1 + self.rig.rng.below(400);
                 self.pass(Duration::from_millis(wait));
             }
         }
@@ -256,8 +219,7 @@ impl World {
 
     fn lose_connection(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
-        let reason = Disconnect::Reset("cut".into());
-        self.relay.handle_input(self.now, Input::Disconnected { attempt, reason });
+        self.rig.cut(attempt);
     }
 
     /// Some question about a key is answered, whichever.
@@ -265,7 +227,7 @@ impl World {
         if self.questions.is_empty() {
             return;
         }
-        let at = usize::try_from(self.rng.below(self.questions.len() as u64)).expect("small");
+        let at = usize::try_from(self.rig.rng.below(self.questions.len() as u64)).expect("small");
         let Some((mut number, key)) = self.questions.remove(at) else { return };
         if self.fault == Some(Fault::AnswersSwapped)
             && let Some(other) = self.questions.front_mut()
@@ -287,45 +249,37 @@ impl World {
     }
 
     fn pass(&mut self, d: Duration) {
-        let end = self.now.after(d);
-        while let Some(due) = self.relay.poll_timeout().filter(|due| *due <= end.mono) {
-            self.now = self.now.after(due.since(self.now.mono));
-            self.relay.handle_timeout(self.now);
+        let end = self.rig.now.mono + d;
+        while self.rig.woken_before(end) {
             self.turn();
         }
-        self.now = self.now.after(end.mono.since(self.now.mono));
     }
 
     fn turn(&mut self) {
-        while let Some(output) = self.relay.poll_output(self.now) {
+        while let Some(output) = self.rig.relay.poll_output(self.rig.now) {
             match output {
-                Output::Fetch { call, .. } => {
-                    let result = Ok(FetchAnswer::Credentials(Credentials::default()));
-                    self.relay.handle_input(self.now, Input::Fetched { call, result });
-                }
+                Output::Fetch { call, .. } => self.rig.no_credentials(call),
                 Output::Connect { attempt, .. } => {
                     self.attempt = Some(attempt);
                     self.has.clear();
                     self.asked_for.clear();
                     self.questions.clear();
                     self.lists.clear();
-                    self.relay.handle_input(self.now, Input::Connected { attempt, peer: "test".into() });
+                    self.rig.input(Input::Connected { attempt, peer: "test".into() });
                 }
                 Output::Transmit { attempt, frames } => {
-                    self.relay.handle_input(self.now, Input::Transmitted { attempt });
+                    self.rig.input(Input::Transmitted { attempt });
                     for frame in frames.iter().filter_map(|frame| serde_json::from_slice(frame.body()).ok()) {
                         self.hear(&frame);
                     }
                 }
                 Output::Deliver { session, batch } => {
-                    for item in batch.items() {
-                        let frame: Value = serde_json::from_slice(item.text()).expect("JSON");
+                    for frame in self.rig.read(session, &batch) {
                         let vanishes = self.fault == Some(Fault::EntryVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rng.below(30) == 0) {
+                        if !(vanishes && self.rig.rng.below(30) == 0) {
                             self.take(&frame);
                         }
                     }
-                    self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 _ => {}
             }
@@ -415,7 +369,7 @@ impl World {
     fn settle(&mut self) -> Result<(), String> {
         for name in BOOKS {
             if self.wants.insert(name) {
-                self.ask(&json!({"op": "subscribe", "channels": [name]}));
+                self.rig.ask(&json!({"op": "subscribe", "channels": [name]}));
             }
         }
         for round in 0..400 {
@@ -462,8 +416,8 @@ fn what_a_provider_loses_or_forgets_is_found_and_mended() {
         match run(seed, None) {
             Ok(world) => {
                 world.told.iter().for_each(|(what, count)| *told.entry(what.clone()).or_default() += count);
-                missing += world.relay.stats().interest.audit_missing;
-                extra += world.relay.stats().interest.audit_extra;
+                missing += world.rig.relay.stats().interest.audit_missing;
+                extra += world.rig.relay.stats().interest.audit_extra;
             }
             Err(violation) => panic!("{violation}"),
         }

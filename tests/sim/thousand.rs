@@ -2,34 +2,25 @@
 //! virtual time, so exactly. `cargo test --test sim thousand -- --nocapture` prints the table of `benches/README.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tidegate::config::Config;
 use tidegate::dialect::{Dialect, WireFrame};
-use tidegate::protocol::frame::Format;
-use tidegate::protocol::request::parse::{RequestLimits, parse};
-use tidegate::relay::Relay;
-use tidegate::relay::access::Principal;
 use tidegate::relay::limiter::Bucket;
-use tidegate::relay::pairs::{AttemptId, Credentials, Disconnect, FetchAnswer, Input, Output, SessionId};
-use tidegate::relay::record::Restored;
-use tidegate::relay::time::{Mono, Time, Wall};
+use tidegate::relay::pairs::{AttemptId, Input, Output};
+use tidegate::relay::time::Mono;
+
+use crate::rig::{self, Rig};
 
 const CHANNELS: usize = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 /// From a frame of the relay's to upstream's answer at the relay.
 const ROUND_TRIP: Duration = Duration::from_millis(40);
-const CLIENT: SessionId = SessionId { index: 0, generation: 1 };
 
 struct World {
-    relay: Relay,
-    now: Time,
+    rig: Rig,
     attempt: Option<AttemptId>,
-    coming: BTreeMap<(Mono, u64), Input>,
-    arrivals: u64,
     /// Four frames a second, evenly: what the provider counts over all connections.
     provider: Bucket,
     subscribes: usize,
@@ -41,48 +32,37 @@ impl World {
     fn new(dialect: &str) -> Self {
         let mut config = Config::default();
         config.upstream.url = "wss://provider.example/".into();
-        let limits = RequestLimits::new(&config);
-        let now = Time { mono: Mono(1_000_000_000), wall: Wall(1_795_231_888_000_000_000) };
-        let dialect = Dialect::parse("provider", dialect).expect("a good dialect");
         let mut world = World {
-            relay: Relay::new(Arc::new(config), Arc::new(dialect), Restored::default(), 1, now),
-            now,
+            rig: Rig::new(config, rig::dialect("provider", dialect), 1),
             attempt: None,
-            coming: BTreeMap::new(),
-            arrivals: 0,
             provider: Bucket::new(4, SECOND, 1),
             subscribes: 0,
             live: BTreeMap::new(),
         };
-        let principal = Arc::new(Principal::local());
-        let joined = Input::Joined { session: CLIENT, principal, format: Format::WebSocket, subscribe: None };
-        world.relay.handle_input(now, joined);
         let names: Vec<String> = (0..CHANNELS).map(|n| format!("c{n}@trade")).collect();
-        let request = parse(&json!({"op": "subscribe", "channels": names}).to_string(), &limits);
-        world.relay.handle_input(now, Input::Request { session: CLIENT, request });
+        world.rig.ask(&json!({"op": "subscribe", "channels": names}));
         world.turn();
         world
     }
 
     fn answer(&mut self, after: Duration, input: Input) {
-        self.arrivals += 1;
-        self.coming.insert((self.now.mono + after, self.arrivals), input);
+        self.rig.send(self.rig.now.mono + after, input);
     }
 
     fn says(&mut self, attempt: AttemptId, frame: WireFrame) {
-        self.answer(ROUND_TRIP, Input::Received { attempt, at: self.now.after(ROUND_TRIP), frames: vec![frame] });
+        self.answer(ROUND_TRIP, Input::Received { attempt, at: self.rig.now.after(ROUND_TRIP), frames: vec![frame] });
     }
 
     /// Upstream takes a frame: it answers, and every channel begins with an event.
     fn takes(&mut self, attempt: AttemptId, frame: &WireFrame) {
-        assert!(self.provider.take(self.now.mono, 1), "more than four frames a second at {:?}", self.now.mono);
+        assert!(self.provider.take(self.rig.now.mono, 1), "more than four frames a second at {:?}", self.rig.now.mono);
         let text = match frame {
             WireFrame::Text(text) => String::from_utf8_lossy(text).into_owned(),
             WireFrame::Ping(payload) => return self.says(attempt, WireFrame::Pong(payload.clone())),
             other => panic!("{other:?}"),
         };
         let asked: Value = serde_json::from_str(&text).expect("JSON");
-        let say = |value: Value| WireFrame::Text(Bytes::from(value.to_string()));
+        let say = |value: Value| rig::text(&value);
         if asked["type"] == "ping" {
             return self.says(attempt, say(json!({"type": "pong", "id": asked["id"]})));
         }
@@ -100,12 +80,9 @@ impl World {
     }
 
     fn turn(&mut self) {
-        while let Some(output) = self.relay.poll_output(self.now) {
+        while let Some(output) = self.rig.relay.poll_output(self.rig.now) {
             match output {
-                Output::Fetch { call, .. } => {
-                    let result = Ok(FetchAnswer::Credentials(Credentials::default()));
-                    self.relay.handle_input(self.now, Input::Fetched { call, result });
-                }
+                Output::Fetch { call, .. } => self.rig.no_credentials(call),
                 Output::Connect { attempt, .. } => {
                     self.attempt = Some(attempt);
                     self.answer(ROUND_TRIP, Input::Connected { attempt, peer: "test".into() });
@@ -114,16 +91,14 @@ impl World {
                     frames.iter().for_each(|frame| self.takes(attempt, frame));
                     self.answer(Duration::ZERO, Input::Transmitted { attempt });
                 }
-                Output::Commit(_) => self.relay.handle_input(self.now, Input::Committed),
+                Output::Commit(_) => self.rig.input(Input::Committed),
                 Output::Deliver { session, batch } => {
-                    for item in batch.items() {
-                        let frame: Value = serde_json::from_slice(item.text()).expect("JSON");
+                    for frame in self.rig.read(session, &batch) {
                         if frame["kind"] == "event" && frame["channel"] != "$status" {
                             let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
-                            self.live.entry(channel).or_insert(self.now.mono);
+                            self.live.entry(channel).or_insert(self.rig.now.mono);
                         }
                     }
-                    self.relay.handle_input(self.now, Input::Delivered { session, at: self.now.mono });
                 }
                 _ => {}
             }
@@ -132,21 +107,19 @@ impl World {
 
     /// Lets time pass until every channel is live; gives when the connection was opened.
     fn until_live(&mut self) -> Mono {
-        let end = self.now.mono + Duration::from_secs(3_600);
-        let mut opened = self.now.mono;
+        let end = self.rig.now.mono + Duration::from_secs(3_600);
+        let mut opened = self.rig.now.mono;
         while self.live.len() < CHANNELS {
-            assert!(self.now.mono < end, "{} of {CHANNELS} channels are live after an hour", self.live.len());
-            let next = self.coming.keys().next().map(|(at, _)| *at).into_iter().chain(self.relay.poll_timeout()).min();
-            self.now = self.now.after(next.unwrap_or(end).since(self.now.mono));
-            while let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= self.now.mono) {
-                let input = entry.remove();
+            assert!(self.rig.now.mono < end, "{} of {CHANNELS} channels are live after an hour", self.live.len());
+            self.rig.advance(self.rig.next().unwrap_or(end));
+            while let Some(input) = self.rig.arrived() {
                 if matches!(input, Input::Connected { .. }) {
-                    opened = self.now.mono;
+                    opened = self.rig.now.mono;
                 }
-                self.relay.handle_input(self.now, input);
+                self.rig.input(input);
                 self.turn();
             }
-            self.relay.handle_timeout(self.now);
+            self.rig.wake();
             self.turn();
         }
         opened
@@ -154,11 +127,11 @@ impl World {
 
     /// The connection is lost; how long each channel was without one that brings it: from the loss, and from the new one on.
     fn come_back(&mut self) -> [Vec<Duration>; 2] {
-        let (lost, attempt) = (self.now.mono, self.attempt.expect("connected"));
-        self.coming.clear();
+        let (lost, attempt) = (self.rig.now.mono, self.attempt.expect("connected"));
+        self.rig.withdraw(attempt);
         self.live.clear();
         self.subscribes = 0;
-        self.relay.handle_input(self.now, Input::Disconnected { attempt, reason: Disconnect::Reset("cut".into()) });
+        self.rig.cut(attempt);
         self.turn();
         let opened = self.until_live();
         [lost, opened].map(|since| {

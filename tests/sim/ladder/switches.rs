@@ -6,7 +6,7 @@ const STEPS: usize = 3_000;
 
 /// One step of a world in which anything may happen.
 fn step(world: &mut World) {
-    match world.rng.below(1_000) {
+    match world.rig.rng.below(1_000) {
         0..=249 => world.event(),
         250..=257 => world.forbid(),
         258..=261 => world.lose_endpoint(),
@@ -61,7 +61,7 @@ fn begun(kind: Kind, seed: u64, fault: Option<Fault>) -> World {
         world.event();
         world.pass(Duration::from_millis(40));
     }
-    assert!(world.read > 4, "{:?}", world.journal);
+    assert!(world.read > 4, "{:?}", world.rig.journal);
     world
 }
 
@@ -72,13 +72,13 @@ fn force(world: &mut World, switches: u64, disturb: impl Fn(&mut World)) {
         if world.switches() >= switches {
             break;
         }
-        match world.rng.below(1_000) {
+        match world.rig.rng.below(1_000) {
             0..=99 => world.event(),
             100..=103 => world.forbid(),
             104 => disturb(world),
             _ => world.pass(Duration::from_millis(120)),
         }
-        world.journal.drain(..world.journal.len().saturating_sub(100));
+        world.rig.journal.drain(..world.rig.journal.len().saturating_sub(100));
         world.check().unwrap_or_else(|violation| panic!("{violation}"));
     }
     assert!(world.switches() >= switches, "{}", world.switches());
@@ -88,7 +88,7 @@ fn force(world: &mut World, switches: u64, disturb: impl Fn(&mut World)) {
 #[test]
 fn a_thousand_forced_switches_of_transport_lose_nothing_and_bring_nothing_twice() {
     let mut world = begun(Kind::Places, 3, None);
-    force(&mut world, 1_000, |world| match world.rng.below(2) {
+    force(&mut world, 1_000, |world| match world.rig.rng.below(2) {
         0 => world.lose_endpoint(),
         _ => world.cut(|_| true),
     });
