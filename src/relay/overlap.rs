@@ -145,6 +145,11 @@ impl Overlap {
         self.is_open() && self.cut.insert(ring)
     }
 
+    /// Whether the newer connection spoke for the channel before its time.
+    pub fn is_cut(&self, ring: RingId) -> bool {
+        self.cut.contains(&ring)
+    }
+
     /// Whether this connection leads on the channel.
     fn leads(&self, ring: RingId, attempt: AttemptId) -> bool {
         let newer_leads = self.taken_over || self.cut.contains(&ring);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dialect::{ChannelId, Then};
+use crate::dialect::Then;
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::Object;
 use crate::protocol::duration::millis;
@@ -137,7 +137,7 @@ impl Relay {
         if was_ready {
             self.stats.link.lost += u64::from(ending != Ending::Carrier(Disconnect::Asked));
             let reason = if oversize { GapReason::Oversize } else { GapReason::Reconnect };
-            let live: Vec<ChannelId> = attempt.acked.all_live().collect();
+            let live = self.lost_with(&attempt);
             self.connection_lost(now, &live, reason, may_go_on || may_switch);
         } else if forget {
             self.settle_losses(now, Sequel::Lost);

@@ -227,6 +227,14 @@ impl Relay {
         }
     }
 
+    /// What is lost with the connection that served: what was live on it, but for channels that were cut to the candidate
+    /// before. Of these nothing more counted.
+    pub(in crate::relay) fn lost_with(&self, lost: &Attempt) -> Vec<ChannelId> {
+        let brought = |channel| self.attempts.candidate().is_some_and(|newer| newer.acked.is_live(channel));
+        let cut = |channel| self.feed.rings_of(channel).iter().all(|ring| self.overlap.is_cut(*ring));
+        lost.acked.all_live().filter(|channel| !(brought(*channel) && cut(*channel))).collect()
+    }
+
     /// A connection is over that did not serve: the candidate, or the one from which it took over.
     pub(in crate::relay) fn second_lost(&mut self, now: Time, lost: &Attempt, ending: &Ending, on_close: Option<Then>) {
         if !self.handover.is(lost.id()) {

@@ -174,6 +174,18 @@ fn channels_that_were_cut_to_a_candidate_that_failed_are_cut_back() {
 }
 
 #[test]
+fn what_was_cut_to_the_candidate_is_not_lost_with_the_older_one() {
+    let (mut service, one, old) = live(NOTHING);
+    let new = beside(&mut service);
+    assert_eq!(service.told(one), ["gap a reconnect", "gap b reconnect"]);
+    service.input(Input::Disconnected { attempt: old, reason: Disconnect::Reset(String::new()) });
+    event(&mut service, new, "a", &[3]);
+    assert_eq!(service.told(one), ["event a 3"], "nothing of the older one counted any more");
+    service.input(Input::Disconnected { attempt: new, reason: Disconnect::Reset(String::new()) });
+    assert_eq!(service.told(one), ["gap a reconnect", "gap b reconnect"], "this one spoke for them");
+}
+
+#[test]
 fn what_a_candidate_brought_that_failed_is_not_told_once_more() {
     let (mut service, one, old) = live(NUMBERS);
     let new = beside(&mut service);
