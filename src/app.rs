@@ -147,7 +147,8 @@ fn open_store(config: &Config) -> Result<Opened, Failure> {
         // A driver that is gone asked for nothing.
         let _ = answers.send(answer);
     };
-    let settings = StoreConfig { rotate_above: config.outbox.rotate_above, ..StoreConfig::default() };
+    let (rotate_above, ballast) = (config.outbox.rotate_above, config.outbox.ballast);
+    let settings = StoreConfig { rotate_above, ballast, ..StoreConfig::default() };
     let (store, restored) = Store::open(&config.outbox.path, settings, answer).map_err(Failure::Store)?;
     Ok((store, restored, received))
 }

@@ -148,6 +148,7 @@ impl Default for OutboxConfig {
             principal_bytes: None,
             min_free: 256 << 20,
             rotate_above: 128 << 20,
+            ballast: 32 << 20,
             keep_outcomes: Duration::from_secs(86_400),
             keep_outcomes_max: 1_000_000,
             max_dead_letters: 10_000,

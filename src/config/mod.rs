@@ -317,6 +317,8 @@ pub struct OutboxConfig {
     pub min_free: u64,
     /// Bytes on disk above which the store is written anew if a quarter of that would do.
     pub rotate_above: u64,
+    /// Bytes set aside on disk, given back when it is full; 0: none.
+    pub ballast: u64,
     /// How long outcomes and idempotency keys are kept.
     pub keep_outcomes: Duration,
     /// At most so many.

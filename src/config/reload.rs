@@ -51,6 +51,7 @@ keys! {
     "feed.listen" => feed.listen;
     "outbox.path" => outbox.path;
     "outbox.rotate_above" => outbox.rotate_above;
+    "outbox.ballast" => outbox.ballast;
     "admin.listen" => admin.listen;
     "admin.probes" => admin.probes;
     "log.format" => log.format;

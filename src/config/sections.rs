@@ -392,6 +392,7 @@ fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
         principal_bytes: Some(r.size("outbox.principal_bytes", 0, 0..=1 << 50)).filter(|most| *most > 0),
         min_free: r.size("outbox.min_free", d.min_free, 0..=1 << 50),
         rotate_above: r.size("outbox.rotate_above", d.rotate_above, 4 << 20..=1 << 50),
+        ballast: r.size("outbox.ballast", d.ballast, 0..=1 << 40),
         keep_outcomes: r.duration("outbox.keep_outcomes", d.keep_outcomes, from_millis(0, 366 * 86_400)),
         keep_outcomes_max: r.count("outbox.keep_outcomes_max", d.keep_outcomes_max, 1..=MANY),
         max_dead_letters: r.count("outbox.max_dead_letters", d.max_dead_letters, 1..=MANY),

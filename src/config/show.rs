@@ -224,6 +224,7 @@ fn outbox(config: &OutboxConfig) -> Value {
         "principal_bytes": size::write(config.principal_bytes.unwrap_or(0)),
         "min_free": size::write(config.min_free),
         "rotate_above": size::write(config.rotate_above),
+        "ballast": size::write(config.ballast),
         "keep_outcomes": duration::write(config.keep_outcomes),
         "keep_outcomes_max": config.keep_outcomes_max,
         "max_dead_letters": config.max_dead_letters,

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::OpenError;
+use super::ballast::BALLAST;
 
 /// The version of everything below the state directory.
 pub(super) const FORMAT: u32 = 1;
@@ -60,17 +61,17 @@ impl Directory {
         Ok(numbers.f_bavail.saturating_mul(numbers.f_frsize))
     }
 
-    /// Bytes that everything in it occupies on disk.
+    /// Bytes that everything in it occupies on disk, but for the room set aside.
     pub(super) fn disk_bytes(&self) -> io::Result<u64> {
-        self.bytes_below(&self.path)
+        let ballast = fs::metadata(self.join(BALLAST)).map_or(0, |metadata| occupied(&metadata));
+        Ok(self.bytes_below(&self.path)?.saturating_sub(ballast))
     }
 
     /// The same for a part of it.
     pub(super) fn bytes_below(&self, part: &Path) -> io::Result<u64> {
         let mut bytes = 0;
         walk(part, &mut |_, metadata| {
-            // The unit of `blocks` is 512 bytes whatever the file system's (stat(2)).
-            bytes += metadata.blocks().saturating_mul(512);
+            bytes += occupied(metadata);
             Ok(())
         })?;
         Ok(bytes)
@@ -232,6 +233,11 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// The unit of `blocks` is 512 bytes whatever the file system's (stat(2)).
+fn occupied(metadata: &fs::Metadata) -> u64 {
+    metadata.blocks().saturating_mul(512)
 }
 
 /// Visits every file below `directory`; syncs nothing by itself, but visits the directories too.

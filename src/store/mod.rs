@@ -14,14 +14,16 @@
 //! | damaged file panics | panic caught, directory set aside, what is readable carried over | `recover` |
 //! | damage drops records silently | own checksums and counts, a mark kept apart | `record`, `mark`, `load` |
 //! | its file never shrinks | what is needed is written anew | `rotate` |
+//! | a full disk ends it, and the next start too | room set aside and given back before | `ballast` |
 //! | values over 128 KiB go to files that are never synced | values in pieces of 16 KiB | `record` |
 //!
 //! What is on disk below `outbox.path`: `lock` (the running process), `format` (the version), `mark` (the counts kept
-//! apart), `sled/` (the data), `sled.rebuilt/` and `sled.old/` (while it is written anew), `sled.corrupt-TIME/` (damaged data,
+//! apart), `ballast` (room set aside), `sled/` (the data), `sled.rebuilt/` and `sled.old/` (while it is written anew), `sled.corrupt-TIME/` (damaged data,
 //! for people).
 //!
 //! Deliberately not here: what to accept, how much, when to forget. The relay decides; this carries out.
 
+mod ballast;
 mod commit;
 mod directory;
 mod load;
@@ -54,11 +56,13 @@ pub struct StoreConfig {
     pub cache: u64,
     /// Bytes on disk above which the data is written anew if a quarter of that would do.
     pub rotate_above: u64,
+    /// Bytes set aside on disk for a start after it was full.
+    pub ballast: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20 }
+        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20, ballast: 0 }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::ballast;
 use super::commit::Committer;
 use super::directory::Directory;
 use super::load;
@@ -47,6 +48,13 @@ pub(super) fn start(
         .name("store".to_owned())
         .spawn(move || {
             let opened_store = Directory::open(&to_open).and_then(|directory| {
+                match ballast::give_back(&directory, config.ballast) {
+                    Ok(true) => {
+                        tracing::warn!("the disk is full: the room set aside for that (outbox.ballast) is given back")
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "cannot give back the room set aside on the disk"),
+                }
                 recover::open(&directory, config).map(|(committer, restored)| (directory, committer, restored))
             });
             match opened_store {
@@ -85,6 +93,8 @@ struct Keeper {
     measured: Instant,
     /// Whether the last try to measure the disk succeeded; a failure is told once.
     measurable: bool,
+    /// Whether room can be set aside; a failure is told once.
+    has_ballast: bool,
     /// Dropped last: the lock outlives the files.
     directory: Directory,
 }
@@ -98,7 +108,7 @@ impl Keeper {
         answer: Answer,
     ) -> Self {
         let (committer, measured) = (Some(committer), Instant::now());
-        Keeper { committer, config, counters, answer, measured, measurable: true, directory }
+        Keeper { committer, config, counters, answer, measured, measurable: true, has_ballast: true, directory }
     }
 
     fn run(&mut self, inbox: &Receiver<Task>) {
@@ -202,7 +212,10 @@ impl Keeper {
         self.measured = Instant::now();
         let numbers = self.directory.disk_bytes().and_then(|disk| Ok((disk, self.directory.free_bytes()?)));
         match &numbers {
-            Ok((disk, free)) => self.counters.measured(*disk, *free),
+            Ok((disk, free)) => {
+                self.counters.measured(*disk, *free);
+                self.set_aside(*free);
+            }
             Err(error) => {
                 // No room that we know of: then nothing more is accepted.
                 self.counters.measured(0, 0);
@@ -212,6 +225,17 @@ impl Keeper {
             }
         }
         self.measurable = numbers.is_ok();
+    }
+
+    /// Sets room aside for the day when the disk is full.
+    fn set_aside(&mut self, free: u64) {
+        if self.committer.is_none() || !self.has_ballast {
+            return;
+        }
+        if let Err(error) = ballast::set_aside(&self.directory, self.config.ballast, free) {
+            tracing::warn!(%error, "no room can be set aside on this disk (outbox.ballast)");
+            self.has_ballast = false;
+        }
     }
 
     /// Runs `work`; the first failure, or panic of sled, ends the store.

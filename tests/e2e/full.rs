@@ -188,3 +188,37 @@ fn a_disk_that_is_really_full_ends_acceptance_until_a_restart_and_loses_nothing(
     relay.wait_settled();
     relay.stop();
 }
+
+#[test]
+fn a_start_on_a_full_disk_delivers_what_waits_and_sets_room_aside_again() {
+    let upstream = Upstream::plain();
+    upstream.gate(Gate::Shut);
+    let Some((mut place, disk)) = on_small_disk("disk_full_at_start", &upstream, "0") else { return };
+    place.set("outbox.ballast", r#""8MiB""#);
+    let relay = place.start();
+    let ballast = place.path("small").join("state/ballast");
+    until("room to be set aside", || ballast.exists().then_some(()));
+    let mut accepted: Vec<u64> = (0..10).collect();
+    accepted.iter().for_each(|n| assert_eq!(relay.publish(&order(*n)).status, 202));
+    disk.fill(0);
+    accepted.extend(publish_until_refused(&relay, 10, 503));
+    relay.kill();
+
+    // Still full: nothing is accepted, everything is delivered.
+    upstream.gate(Gate::Open);
+    place.set("outbox.min_free", r#""16MiB""#);
+    let relay = place.start_live();
+    assert!(!ballast.exists(), "the room was given back");
+    let refused = relay.publish(&order(9_999));
+    assert_eq!((refused.status, refused.json()["code"].clone()), (507, json!("store_full")), "{}", refused.body);
+    relay.wait_settled();
+    let arrived = arrived(&upstream);
+    assert!(accepted.iter().all(|n| arrived.contains(&json!(n))), "accepted {accepted:?}, arrived {arrived:?}");
+    assert_eq!(relay.metric("tidegate_store_failed"), 0.0);
+
+    disk.free();
+    until("room to be set aside", || ballast.exists().then_some(()));
+    until("acceptance to come back", || (relay.publish(&order(10_000)).status == 202).then_some(()));
+    relay.wait_settled();
+    relay.stop();
+}

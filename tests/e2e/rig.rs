@@ -36,6 +36,7 @@ impl Place {
             ("admin.listen", r#"["127.0.0.1:0"]"#),
             ("outbox.path", &state),
             ("outbox.min_free", r#""1MiB""#),
+            ("outbox.ballast", r#""0B""#),
             ("outbox.backoff", r#"{ min = "10ms", max = "100ms" }"#),
         ] {
             place.set(key, value);

@@ -101,6 +101,7 @@ fn config() -> OutboxConfig {
         principal_bytes: None,
         min_free: 1 << 20,
         rotate_above: 1 << 30,
+        ballast: 0,
         keep_outcomes: 3600 * SECOND,
         keep_outcomes_max: 50,
         max_dead_letters: 3,
