@@ -53,6 +53,12 @@ service.on("connection", (socket) => {
   });
   socket.on("publish", (channel, data, answer) => {
     if (data === null) return answer({ error: "nothing to publish" });
+    // Bytes that travelled beside the event travel back beside the answer, turned around.
+    const { bytes } = data;
+    if (Buffer.isBuffer(bytes)) {
+      say({ bytes: bytes.toString("base64") });
+      return answer({ bytes: Buffer.from(bytes).reverse() }, Buffer.from("more"));
+    }
     say({ published: { channel, data } });
     answer({ id: 7 });
   });

@@ -1,5 +1,7 @@
 //! Socket.IO's official server through the dialect `socketio`.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -226,14 +228,68 @@ fn a_service_that_only_polls() {
     assert_eq!(app.frame("event")["data"], "anew");
 }
 
+/// What an app publishes to have these bytes sent beside the message.
+fn mark(bytes: &[u8]) -> Value {
+    json!({"$binary": STANDARD.encode(bytes)})
+}
+
+/// The service gets these bytes, and the app gets them back turned around.
+fn comes_and_goes(scene: &mut Scene, app: &mut App, bytes: &[u8]) {
+    let delivered = app.publish(json!({"channel": "photos", "data": {"name": "a", "bytes": mark(bytes)}}));
+    let back: Vec<u8> = bytes.iter().rev().copied().collect();
+    assert_eq!(delivered["reply"], json!({"bytes": STANDARD.encode(back)}), "{delivered}");
+    assert_eq!((&delivered["state"], &delivered["confirmed_by"]), (&json!("delivered"), &json!("ack")), "{delivered}");
+    assert_eq!(scene.service.says("bytes"), STANDARD.encode(bytes));
+}
+
+#[test]
+fn attachments_go_up_as_bytes_over_either_transport() {
+    if !can("attachments") {
+        return;
+    }
+    for (transport, upstream) in [("websocket", ""), ("long-poll", "transports = [\"long-poll\"]")] {
+        let mut scene = Scene::carried(json!({"maxHttpBufferSize": 2000}), upstream);
+        let mut app = scene.relay.app();
+        assert_eq!(scene.relay.upstream("live")["transport"], transport);
+        let all: Vec<u8> = (0..=255).collect();
+        for bytes in [&[1, 2, 3][..], &[], &all, &[0xe7; 1400]] {
+            comes_and_goes(&mut scene, &mut app, bytes);
+        }
+        // More than a POST takes, in attachments that fit into one.
+        let several = json!({"bytes": mark(&[7; 1400]), "more": [mark(&[8; 1400]), mark(&[9; 1400])]});
+        let delivered = app.publish(json!({"channel": "photos", "data": several}));
+        assert_eq!(delivered["state"], "delivered", "{delivered}");
+        assert_eq!(scene.service.says("bytes"), STANDARD.encode([7; 1400]));
+        // Base64 makes a POST of this one too large.
+        let large = app.publish(json!({"channel": "photos", "data": {"bytes": mark(&[7; 1600])}}));
+        let end = if transport == "websocket" { "delivered" } else { "rejected" };
+        assert_eq!(large["state"], end, "{large}");
+
+        // Nobody names a place that is not his, and the session that everybody shares stays.
+        let place = json!({"_placeholder": true, "num": 99});
+        let forged = json!({"bytes": mark(&[1]), "more": [place]});
+        app.send(json!({"op": "publish", "ref": 1, "channel": "photos", "data": forged}));
+        let error = app.frame("error");
+        assert_eq!((&error["ref"], &error["code"]), (&json!(1), &json!("invalid")), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("data/more/0 has a member"), "{error}");
+        let harmless = app.publish(json!({"channel": "orders", "data": place}));
+        assert_eq!(harmless["state"], "delivered", "{harmless}");
+        assert_eq!(scene.service.says("published")["data"], place, "without attachments it is JSON");
+        assert!(scene.service.left(|line| line.get("disconnected").is_some()).is_empty());
+        assert_eq!(scene.relay.metric("tidegate_link_attempts_total"), "1");
+        assert_eq!(scene.relay.metric("tidegate_dialect_malformed_total"), "0");
+    }
+}
+
 /// Both transports, as Socket.IO's own clients go about it.
 const POLLS_FIRST: &str = "transports = [\"long-poll\", \"websocket\"]";
 
 impl Scene {
-    /// Publishes these numbers, ten in one request, without waiting for the outcomes.
+    /// Publishes these numbers, ten in one request, without waiting for the outcomes; each third one as an attachment.
     fn publish(&self, app: &mut App, numbers: std::ops::Range<u64>) {
+        let data = |n: u64| if n % 3 == 2 { mark(&n.to_be_bytes()) } else { json!(n) };
         for n in numbers.step_by(10) {
-            let messages: Vec<Value> = (n..n + 10).map(|n| json!({"channel": "orders", "data": n})).collect();
+            let messages: Vec<Value> = (n..n + 10).map(|n| json!({"channel": "orders", "data": data(n)})).collect();
             app.send(json!({"op": "publish", "messages": messages}));
         }
     }
@@ -255,8 +311,16 @@ impl Scene {
 
     /// That the service got these messages in this order, once each.
     fn published(&mut self, count: u64) {
-        let all: Vec<Value> = (0..count).map(|_| self.service.says("published")["data"].take()).collect();
-        assert_eq!(all, (0..count).map(Value::from).collect::<Vec<_>>());
+        let number = |said: &Value| match &said["data"]["data"] {
+            Value::Array(bytes) => bytes.iter().fold(0, |n, byte| n << 8 | byte.as_u64().unwrap()),
+            _ => said["data"].as_u64().unwrap(),
+        };
+        for n in 0..count {
+            let said = self.service.says("published");
+            // This is how Node.js shows a `Buffer`.
+            assert_eq!(said["data"]["type"] == "Buffer", n % 3 == 2, "{said}");
+            assert_eq!(number(&said), n, "{said}");
+        }
     }
 }
 

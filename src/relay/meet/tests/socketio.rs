@@ -65,7 +65,7 @@ fn a_ping_is_answered_at_once_however_much_waits() {
 }
 
 #[test]
-fn attachments_follow_their_packet_whatever_else_waits_and_count_as_one() {
+fn attachments_follow_their_packet_whatever_else_waits() {
     let mut service = Service::speaking(Dialect::builtin_text("socketio").unwrap(), |_| {});
     service.connect();
     text(&mut service, r#"0{"sid":"a","pingInterval":25000,"pingTimeout":20000}"#);
@@ -92,6 +92,26 @@ fn attachments_follow_their_packet_whatever_else_waits_and_count_as_one() {
         assert_eq!((&frames[at + 1].body()[..], &frames[at + 2].body()[..]), (&[1, 2, 3][..], &[4, 5][..]));
     }
     assert_eq!(frames.iter().filter(|frame| binary(frame)).count(), 6);
+}
+
+#[test]
+fn a_packet_costs_one_token_with_its_attachments() {
+    let left = |data: &str| {
+        let limits = "[limits]\nrate = \"6/60s\"\nburst = 6\n";
+        let dialect = format!("{}\n{limits}", Dialect::builtin_text("socketio").unwrap());
+        let mut service = Service::speaking(&dialect, |_| {});
+        service.connect();
+        text(&mut service, r#"0{"sid":"a","pingInterval":25000,"pingTimeout":20000}"#);
+        text(&mut service, r#"40{"sid":"s"}"#);
+        let one = service.join(0);
+        for _ in 0..10 {
+            publish_data(&mut service, one, data);
+        }
+        sent(&mut service).iter().filter(|packet| packet.contains("publish")).count()
+    };
+    let alone = left("1");
+    assert!((2..10).contains(&alone), "{alone} have left, the others wait for tokens");
+    assert_eq!(left(r#"[{"$binary":"AQID"},{"$binary":"BAU="}]"#), alone);
 }
 
 #[test]

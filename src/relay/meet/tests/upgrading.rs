@@ -2,6 +2,8 @@
 //! a model of the official server: packets wait for a poll, a probe makes it release the poll that waits, and what
 //! comes by POST after the session has moved is lost.
 
+mod attachments;
+
 use std::collections::VecDeque;
 
 use base64::Engine as _;
@@ -439,31 +441,6 @@ fn packets_wait_for_the_answer_to_a_post_and_then_leave_together() {
     narrow.settle();
     assert_eq!((narrow.published.len(), narrow.told().1), (20, 20));
     assert_eq!(narrow.together, 2, "as many as it takes");
-}
-
-#[test]
-fn attachments_leave_with_their_packet_by_either_transport() {
-    let mut engine = Engine::new(&POLLS_FIRST, MUCH);
-    engine.attach(2);
-    engine.publish();
-    engine.attach(10);
-    engine.settle();
-    assert_eq!((engine.published.len(), engine.told().1, engine.torn), (3, 3, 0));
-    // What waits when the session moves leaves over the WebSocket, as bytes.
-    engine.upgrade();
-    while !engine.service.upgrades.is_empty() || !engine.probed {
-        assert!(engine.step(4));
-    }
-    engine.attach(3);
-    assert_eq!(engine.posts.len(), 1);
-    engine.publish();
-    engine.attach(1);
-    engine.settle();
-    assert!(engine.moved);
-    engine.attach(2);
-    engine.settle();
-    assert_eq!((engine.published.len(), engine.told().1, engine.torn), (7, 4, 0));
-    assert!(engine.published.is_sorted());
 }
 
 #[test]
