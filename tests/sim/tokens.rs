@@ -4,7 +4,8 @@
 //! What must hold: never more connects and frames than the provider allows; what is refused for its token is tried once with a
 //! fresh one and then slowly, and people are told; nothing is opened or subscribed with a token that ran out where a fresh one
 //! was to be had, nor ends for its token then; what is missing was told as a gap; once nothing fails any more, everything
-//! wanted is live again within [`BACK_WITHIN`]; and the relay rests in between.
+//! wanted is live again within [`BACK_WITHIN`]; the relay rests in between; and a channel whose subscribe is granted late is not
+//! refused because a second one was.
 
 mod guard;
 mod runs;
@@ -28,6 +29,9 @@ use crate::allowed::Provider;
 use crate::rig::{self, Rig};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Why a subscribe of what is subscribed is refused.
+const ALREADY: &str = "subscribed already";
 const SLOW: Duration = Duration::from_secs(10);
 /// The slowest backoff, a call that hangs, and what a full bucket and refused subscribes add.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
@@ -64,6 +68,11 @@ match = { "/busy" = { exists = true } }
 is = "error"
 req = "/busy"
 then = "retry"
+[[on]]
+match = { "/no" = { exists = true } }
+is = "error"
+req = "/no"
+message = "/why"
 [[on]]
 match = { "/expired" = true }
 is = "error"
@@ -140,6 +149,7 @@ struct Open {
     ready: bool,
     has: BTreeSet<String>,
     last_frame: Mono,
+    last_answer: Mono,
     manner: Manner,
     /// It was said that its token ran out.
     warned: bool,
@@ -192,7 +202,7 @@ impl World {
         config.upstream.connect_timeout = Duration::from_secs(3);
         config.upstream.handshake_timeout = Duration::from_secs(3);
         config.interest.linger = Duration::from_millis(200);
-        config.interest.ack_timeout = Duration::from_secs(2);
+        config.interest.ack_timeout = ACK_TIMEOUT;
         config.interest.refused_for = Duration::from_secs(3);
         let way = match kind {
             Kind::Address => "[connect]\nquery = { t = \"{token}\" }\n[send]".to_owned(),
@@ -385,6 +395,9 @@ impl World {
                 *view = (None, true);
                 self.again.insert(name, now + Duration::from_secs(4));
                 self.happens("a channel is refused");
+                if frame["message"].as_str().is_some_and(|words| words.contains(ALREADY)) {
+                    self.wrong(format!("{channel} is subscribed, and this is told: {frame}"));
+                }
             }
             Some("event") => {
                 let number = frame["data"].as_u64().unwrap_or_default();

@@ -67,7 +67,8 @@ impl World {
                 self.accepts();
             }
             let has = BTreeSet::new();
-            self.open.insert(attempt, Open { token, ready, has, last_frame: at, manner, warned: false });
+            self.open
+                .insert(attempt, Open { token, ready, has, last_frame: at, last_answer: at, manner, warned: false });
             return self.rig.send(at, Input::Connected { attempt, peer: "test".into() });
         };
         match reason {
@@ -136,7 +137,12 @@ impl World {
         if !ready {
             self.judge("opened", token);
         }
-        if !self.is_good(token) {
+        // Some renewals are denied for no reason.
+        let denies = ready && self.rig.rng.below(8) == 0;
+        if denies {
+            self.trouble = self.now();
+        }
+        if denies || !self.is_good(token) {
             self.happens(if ready { "renewal denied" } else { "denied" });
             self.refuses();
             return self.say(attempt, &json!({"denied": id}));
@@ -161,12 +167,29 @@ impl World {
         }
         if self.busy {
             self.happens("subscribe refused");
-            return self.say(attempt, &json!({"busy": id}));
+            return self.answer(attempt, &json!({"busy": id}));
         }
-        if let Some(open) = self.open.get_mut(&attempt) {
-            open.has.extend(names.iter().cloned());
+        let Some(open) = self.open.get_mut(&attempt) else { return };
+        let before = open.has.len();
+        open.has.extend(names.iter().cloned());
+        if open.has.len() == before {
+            self.happens("subscribed already");
+            return self.answer(attempt, &json!({"no": id, "why": ALREADY}));
         }
-        self.say(attempt, &json!({"ok": id}));
+        self.answer(attempt, &json!({"ok": id}));
+    }
+
+    /// Subscribes are answered in their order, some of them late.
+    fn answer(&mut self, attempt: AttemptId, message: &Value) {
+        let late = self.rig.rng.below(6) == 0;
+        let delay = self.rig.micros(if late { 5_000_000 } else { 10_000 });
+        let Some(open) = self.open.get_mut(&attempt) else { return };
+        open.last_answer = open.last_answer.max(self.rig.now.mono + delay);
+        let (at, frames) = (open.last_answer, vec![rig::text(message)]);
+        if at.since(self.now()) > ACK_TIMEOUT {
+            self.happens("a subscribe is answered late");
+        }
+        self.rig.send(at, Input::Received { attempt, at: self.rig.now, frames });
     }
 
     /// Connections whose token ran out or was revoked are ended, each in its manner.

@@ -4,7 +4,9 @@ use super::*;
 
 const STEPS: usize = 2_500;
 /// What happens in the runs together.
-const WANTED: [&str; 27] = [
+const WANTED: [&str; 29] = [
+    "a subscribe is answered late",
+    "subscribed already",
     "a channel is refused",
     "a token ran out: a frame says so",
     "a token ran out: closed",
