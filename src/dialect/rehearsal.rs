@@ -427,6 +427,9 @@ impl Playing<'_> {
             attempt.attached -= 1;
             return Some(("attachment".to_owned(), Verdict::Understood));
         }
+        if let Some(words) = asked::moved(attempt, frame) {
+            return Some((words.to_owned(), Verdict::Understood));
+        }
         let recorded = Recorded { frame, attachments, call: None };
         let made = sent(self.rehearsal, attempt, &mut self.channels, recorded, now);
         attempt.attached = if made.is_known() { attachments.len() } else { 0 };

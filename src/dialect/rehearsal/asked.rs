@@ -216,6 +216,24 @@ impl Playing<'_> {
     }
 }
 
+/// What moves a session of Engine.IO from polls to a WebSocket, if this frame does.
+pub(super) fn moved(attempt: &mut Attempt, frame: &WireFrame) -> Option<&'static str> {
+    let conversation = &mut attempt.conversation;
+    if !(attempt.http.is_some() && conversation.is_engine_polled()) {
+        return None;
+    }
+    if *frame == conversation.probe().frame {
+        return Some("probe");
+    }
+    // On a copy: it moves the conversation.
+    let mut moved = conversation.clone();
+    (*frame == moved.upgraded().frame).then(|| {
+        moved.continue_frames_of(conversation);
+        *conversation = moved;
+        "upgrade"
+    })
+}
+
 /// A packet of a polled payload; an attachment stands there as base64 after a `b`.
 fn packet(packet: &[u8]) -> WireFrame {
     let attachment = packet.strip_prefix(b"b").and_then(|base64| STANDARD.decode(base64).ok());

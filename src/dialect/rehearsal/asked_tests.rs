@@ -186,3 +186,68 @@ fn another_request_is_told_with_what_it_should_have_been_and_its_line() {
 fn calls_of_nobody_are_passed_over() {
     assert!(play(&[get("http://h/admin"), answer("GET", 200, "ok"), chunk("data: 1\n\n")]).is_empty());
 }
+
+const PACKETS: &str = r##"
+dialect = 1
+name = "packets"
+frame = { kind = "socket.io", namespace = "/" }
+
+[connect]
+path = "/socket.io/"
+
+[transport.long-poll]
+
+[[on]]
+match = { "#packet" = "connect" }
+is = "ready"
+
+[[on]]
+match = { "#packet" = "event" }
+is = "event"
+channel = "/0"
+data = "/1"
+"##;
+
+#[test]
+fn a_session_that_is_polled_moves_to_a_websocket() {
+    let url = "http://h/socket.io/";
+    let with_sid = "http://h/socket.io/?sid=***";
+    let hello =
+        r#"0{"sid":"s1","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":100000}"#;
+    let text = |way: &str, data: &str| json!({"conn": "c", "dir": way, "op": "text", "data": data});
+    let packets = json!({"conn": "c", "dir": "out", "op": "http", "method": "POST", "url": with_sid,
+        "headers": {"content-type": "text/plain;charset=UTF-8"}, "data": "40"});
+    let steps = [
+        connect("long-poll", url, json!({})),
+        open(),
+        get(url),
+        answer("GET", 200, hello),
+        packets,
+        answer("POST", 200, "ok"),
+        get(with_sid),
+        answer("GET", 200, "40{\"sid\":\"x\"}\u{1e}42[\"a\",1]"),
+        text("out", "2probe"),
+        text("in", "3probe"),
+        text("out", "5"),
+        text("in", "42[\"a\",2]"),
+    ];
+    let text: String = std::iter::once(&json!({"meta": {}})).chain(&steps).map(|step| format!("{step}\n")).collect();
+    let lines = Rehearsal::new("packets", PACKETS).unwrap().play(&Transcript::parse(&text).unwrap());
+    let told: Vec<_> = lines.iter().map(|line| format!("{} {}", line.direction, line.text)).collect();
+    let expected = [
+        "out connect long-poll GET /socket.io/",
+        "open -",
+        "out poll GET /socket.io/",
+        "in 200 send 40 | now idle=45s",
+        "out auth",
+        "in 200 ignored",
+        "out poll GET /socket.io/?sid=***",
+        "in 200 ready | event a data=1",
+        "out probe",
+        "in probed",
+        "out upgrade",
+        "in event a data=2",
+    ];
+    assert_eq!(told, expected);
+    assert!(lines.iter().all(|line| line.verdict == Verdict::Understood));
+}
