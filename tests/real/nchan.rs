@@ -279,7 +279,7 @@ fn what_came_between_two_polls_before_the_first_message_is_a_gap() {
     door.lead_to(service.port());
     // Polls follow each other so slowly that something comes between them.
     let dialect = include_str!("../../config/dialects/nchan.toml");
-    let slow = dialect.replacen("[transport.long-poll]\n", "[transport.long-poll]\ninterval = \"4s\"\n", 1);
+    let slow = dialect.replacen("[transport.long-poll]\n", "[transport.long-poll]\ninterval = \"8s\"\n", 1);
     assert_ne!(slow, dialect);
     let path = dir.path().join("slow.toml");
     std::fs::write(&path, slow).unwrap();

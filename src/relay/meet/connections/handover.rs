@@ -166,7 +166,7 @@ impl Relay {
     fn take_over(&mut self, now: Time, candidate: Candidate) {
         self.handover.candidate = None;
         let owed = self.overlap.take_over();
-        let reason = self.cut_reason();
+        let reason = self.cut_reason(self.attempts.candidate());
         for ring in owed {
             self.ring_lost(now, ring, reason);
         }
@@ -320,24 +320,22 @@ impl Relay {
 
     fn cut_over(&mut self, now: Time, ring: RingId) {
         if !self.tells_apart(ring) && self.overlap.cut(ring) {
-            let reason = self.cut_reason();
+            let reason = self.cut_reason(self.attempts.candidate());
             self.ring_lost(now, ring, reason);
         }
     }
 
     /// What it is called that one of the two connections speaks for a channel in the other's place.
-    fn cut_reason(&self) -> GapReason {
-        let transport = |attempt: &Attempt| attempt.transport;
-        match self.attempts.active().map(transport) == self.attempts.candidate().map(transport) {
-            true => GapReason::Reconnect,
-            false => GapReason::TransportSwitch,
+    fn cut_reason(&self, candidate: Option<&Attempt>) -> GapReason {
+        match (self.attempts.active(), candidate) {
+            (Some(active), Some(candidate)) if active.transport != candidate.transport => GapReason::TransportSwitch,
+            _ => GapReason::Reconnect,
         }
     }
 
     /// The candidate is gone: the channels for which it spoke are again those of the connection that serves.
     fn cut_back(&mut self, now: Time, candidate: &Attempt) {
-        let same = self.attempts.active().is_none_or(|active| active.transport == candidate.transport);
-        let reason = if same { GapReason::Reconnect } else { GapReason::TransportSwitch };
+        let reason = self.cut_reason(Some(candidate));
         for ring in self.overlap.newer_gone() {
             self.ring_lost(now, ring, reason);
         }
