@@ -256,12 +256,8 @@ impl World {
                 Output::Transmit { attempt, frames } => self.transmit(attempt, frames),
                 Output::Disconnect { attempt, .. } => self.lose(attempt, Disconnect::Asked),
                 Output::Deliver { session, batch } => {
-                    for frame in self.rig.read(session, &batch) {
-                        let vanishes = self.fault == Some(Fault::EventVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rig.rng.below(200) == 0) {
-                            self.read(&frame);
-                        }
-                    }
+                    let loses = (self.fault == Some(Fault::EventVanishes)).then_some(200);
+                    self.rig.read(session, &batch, loses).iter().for_each(|frame| self.read(frame));
                 }
                 _ => {}
             }

@@ -274,12 +274,8 @@ impl World {
                     }
                 }
                 Output::Deliver { session, batch } => {
-                    for frame in self.rig.read(session, &batch) {
-                        let vanishes = self.fault == Some(Fault::EntryVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rig.rng.below(30) == 0) {
-                            self.take(&frame);
-                        }
-                    }
+                    let loses = (self.fault == Some(Fault::EntryVanishes)).then_some(30);
+                    self.rig.read(session, &batch, loses).iter().for_each(|frame| self.take(frame));
                 }
                 _ => {}
             }

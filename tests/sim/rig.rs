@@ -84,10 +84,15 @@ impl Rig {
         self.input(Input::Request { session: CLIENT, request });
     }
 
-    /// The client takes what it is told.
-    pub fn read(&mut self, session: SessionId, batch: &Batch) -> Vec<Value> {
+    /// The client takes what it is told; one event in `loses` gets lost behind the relay.
+    pub fn read(&mut self, session: SessionId, batch: &Batch, loses: Option<u64>) -> Vec<Value> {
         self.input(Input::Delivered { session, at: self.now.mono });
-        batch.items().iter().map(|item| serde_json::from_slice(item.text()).expect("JSON")).collect()
+        let mut frames: Vec<Value> =
+            batch.items().iter().map(|item| serde_json::from_slice(item.text()).expect("JSON")).collect();
+        if let Some(one_in) = loses {
+            frames.retain(|frame| frame["kind"] != "event" || self.rng.below(one_in) != 0);
+        }
+        frames
     }
 
     /// Upstream's frame is here.

@@ -93,7 +93,7 @@ impl World {
                 }
                 Output::Commit(_) => self.rig.input(Input::Committed),
                 Output::Deliver { session, batch } => {
-                    for frame in self.rig.read(session, &batch) {
+                    for frame in self.rig.read(session, &batch, None) {
                         if frame["kind"] == "event" && frame["channel"] != "$status" {
                             let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
                             self.live.entry(channel).or_insert(self.rig.now.mono);

@@ -364,12 +364,8 @@ impl World {
                     self.happens(format!("people are told: {standing:?}"));
                 }
                 Output::Deliver { session, batch } => {
-                    for frame in self.rig.read(session, &batch) {
-                        let vanishes = self.fault == Some(Fault::EntryVanishes) && frame["kind"] == "event";
-                        if !(vanishes && self.rig.rng.below(100) == 0) {
-                            self.read(&frame);
-                        }
-                    }
+                    let loses = (self.fault == Some(Fault::EntryVanishes)).then_some(100);
+                    self.rig.read(session, &batch, loses).iter().for_each(|frame| self.read(frame));
                 }
                 _ => {}
             }
