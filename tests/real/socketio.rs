@@ -409,8 +409,11 @@ fn a_service_that_freezes_is_left_and_its_session_recovered() {
     let first = app.frame("event");
     scene.service.signal(Signal::STOP);
     scene.relay.wait_metric("tidegate_link_disconnects_total{reason=\"idle\"}", "1");
-    // It is read when the service goes on, and by then nobody is connected.
+    // Who comes back before the service has noticed that the old connection is gone finds nothing to recover.
+    scene.relay.admin_post("/v1/upstream/pause");
     scene.service.signal(Signal::CONT);
+    scene.service.says("disconnected");
+    scene.relay.admin_post("/v1/upstream/resume");
     let back = scene.service.line("recovered", |line| line["recovered"] == true);
     assert_eq!(back["connected"], "relay");
     scene.event("news", json!(2));
