@@ -27,11 +27,11 @@ use crate::protocol::request::Secret;
 use crate::relay::time::{Mono, Time};
 
 /// A poll that came back sooner than this and brought nothing came back at once.
-pub(super) const HASTY: Duration = Duration::from_secs(1);
+const HASTY: Duration = Duration::from_secs(1);
 /// The first pause after such a poll; it doubles with each further one.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The last one.
-pub(super) const LAST_PAUSE: Duration = Duration::from_secs(30);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the answer to a POST may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest cursor; a longer one is as if there were none.
@@ -186,6 +186,16 @@ impl Asking {
 
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// A poll was answered: how long the next one waits, so that answers that bring nothing make no hot loop.
+    pub(super) fn pause(&mut self, now: Mono, brought: bool) -> Duration {
+        if brought || now.since(self.left) >= HASTY {
+            self.hasty = 0;
+            return Duration::ZERO;
+        }
+        self.hasty = self.hasty.saturating_add(1);
+        FIRST_PAUSE.saturating_mul(1 << (self.hasty - 1).min(16)).min(LAST_PAUSE)
     }
 }
 
@@ -344,14 +354,7 @@ impl Conversation {
         }
         self.note_place(answer, new);
         let carriage = self.dialect.carriages.get(&self.transport());
-        let took = now.mono.since(self.asking.left);
-        let pause = if brought || took >= HASTY {
-            self.asking.hasty = 0;
-            Duration::ZERO
-        } else {
-            self.asking.hasty = self.asking.hasty.saturating_add(1);
-            FIRST_PAUSE.saturating_mul(1 << (self.asking.hasty - 1).min(16)).min(LAST_PAUSE)
-        };
+        let pause = self.asking.pause(now.mono, brought);
         let interval = carriage.map_or(Duration::ZERO, |carriage| carriage.interval);
         // An interval of its own is pause enough.
         if long && !pause.is_zero() && pause > interval {
@@ -463,7 +466,6 @@ pub(super) struct Rendered {
     pub(super) json: bool,
 }
 
-/// The start of a content, for people.
 /// An answer's content for the publisher: JSON as it is, everything else as a JSON string.
 fn reply(body: &[u8]) -> Option<Cow<'_, [u8]>> {
     if body.trim_ascii().is_empty() {
@@ -477,6 +479,7 @@ fn reply(body: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(string.into_bytes()))
 }
 
+/// The start of a content, for people.
 fn words(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(WORDS_MAX)]).escape_debug().to_string()
 }

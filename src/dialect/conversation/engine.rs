@@ -12,7 +12,6 @@ use base64::Engine as _;
 use bytes::Bytes;
 
 use super::Conversation;
-use super::asking::{FIRST_PAUSE, HASTY, LAST_PAUSE};
 use super::connect::Addressed;
 use crate::dialect::http::encode;
 use crate::dialect::{
@@ -111,16 +110,11 @@ impl Conversation {
             return self.refused(answer, heard);
         }
         self.asking.answered = true;
-        self.asking.answered = true;
-        let took = now.mono.since(self.asking.left);
         self.read(now, frame, heard);
-        let pause = if took >= HASTY || answer.body.iter().any(|byte| *byte == b'4' || *byte == b'b') {
-            self.asking.hasty = 0;
-            std::time::Duration::ZERO
-        } else {
-            self.asking.hasty = self.asking.hasty.saturating_add(1);
-            FIRST_PAUSE.saturating_mul(1 << (self.asking.hasty - 1).min(16)).min(LAST_PAUSE)
-        };
+        // Messages and their attachments, whoever understands them; pings and the like are nothing to come back for at once.
+        let brings = |packet: &[u8]| matches!(packet.first(), Some(b'4' | b'b'));
+        let brought = answer.body.split(|byte| *byte == SEPARATOR).any(brings);
+        let pause = self.asking.pause(now.mono, brought);
         // The first answer opens the session and says nothing else.
         let pause = if self.asking.hasty > 1 { pause } else { std::time::Duration::ZERO };
         if !pause.is_zero() {
