@@ -341,9 +341,6 @@ fn at<'v>(body: &'v Value, pointer: &Pointer) -> Option<&'v Value> {
 
 fn cut(mut words: String) -> String {
     words.retain(|c| !c.is_control());
-    if words.len() > WORDS_MAX {
-        let end = (0..=WORDS_MAX).rev().find(|at| words.is_char_boundary(*at)).unwrap_or_default();
-        words.truncate(end);
-    }
+    words.truncate(words.floor_char_boundary(WORDS_MAX));
     words
 }

@@ -264,8 +264,7 @@ pub(super) const KNOWN_OPTIONS: [&str; 5] = ["conflate", "max_rate", "fields", "
 
 /// A position as text. What is longer than any position is cut: it cannot become one.
 pub(super) fn since(text: &str) -> Box<str> {
-    let end = (0..=SINCE_MAX.min(text.len())).rfind(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].into()
+    text[..text.floor_char_boundary(SINCE_MAX)].into()
 }
 
 pub(super) fn types(list: Vec<String>) -> Result<Vec<Box<str>>, Wrong> {

@@ -266,6 +266,5 @@ impl Outbox {
 
 /// At most [`REASON_MAX`] bytes of a text, whole characters.
 fn cut(text: &str) -> &str {
-    let end = (0..=REASON_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
+    &text[..text.floor_char_boundary(REASON_MAX)]
 }

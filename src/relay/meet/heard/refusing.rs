@@ -245,8 +245,7 @@ impl Relay {
 /// Upstream's words, not longer than is useful.
 pub(super) fn cut(mut words: String) -> String {
     if words.len() > WORDS_MAX {
-        let end = (0..=WORDS_MAX).rev().find(|at| words.is_char_boundary(*at)).unwrap_or_default();
-        words.truncate(end);
+        words.truncate(words.floor_char_boundary(WORDS_MAX));
         words.push('…');
     }
     words
