@@ -291,5 +291,6 @@ fn message(sequence: u64) -> Arc<StoredMessage> {
         expires: None,
         on_unknown: OnUnknown::Retry,
         redrive_of: None,
+        optimistic: None,
     })
 }

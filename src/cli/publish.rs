@@ -39,8 +39,11 @@ pub(super) struct PublishArgs {
     /// Takes the place of those with the same order key, channel and key that still wait
     #[arg(long, requires = "order_key")]
     coalesce: bool,
+    /// What the message will make of the channel and key: a JSON value, shown there until the message has ended
+    #[arg(long, value_name = "VALUE")]
+    optimistic: Option<String>,
     /// Send it now or not at all: it is not stored and has no outcome
-    #[arg(long, conflicts_with_all = ["idempotency_key", "order_key", "ttl", "on_unknown", "wait"])]
+    #[arg(long, conflicts_with_all = ["idempotency_key", "order_key", "ttl", "on_unknown", "wait", "optimistic"])]
     volatile: bool,
     /// critical, high, medium or low
     #[arg(long)]
@@ -122,6 +125,12 @@ fn body(args: &PublishArgs, data: &RawValue) -> Result<String, Failure> {
         if let Some(value) = value {
             members.insert(name.to_owned(), json!(value));
         }
+    }
+    if let Some(value) = &args.optimistic {
+        let value: Value = serde_json::from_str(value).map_err(|error| {
+            Failure::new(exit::USAGE, format!("--optimistic is no JSON: {error}; write for example 'true'"))
+        })?;
+        members.insert("optimistic".to_owned(), json!({ "value": value }));
     }
     for (name, given) in [("coalesce", args.coalesce), ("volatile", args.volatile)] {
         if given {

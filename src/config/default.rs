@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    AccessConfig, AccessMode, AdminConfig, BackoffConfig, BudgetConfig, ChannelPolicy, Config, FeedConfig,
+    AccessConfig, AccessMode, AdminConfig, BackoffConfig, BudgetConfig, ChannelPolicy, Config, Conflict, FeedConfig,
     InterestConfig, Listen, LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RepairConfig, RingConfig, StaleAfter,
     TokenSource, UpstreamConfig,
 };
@@ -119,6 +119,7 @@ impl Default for ChannelPolicy {
             pattern: "*".to_owned(),
             priority: Lane::Medium,
             on_unknown: OnUnknown::Retry,
+            conflict: Conflict::Queue,
             params: None,
             upstream: None,
             ring: None,

@@ -265,10 +265,24 @@ pub struct ChannelPolicy {
     pub ring: Option<RingConfig>,
     /// Linger other than `interest.linger`.
     pub linger: Option<Duration>,
+    /// What a second change of something means whose first one is still pending.
+    pub conflict: Conflict,
     /// When silence of the channel is told.
     pub stale_after: StaleAfter,
     /// The most that is done about it.
     pub stale_action: StaleAction,
+}
+
+/// `channels.conflict`: what a publish with a provisional value means where another one is pending for the same item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conflict {
+    /// It waits for its turn.
+    #[default]
+    Queue,
+    /// It takes the place of those that have not left.
+    LastWriteWins,
+    /// It is refused.
+    Reject,
 }
 
 /// `channels.stale_after`: after how much silence a live channel is stale.

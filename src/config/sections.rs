@@ -9,7 +9,7 @@ use figment::value::Value;
 use super::credentials;
 use super::reader::Reader;
 use super::{
-    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, EndpointConfig, FeedConfig,
+    AccessConfig, AccessMode, AdminConfig, ChannelPolicy, ClientCert, Config, Conflict, EndpointConfig, FeedConfig,
     InterestConfig, Listen, LogConfig, LogFormat, OutboxConfig, ReadyUpstream, RingConfig, StaleAfter, TokenGrant,
     TokenSource, UpstreamConfig,
 };
@@ -22,6 +22,8 @@ use crate::relay::stats::StaleAction;
 const LANES: [(&str, Lane); 4] =
     [("critical", Lane::Critical), ("high", Lane::High), ("medium", Lane::Medium), ("low", Lane::Low)];
 const ON_UNKNOWN: [(&str, OnUnknown); 2] = [("retry", OnUnknown::Retry), ("dead_letter", OnUnknown::DeadLetter)];
+pub(super) const CONFLICTS: [(&str, Conflict); 3] =
+    [("queue", Conflict::Queue), ("last_write_wins", Conflict::LastWriteWins), ("reject", Conflict::Reject)];
 const STALE_ACTIONS: [(&str, StaleAction); 3] =
     [("mark", StaleAction::Mark), ("resubscribe", StaleAction::Resubscribe), ("reconnect", StaleAction::Reconnect)];
 const LEVELS: [(&str, tracing::Level); 5] = [
@@ -348,6 +350,7 @@ fn channel(r: &mut Reader, table: &str) -> ChannelPolicy {
         pattern: pattern.unwrap_or(d.pattern),
         priority: r.word(&key("priority"), d.priority, &LANES),
         on_unknown: r.word(&key("on_unknown"), d.on_unknown, &ON_UNKNOWN),
+        conflict: r.word(&key("conflict"), d.conflict, &CONFLICTS),
         params: canonical_params(r, &key("params")),
         upstream: r.optional_text(&key("upstream")),
         ring: r.has(&key("ring")).then(|| ring(r, &key("ring"), ring_default)),

@@ -193,6 +193,7 @@ fn channel(policy: &ChannelPolicy, secret_params: &[String]) -> Value {
             OnUnknown::Retry => "retry",
             OnUnknown::DeadLetter => "dead_letter",
         },
+        "conflict": super::sections::CONFLICTS.iter().find(|(_, conflict)| *conflict == policy.conflict).map(|(word, _)| word),
         "params": params.map(|params| hide(&params, secret_params)),
         "upstream": policy.upstream,
         "ring": policy.ring.map(ring),

@@ -9,8 +9,8 @@ use crate::protocol::codes::{CloseCode, ErrorCode};
 use crate::relay::outbox::{Lane, OutcomeState};
 use crate::relay::pairs::{CloseCodeOrd, LeftReason};
 use crate::relay::stats::{
-    AuditEnd, Band, Cost, Counts, DropReason, GapReason, LinkState, RepairEnd, ResetReason, StaleAction, ThrottlePlace,
-    VolatileEnd,
+    AuditEnd, Band, Cost, Counts, DropReason, GapReason, LinkState, OverlayEnd, RepairEnd, ResetReason, StaleAction,
+    ThrottlePlace, VolatileEnd,
 };
 use crate::relay::time::Wall;
 use crate::store::{COMMIT_SECONDS, StoreStats};
@@ -236,6 +236,10 @@ pub(super) const METRICS: &[Declared] = &[
         Counter(|v| v.stats.outbox.restored)),
     metric("tidegate_outbox_refused_total", "Messages refused before acceptance, by code.",
         Counters("code", |v, put| codes(&v.stats.outbox.refused, put))),
+    metric("tidegate_feed_overlays", "Provisional values that are pending, or about to be.",
+        Gauge(|v| v.stats.feed.overlays_laid as f64)),
+    metric("tidegate_feed_overlays_total", "Provisional values that ended, by how.",
+        Counters("result", |v, put| OverlayEnd::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.overlays.get(r))))),
     metric("tidegate_outbox_volatile_total", "Volatile messages, by what became of them.",
         Counters("result", |v, put| VolatileEnd::ALL.iter().for_each(|r| put(r.text(), v.stats.outbox.volatile.get(r))))),
     metric("tidegate_outbox_idempotent_hits_total", "Publishes that found their earlier message by its idempotency key.",

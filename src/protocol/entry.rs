@@ -140,6 +140,27 @@ pub fn stale(place: Place<'_>, since: Wall, action: &'static str) -> Entry {
     finish(place, EntryKind::Stale, None, out, 0..0, 0..0)
 }
 
+/// Makes an entry about a provisional value: pending, confirmed or rolled back. `data`: the value, or else what is true of the
+/// item at this place, as far as that is known.
+pub fn overlay(place: Place<'_>, kind: EntryKind, key: Option<Arc<str>>, message: &str, data: Option<&[u8]>) -> Entry {
+    let mut out = Vec::with_capacity(200 + place.channel_json.len() + data.map_or(0, <[u8]>::len));
+    start(&mut out, kind, place);
+    if let Some(key) = &key {
+        out.extend_from_slice(b",\"key\":");
+        push_json_string(&mut out, key);
+    }
+    push_time(&mut out, "time", place.at.wall);
+    out.extend_from_slice(b",\"message\":");
+    push_json_string(&mut out, message);
+    push_prev(&mut out, place.prev);
+    if let Some(data) = data {
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(data);
+    }
+    out.push(b'}');
+    finish(place, kind, key, out, 0..0, 0..0)
+}
+
 fn finish(
     place: Place<'_>,
     kind: EntryKind,

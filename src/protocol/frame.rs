@@ -25,9 +25,27 @@ pub enum EntryKind {
     Reset,
     /// Upstream is silent on this channel, though the connection lives.
     Stale,
+    /// A value that a message which has not ended will make of the channel. No part of its state.
+    Pending,
+    /// That message was delivered.
+    Confirmed,
+    /// It was not, or nobody knows.
+    RolledBack,
 }
 
 impl EntryKind {
+    /// All of them.
+    pub const ALL: [EntryKind; 8] = [
+        EntryKind::Event,
+        EntryKind::Snapshot,
+        EntryKind::Gap,
+        EntryKind::Reset,
+        EntryKind::Stale,
+        EntryKind::Pending,
+        EntryKind::Confirmed,
+        EntryKind::RolledBack,
+    ];
+
     /// The frame's `kind`.
     pub fn text(self) -> &'static str {
         match self {
@@ -35,6 +53,9 @@ impl EntryKind {
             EntryKind::Gap => "gap",
             EntryKind::Reset => "reset",
             EntryKind::Stale => "stale",
+            EntryKind::Pending => "pending",
+            EntryKind::Confirmed => "confirmed",
+            EntryKind::RolledBack => "rolled_back",
         }
     }
 }

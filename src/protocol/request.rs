@@ -73,6 +73,19 @@ pub struct Publish {
     pub on_unknown: Option<OnUnknown>,
     /// It leaves now or not at all, is not stored and has no outcome.
     pub volatile: bool,
+    /// What it will make of a channel: shown there until it has ended.
+    pub optimistic: Option<Optimistic>,
+}
+
+/// A value that is laid over a channel until its message has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Optimistic {
+    /// Which channel: if the publisher names none, the message's.
+    pub channel: ChannelRequest,
+    /// The item within it: if the publisher names none, and no channel either, the message's.
+    pub key: Option<Box<str>>,
+    /// The value's JSON text, byte for byte.
+    pub value: Box<str>,
 }
 
 /// A request of a session. What the feed knows and this relay does not carry out, parsing refuses as `not_supported` by name.

@@ -169,6 +169,9 @@ impl Relay {
             tells_params: dialect.tells_params(),
             channels: dialect.limits().channels,
         };
+        let queued = restored.messages.iter().flatten();
+        let provisional = queued.filter_map(|queued| Some((queued.id, queued.optimistic.clone()?)));
+        meet::messages::overlaying::restore(&mut feed.overlays, provisional);
         let service = limits::service(&config, &dialect);
         let mut link = Link::new(&config.upstream, dialect.limits(), now.mono);
         let mut budget = Budget::new(config.budget);

@@ -82,6 +82,21 @@ pub struct StoredMessage {
     pub on_unknown: OnUnknown,
     /// The dead letter that was published again as this message.
     pub redrive_of: Option<MessageId>,
+    /// What it will make of a channel.
+    pub optimistic: Option<Arc<Provisional>>,
+}
+
+/// A value that is laid over a channel until its message has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisional {
+    /// The local channel, as it is carried.
+    pub channel: Box<str>,
+    /// The item within it.
+    pub key: Option<Box<str>>,
+    /// The value's JSON text.
+    pub value: Box<str>,
+    /// What it has in common with those of the same atomic batch.
+    pub batch: Option<MessageId>,
 }
 
 /// What is kept in memory of a message that waits on disk.
@@ -101,6 +116,8 @@ pub struct Queued {
     pub principal: Arc<str>,
     /// Its order key.
     pub order: Option<Order>,
+    /// What it will make of a channel.
+    pub optimistic: Option<Arc<Provisional>>,
     /// Its idempotency key, if it has one.
     pub known: Option<Known>,
     /// About what it takes on disk.

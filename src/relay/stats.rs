@@ -163,6 +163,16 @@ words! {
 }
 
 words! {
+    /// What became of a provisional value.
+    OverlayEnd {
+        /// Its message was delivered.
+        Confirmed = "confirmed";
+        /// It was not, or nobody knows.
+        RolledBack = "rolled_back";
+    }
+}
+
+words! {
     /// What became of a volatile message.
     VolatileEnd {
         /// Its bytes are with the kernel.
@@ -437,6 +447,10 @@ pub struct FeedStats {
     pub resets: Counts<ResetReason>,
     /// Resumes that were answered with every missed entry, counted per channel.
     pub resumed: u64,
+    /// Provisional values now.
+    pub overlays_laid: u64,
+    /// What became of them.
+    pub overlays: Counts<OverlayEnd>,
 }
 
 words! {

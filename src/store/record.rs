@@ -19,15 +19,15 @@ use std::sync::Arc;
 use super::mark::Census;
 use crate::protocol::request::ChannelRequest;
 use crate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use crate::relay::record::{Failure, Letter, MessageId, StoredMessage, StoredOutcome, StoredTally};
+use crate::relay::record::{Failure, Letter, MessageId, Provisional, StoredMessage, StoredOutcome, StoredTally};
 use crate::relay::time::Wall;
 
 /// The largest value that sled gets, in bytes.
 pub(super) const PIECE: usize = 16 << 10;
 
 const MAGIC: [u8; 4] = *b"TgRc";
-/// 2: dead letters. 3: tallies. Reads all of them.
-const VERSION: u8 = 3;
+/// 2: dead letters. 3: tallies. 4: provisional values. Reads all of them.
+const VERSION: u8 = 4;
 const HEAD: usize = 40;
 const SUM_AT: usize = 36;
 const HAS_EXPIRY: u8 = 1;
@@ -173,6 +173,16 @@ pub(super) fn encode_message(message: &StoredMessage) -> Vec<u8> {
     out.optional(message.order_key.as_deref());
     out.text(&message.data);
     out.id(message.redrive_of);
+    match &message.optimistic {
+        None => out.u8(0),
+        Some(provisional) => {
+            out.u8(1);
+            out.text(&provisional.channel);
+            out.optional(provisional.key.as_deref());
+            out.text(&provisional.value);
+            out.id(provisional.batch);
+        }
+    }
     out.finish()
 }
 
@@ -324,6 +334,23 @@ fn decode_message(
         expires,
         on_unknown,
         redrive_of: if version == Some(1) { None } else { body.id()? },
+        optimistic: match version {
+            Some(1..=3) => None,
+            _ => match body.u8()? {
+                0 => None,
+                1 => Some(Arc::new(decode_provisional(body)?)),
+                _ => return None,
+            },
+        },
+    })
+}
+
+fn decode_provisional(body: &mut Reader<'_>) -> Option<Provisional> {
+    Some(Provisional {
+        channel: body.text()?.into(),
+        key: body.optional()?,
+        value: body.text()?.into(),
+        batch: body.id()?,
     })
 }
 

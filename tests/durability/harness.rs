@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use tidegate::protocol::request::ChannelRequest;
 use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use tidegate::relay::record::{MessageId, Operation, Queued, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{MessageId, Operation, Provisional, Queued, StoredMessage, StoredOutcome};
 use tidegate::relay::time::Wall;
 use tidegate::store::{OpenError, Store, StoreAnswer, StoreConfig};
 
@@ -114,6 +114,10 @@ pub fn message(sequence: u64, bytes: usize) -> Arc<StoredMessage> {
         expires: sequence.is_multiple_of(2).then_some(Wall(9_000)),
         on_unknown: OnUnknown::DeadLetter,
         redrive_of: sequence.is_multiple_of(5).then_some(MessageId(9)),
+        optimistic: sequence.is_multiple_of(3).then(|| {
+            let (channel, key, batch) = ("favourites".into(), Some("42".into()), Some(MessageId(8)));
+            Arc::new(Provisional { channel, key, value: payload(sequence, 40).into(), batch })
+        }),
     })
 }
 

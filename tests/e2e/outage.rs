@@ -138,3 +138,39 @@ fn what_is_not_in_flight_can_be_cancelled_and_expires() {
     relay.wait_settled();
     relay.stop();
 }
+
+#[test]
+fn what_a_message_will_make_of_a_channel_is_pending_until_then_also_over_a_kill() {
+    let upstream = Upstream::plain();
+    let place = Place::new(&upstream);
+    let relay = place.start_live();
+    let mut client = relay.subscriber("favourites");
+    upstream.wait_for("subscribe", 1);
+    upstream.event("favourites", &json!("none"));
+    assert_eq!(client.next_of("event")["data"], "none");
+    upstream.gate(Gate::Shut);
+    upstream.cut();
+    client.next_of("gap");
+    let favour =
+        |what: &str| json!({"channel": "orders", "data": what, "optimistic": {"channel": "favourites", "value": what}});
+    let id = client.publish(favour("a"));
+    let pending = client.next_of("pending");
+    assert_eq!((&pending["message"], &pending["data"]), (&json!(id), &json!("a")), "{pending}");
+    let snapshot = relay.ask("GET /v1/snapshot?channel=favourites", &[], "").json();
+    assert_eq!((&snapshot["values"][0]["data"], &snapshot["stale"]), (&json!("none"), &json!(true)), "{snapshot}");
+    assert_eq!(snapshot["pending"], json!([{"message": id, "data": "a"}]));
+    relay.kill();
+
+    let relay = place.start();
+    let mut client = relay.subscriber("favourites");
+    let second = client.publish(favour("b"));
+    assert_eq!(client.next_of("pending")["message"], json!(second));
+    upstream.gate(Gate::Open);
+    let mut confirmed = [client.next_of("confirmed"), client.next_of("confirmed")];
+    assert_eq!(confirmed.each_mut().map(|frame| frame["message"].take()), [json!(id), json!(second)], "in their order");
+    assert_eq!(client.next_of("outcome")["message"], json!(second), "this one was published by this session");
+    relay.wait_settled();
+    assert_eq!(relay.metric("tidegate_feed_overlays_total{result=\"confirmed\"}"), 2.0);
+    assert_eq!(relay.metric("tidegate_feed_overlays"), 0.0);
+    relay.stop();
+}

@@ -231,7 +231,7 @@ fn wrong_requests_get_problem_details() {
             ("POST /v1/publish", &[], "{}", 415, "application/json"),
             ("POST /v1/publish", &["Content-Type: text/plain"], "{}", 415, "application/json"),
             ("POST /v1/publish", &[JSON], "nonsense", 400, "not a request"),
-            ("POST /v1/publish", &[JSON], r#"{"channel":"a","data":1,"optimistic":{}}"#, 422, "optimistic"),
+            ("POST /v1/publish", &[JSON], r#"{"channel":"a","data":1,"optimistic":{}}"#, 400, "optimistic"),
             ("POST /v1/publish", &[JSON, "Prefer: wait=soon"], r#"{"channel":"a","data":1}"#, 400, "Prefer"),
             ("POST /v1/publish", &[JSON, "Prefer: wait"], r#"{"channel":"a","data":1}"#, 400, "Prefer"),
             ("GET /v1/messages/01J", &[], "", 404, "no such message"),

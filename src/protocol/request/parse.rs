@@ -7,7 +7,7 @@
 use serde_json::value::RawValue;
 
 use super::fields::Fields;
-use super::{ChannelRequest, OnSlow, Publish, Ref, Request, Secret, Subscribe};
+use super::{ChannelRequest, OnSlow, Optimistic, Publish, Ref, Request, Secret, Subscribe};
 use crate::config::Config;
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::{canonical, duration};
@@ -28,6 +28,8 @@ pub const TOKEN_MAX: usize = 8192;
 const SINCE_MAX: usize = 64;
 /// Bytes of a message's id.
 const MESSAGE_MAX: usize = 64;
+/// Bytes of a provisional value.
+const OPTIMISTIC_MAX: usize = 16 << 10;
 /// Event types of one subscription.
 pub(super) const TYPES_MAX: usize = 64;
 /// Messages of one `messages` list: one batch of the store.
@@ -378,9 +380,6 @@ fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publ
 }
 
 fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, Wrong> {
-    if fields.take("optimistic").is_some() {
-        return Err(not_supported("the option", "optimistic"));
-    }
     let params = fields.take("params");
     let channel = channel(fields.take("channel").ok_or_else(|| invalid("`channel` is missing"))?, params)?;
     if channel.name.ends_with('*') {
@@ -397,9 +396,14 @@ fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, W
     if coalesce && order_key.is_none() {
         return Err(invalid("`coalesce` replaces what waits with the same `order_key`: give one"));
     }
+    let key = word(fields, "key")?;
+    let optimistic = match fields.take("optimistic") {
+        Some(text) => Some(optimistic(text, &channel, key.as_deref())?),
+        None => None,
+    };
     let publish = Publish {
         channel,
-        key: word(fields, "key")?,
+        key,
         kind: word(fields, "type")?,
         data: data.into(),
         idempotency_key: word(fields, "idempotency_key")?,
@@ -409,9 +413,38 @@ fn publish(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Publish, W
         ttl: ttl(fields)?,
         on_unknown: on_unknown(fields)?,
         volatile: flag(fields, "volatile")?,
+        optimistic,
     };
     check_volatile(&publish)?;
     Ok(publish)
+}
+
+/// `{"channel":…,"params":…,"key":…,"value":…}`, of which only `value` has to be there.
+fn optimistic(text: &str, own: &ChannelRequest, own_key: Option<&str>) -> Result<Optimistic, Wrong> {
+    let named = |wrong: Wrong| Wrong { message: format!("optimistic: {}", wrong.message), ..wrong };
+    let mut fields = Fields::read(text).map_err(|e| named(invalid(e)))?;
+    let fields = &mut fields;
+    let value = fields.take_any("value").ok_or_else(|| named(invalid("`value` is missing: any JSON value")))?;
+    if value.len() > OPTIMISTIC_MAX {
+        return Err(named(too_large(format!("`value` may have {OPTIMISTIC_MAX} bytes"))));
+    }
+    let params = fields.take("params");
+    let channel = match fields.take("channel") {
+        Some(text) => Some(channel(text, params).map_err(named)?),
+        None if params.is_some() => return Err(named(invalid("`params` are those of a `channel`: name it"))),
+        None => None,
+    };
+    let key = word(fields, "key").map_err(named)?;
+    nothing_left(fields, "`optimistic`")?;
+    let key = match (&channel, key) {
+        (None, None) => own_key.map(Into::into),
+        (_, key) => key,
+    };
+    let channel = channel.unwrap_or_else(|| own.clone());
+    if channel.name.ends_with('*') || channel.name.starts_with('$') {
+        return Err(named(invalid("a value is laid over one channel, and not over the relay's own")));
+    }
+    Ok(Optimistic { channel, key, value: value.into() })
 }
 
 /// What leaves now or never waits for nothing and is not asked for later.
@@ -421,6 +454,7 @@ fn check_volatile(publish: &Publish) -> Result<(), Wrong> {
         ("order_key", publish.order_key.is_some()),
         ("ttl", publish.ttl.is_some()),
         ("on_unknown", publish.on_unknown.is_some()),
+        ("optimistic", publish.optimistic.is_some()),
     ];
     match lasting.into_iter().find(|(_, given)| publish.volatile && *given) {
         Some((name, _)) => {

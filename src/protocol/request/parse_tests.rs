@@ -116,7 +116,6 @@ fn what_the_contract_knows_is_not_supported_by_name() {
         (r#"{"op":"subscribe","channels":["a"],"options":{"snapshots":true}}"#, "snapshots"),
         (r#"{"op":"subscibe"}"#, "subscibe"),
         (r#"{"op":"subscribe","channels":["$outbox/01J"]}"#, "$outbox"),
-        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{}}"#, "optimistic"),
     ] {
         let refused = wrong(text);
         assert_eq!(refused.code, ErrorCode::NotSupported, "{text}");
@@ -132,6 +131,12 @@ fn what_nobody_knows_or_means_is_invalid_and_says_where() {
         (r#"{"op":"publish","channel":"a","data":1,"order_key":"k","coalesce":1}"#, "`coalesce`"),
         (r#"{"op":"publish","channel":"a","data":1,"order_key":"k","volatile":true}"#, "`order_key`"),
         (r#"{"op":"publish","channel":"a","data":1,"ttl":"1s","volatile":true}"#, "`ttl`"),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{"value":1},"volatile":true}"#, "`optimistic`"),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{}}"#, "optimistic: `value`"),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":7}"#, "optimistic: "),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{"value":1,"chanel":"b"}}"#, "chanel"),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{"value":1,"params":{}}}"#, "optimistic: `params`"),
+        (r#"{"op":"publish","channel":"a","data":1,"optimistic":{"value":1,"channel":"b*"}}"#, "one channel"),
         (r#"{"op":"publish","messages":[{"channel":"a","data":1,"volatile":true}],"atomic":true}"#, "`atomic`"),
         ("[]", "JSON object"),
         ("{}x", "not a request"),

@@ -4,6 +4,7 @@
 //! number of rings and their bytes together are bounded. What upstream loses is an entry like any other.
 //! Deliberately not here: who may read, what upstream was asked for, and what a session has seen.
 
+pub mod overlays;
 pub mod ring;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,10 @@ use crate::protocol::entry::{self, EventText, Place};
 use crate::protocol::frame::{Entry, EntryKind};
 use crate::protocol::position::{Epoch, Position};
 
-use super::stats::{FeedStats, GapReason, ResetReason};
+use super::record::{MessageId, Provisional};
+use super::stats::{FeedStats, GapReason, OverlayEnd, ResetReason};
 use super::time::{Mono, Time};
+use overlays::Overlays;
 use ring::Ring;
 
 /// The number of a local channel; its slot is reused after the ring is gone.
@@ -67,6 +70,8 @@ pub struct Feed {
     /// Bytes of all last values: never less than that.
     value_bytes: usize,
     max_value_bytes: usize,
+    /// What is laid over the channels' states.
+    pub overlays: Overlays,
 }
 
 impl Feed {
@@ -89,6 +94,7 @@ impl Feed {
             max_keys: config.feed.channel_keys,
             value_bytes: 0,
             max_value_bytes: config.feed.value_bytes_total,
+            overlays: Overlays::default(),
         }
     }
 
@@ -406,6 +412,44 @@ impl Feed {
         }
     }
 
+    /// A message was accepted that has a provisional value: its channel's readers see it.
+    pub fn admit_pending(&mut self, message: MessageId, at: Time, stats: &mut FeedStats) {
+        let Some(value) = self.overlays.accepted(message) else { return };
+        let Some(id) = self.find(&value.channel) else { return };
+        let (key, text) = (value.key.as_deref().map(Arc::from), message.to_string());
+        let make =
+            |place: Place<'_>| entry::overlay(place, EntryKind::Pending, key, &text, Some(value.value.as_bytes()));
+        self.append(id, at, make, stats);
+    }
+
+    /// That message has ended: its value is confirmed, or rolled back with those of its batch.
+    pub fn admit_settled(&mut self, message: MessageId, at: Time, delivered: bool, stats: &mut FeedStats) {
+        let Some(value) = self.overlays.ended(message) else { return };
+        let kind = if delivered { EntryKind::Confirmed } else { EntryKind::RolledBack };
+        self.end_overlay(message, &value, at, kind, stats);
+        if let Some(batch) = value.batch.filter(|_| !delivered) {
+            for (message, value) in self.overlays.roll_back(batch) {
+                self.end_overlay(message, &value, at, kind, stats);
+            }
+        }
+    }
+
+    fn end_overlay(
+        &mut self,
+        message: MessageId,
+        value: &Provisional,
+        at: Time,
+        kind: EntryKind,
+        stats: &mut FeedStats,
+    ) {
+        stats.overlays.bump(if kind == EntryKind::Confirmed { OverlayEnd::Confirmed } else { OverlayEnd::RolledBack });
+        let Some((id, ring)) = self.find(&value.channel).and_then(|id| Some((id, self.ring(id)?))) else { return };
+        let truth = ring.values.get(value.key.as_deref()).cloned();
+        let (key, text) = (value.key.as_deref().map(Arc::from), message.to_string());
+        let make = |place: Place<'_>| entry::overlay(place, kind, key, &text, truth.as_ref().map(|entry| entry.data()));
+        self.append(id, at, make, stats);
+    }
+
     fn append(
         &mut self,
         id: RingId,
@@ -469,6 +513,7 @@ impl Feed {
         stats.channels = self.names.len() as u64;
         stats.entries = self.entries as u64;
         stats.bytes = self.bytes as u64;
+        stats.overlays_laid = self.overlays.len() as u64;
         stats.values = self.rings.iter().flatten().map(|ring| ring.values.len() as u64).sum();
     }
 

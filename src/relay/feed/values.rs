@@ -108,6 +108,12 @@ impl Values {
         }
     }
 
+    /// The value of an item, where each has one; of a channel with one value: without a key.
+    pub fn get(&self, key: Option<&str>) -> Option<&Arc<Entry>> {
+        let State::Replaced(values) = &self.state else { return None };
+        values.get(&key.map(Arc::from))
+    }
+
     /// Increments whose base is no longer held, or that follow a hole, are no state.
     pub fn broken_by_hole(&mut self) {
         match &mut self.state {

@@ -22,7 +22,8 @@
 //!
 //! `messages/`, what leaves:
 //! - `publishing`: who publishes and what they are told. `waiting`: for what, and how long. `outbound`: what leaves, the
-//!   store. `reading`: what waits on disk. `volatile`: those that leave now or never. `letters`:
+//!   store. `reading`: what waits on disk. `volatile`: those that leave now or never. `overlaying`:
+//!   what they will make of channels. `letters`:
 //!   dead ones, for operators.
 //!
 //! `draining`: stop and reload, which concern all. `tests/`: the whole relay against a service, in virtual time.

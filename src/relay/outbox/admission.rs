@@ -9,9 +9,9 @@ use super::message::{Pending, footprint};
 use super::staging::{COMMIT_OPERATIONS, Effect};
 use super::{Lane, Outbox, OutboxStats};
 use crate::protocol::codes::ErrorCode;
-use crate::protocol::request::Publish;
+use crate::protocol::request::{Optimistic, Publish};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{Known, MessageId, Operation, StoredMessage};
+use crate::relay::record::{Known, MessageId, Operation, Provisional, StoredMessage};
 use crate::relay::rng::Rng;
 use crate::relay::time::{Time, Wall};
 
@@ -87,9 +87,10 @@ impl Outbox {
             return Err(Refusal::new(ErrorCode::Invalid, words));
         }
         let sequence = self.next_sequence;
+        let batch = (messages.len() > 1).then(|| self.next_id(now.wall, rng));
         let mut admitted = Vec::with_capacity(messages.len());
         for publish in messages {
-            match self.admit_one(now, from, publish, rng) {
+            match self.admit_one(now, from, publish, batch, rng) {
                 Ok(one) => admitted.push(one),
                 Err(refusal) => {
                     self.next_sequence = sequence;
@@ -103,11 +104,13 @@ impl Outbox {
         Ok(admitted)
     }
 
+    /// `batch`: it is one of several that are accepted together.
     pub(super) fn admit_one(
         &mut self,
         now: Time,
         from: Publisher<'_>,
         publish: Publish,
+        batch: Option<MessageId>,
         rng: &mut Rng,
     ) -> Result<Admitted, Refusal> {
         let hash = body_hash(&publish);
@@ -132,6 +135,9 @@ impl Outbox {
             expires: publish.ttl.or(self.config.ttl).map(|ttl| now.wall + ttl),
             on_unknown: publish.on_unknown.unwrap_or_default(),
             redrive_of: from.redrive_of,
+            optimistic: publish.optimistic.map(|Optimistic { channel, key, value }| {
+                Arc::new(Provisional { channel: channel.name, key, value, batch })
+            }),
         };
         self.next_sequence += 1;
         let key = message.idempotency_key.as_ref().map(|key| known(&message.principal, key, &hash));
@@ -142,6 +148,11 @@ impl Outbox {
         }
         self.hold(id, pending, from.principal, key);
         Ok(Admitted::New(id))
+    }
+
+    /// Whether a publish with this idempotency key would find an earlier one, or be in conflict with it.
+    pub fn knows(&self, principal: &str, key: &str) -> bool {
+        self.idempotency.contains(principal, key)
     }
 
     /// The earlier message with the same idempotency key and body.
@@ -298,5 +309,6 @@ fn kept_words(only_here: bool) -> &'static str {
 /// About how many bytes a message takes on disk.
 fn bytes_of(publish: &Publish, principal: &str) -> u64 {
     let optional = [&publish.channel.params, &publish.key, &publish.kind, &publish.idempotency_key, &publish.order_key];
-    footprint([principal, &publish.channel.name, &publish.data], optional)
+    let value = publish.optimistic.as_ref().map_or(0, |optimistic| optimistic.value.len());
+    footprint([principal, &publish.channel.name, &publish.data], optional, value)
 }

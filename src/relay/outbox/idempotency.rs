@@ -22,6 +22,11 @@ impl Idempotency {
         Some((*id, *body == known.body))
     }
 
+    /// Whether the key was used.
+    pub(super) fn contains(&self, principal: &str, key: &str) -> bool {
+        self.0.contains_key(&digest(principal, key))
+    }
+
     pub(super) fn insert(&mut self, known: Known, id: MessageId) {
         self.0.insert(known.key, (id, known.body));
     }

@@ -58,7 +58,7 @@ impl Outbox {
         let old = self.letter(id)?;
         self.clock.observe(now);
         let from = Publisher { principal: &old.principal, session: None, redrive_of: Some(id) };
-        let admitted = self.admit_one(now, from, publish, rng)?;
+        let admitted = self.admit_one(now, from, publish, None, rng)?;
         self.stage(&[admitted]);
         if let Some(outcome) = self.outcomes.take_letter(id) {
             // In one commit with the new message: published again and still a letter would be published twice.

@@ -281,7 +281,8 @@ impl Queued {
     pub fn of(message: &StoredMessage, attempts: u32) -> Self {
         let optional =
             [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
-        let bytes = footprint([&message.principal, &message.channel.name, &message.data], optional);
+        let value = message.optimistic.as_ref().map_or(0, |provisional| provisional.value.len());
+        let bytes = footprint([&message.principal, &message.channel.name, &message.data], optional, value);
         let key = message.idempotency_key.as_ref();
         Queued {
             id: message.id,
@@ -291,6 +292,7 @@ impl Queued {
             expires: message.expires,
             principal: Arc::clone(&message.principal),
             order: order(message),
+            optimistic: message.optimistic.clone(),
             known: key.map(|key| known(&message.principal, key, &message.body_hash)),
             // `outbox.message_max` is at most 1 GiB.
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
@@ -300,10 +302,10 @@ impl Queued {
 }
 
 /// About how many bytes a message takes on disk.
-pub(super) fn footprint(texts: [&str; 3], optional: [&Option<Box<str>>; 5]) -> u64 {
+pub(super) fn footprint(texts: [&str; 3], optional: [&Option<Box<str>>; 5], value: usize) -> u64 {
     let optional: usize = optional.into_iter().flatten().map(|text| text.len()).sum();
     let texts: usize = texts.into_iter().map(str::len).sum();
-    FIXED_BYTES.saturating_add(u64::try_from(texts + optional).unwrap_or(u64::MAX))
+    FIXED_BYTES.saturating_add(u64::try_from(texts + optional + value).unwrap_or(u64::MAX))
 }
 
 /// All messages that have not ended: one table per lane, so that the oldest of each is at hand.

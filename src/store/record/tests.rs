@@ -22,21 +22,27 @@ prop_compose! {
         (key, kind, idempotency_key, order_key) in (optional(), optional(), optional(), optional()),
         data in text(), body_hash: [u8; 32],
         lane in prop::sample::select(vec![Lane::Critical, Lane::High, Lane::Medium, Lane::Low]),
-        expires: Option<u64>, retry: bool, redrive_of: Option<u128>,
+        expires: Option<u64>, retry: bool, redrive_of: Option<u128>, optimistic in proptest::option::of(provisional().boxed()),
     ) -> StoredMessage {
         StoredMessage {
             id: MessageId(id), sequence, accepted: Wall(accepted), principal: principal.into(),
             channel: ChannelRequest { name: name.into(), params }, key, kind, data: data.into(), idempotency_key,
             body_hash, order_key, lane, expires: expires.map(Wall),
             on_unknown: if retry { OnUnknown::Retry } else { OnUnknown::DeadLetter },
-            redrive_of: redrive_of.map(MessageId),
+            redrive_of: redrive_of.map(MessageId), optimistic: optimistic.map(Arc::new),
         }
     }
 }
 
 prop_compose! {
+    fn provisional()(channel in text(), key in optional(), value in text(), batch: Option<u128>) -> Provisional {
+        Provisional { channel: channel.into(), key, value: value.into(), batch: batch.map(MessageId) }
+    }
+}
+
+prop_compose! {
     fn letter()(
-        message in proptest::option::of(message()), redriven: Option<(u128, u64)>,
+        message in proptest::option::of(message().boxed()), redriven: Option<(u128, u64)>,
         history in proptest::collection::vec((any::<u64>(), text()), 0..3),
     ) -> Box<Letter> {
         let history = history.into_iter().map(|(at, reason)| Failure { at: Wall(at), reason: reason.into() });
@@ -56,7 +62,7 @@ prop_compose! {
         confirmed_by in prop::sample::select(vec![
             None, Some(Confirm::Ack), Some(Confirm::Echo), Some(Confirm::Barrier), Some(Confirm::Written),
         ]),
-        reason in text(), reply in optional(), letter in proptest::option::of(letter()),
+        reason in text(), reply in optional(), letter in proptest::option::of(letter().boxed()),
     ) -> StoredOutcome {
         let outcome = Outcome { state, reason: reason.into(), confirmed_by, reply };
         StoredOutcome {
@@ -82,7 +88,7 @@ prop_compose! {
     }
 }
 
-/// A frame with what it must decode to.
+/// A frame with what it must decode to. Boxed: the values of nested strategies are large, and a test's stack is not.
 fn framed() -> impl Strategy<Value = (Vec<u8>, Record)> {
     prop_oneof![
         message().prop_map(|m| (encode_message(&m), Record::Message(m))),
@@ -160,18 +166,22 @@ proptest! {
 
     #[test]
     fn what_version_1_wrote_is_read(message in message(), outcome in outcome()) {
-        let message = StoredMessage { redrive_of: None, ..message };
+        let message = StoredMessage { redrive_of: None, optimistic: None, ..message };
         let outcome = StoredOutcome { letter: None, ..outcome };
-        let (m, o) = (as_version_1(encode_message(&message), 17), as_version_1(encode_outcome(&outcome), 1));
+        let (m, o) = (as_version_1(encode_message(&message), 18), as_version_1(encode_outcome(&outcome), 1));
         prop_assert_eq!(decode(&m), Ok(Record::Message(message)));
         prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome)));
     }
 
     #[test]
-    fn what_version_2_wrote_is_read(message in message(), outcome in outcome()) {
-        let (m, o) = (as_version(2, encode_message(&message), 0), as_version(2, encode_outcome(&outcome), 0));
-        prop_assert_eq!(decode(&m), Ok(Record::Message(message)));
-        prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome)));
+    fn what_versions_2_and_3_wrote_is_read(message in message(), outcome in outcome()) {
+        let message = StoredMessage { optimistic: None, ..message };
+        for version in [2, 3] {
+            let m = as_version(version, encode_message(&message), 1);
+            let o = as_version(version, encode_outcome(&outcome), 0);
+            prop_assert_eq!(decode(&m), Ok(Record::Message(message.clone())));
+            prop_assert_eq!(decode(&o), Ok(Record::Outcome(outcome.clone())));
+        }
     }
 }
 

@@ -112,7 +112,7 @@ impl Relay {
             return problem(ErrorCode::NotFound, "not carried now: subscribe it, then its state becomes known");
         };
         let stale = self.upstream_word(id) != "live";
-        match super::snapshots::whole(ring, self.feed.position(), stale) {
+        match super::snapshots::whole(&self.feed, ring, stale) {
             Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
             None => problem(ErrorCode::NotFound, "no state is known of it yet"),
         }

@@ -305,7 +305,7 @@ impl Merge {
             // Increments with a hole add up to nothing: begin again from the sum.
             stats.resets.bump(ResetReason::Evicted);
             self.push(control::reset_of_session(None, &ring.name, ResetReason::Evicted.text()));
-            for part in super::snapshots::frames(ring, feed.position(), false) {
+            for part in super::snapshots::frames(feed, ring, false) {
                 self.push(part);
             }
             subscription.after = feed.head();

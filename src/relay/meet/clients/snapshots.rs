@@ -2,31 +2,55 @@
 
 use bytes::Bytes;
 
-use crate::protocol::control::Object;
+use crate::protocol::control::{List, Object};
 use crate::protocol::frame::{Entry, Item, push_json_string};
 use crate::protocol::position::Position;
+use crate::relay::feed::Feed;
 use crate::relay::feed::ring::Ring;
 
 /// Bytes of values in one part.
 const PART_BYTES: usize = 256 * 1024;
 
 /// The `snapshot` frames of a ring, in parts if large; none if there is no state.
-pub(in crate::relay) fn frames(ring: &Ring, position: Position, stale: bool) -> Vec<Item> {
+pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Item> {
+    let position = feed.position();
     let stale = stale || ring.silent || is_outdated(ring);
     let parts = values(ring, position, PART_BYTES);
     let count = parts.len();
+    let pending = pending(feed, ring);
     let frame = |(at, values): (usize, Vec<u8>)| {
-        let part = (at as u64 + 1, at + 1 == count);
-        Item::Control("snapshot", Bytes::from(text(ring, position, stale, part, &values)))
+        let last = at + 1 == count;
+        let of = Part { number: at as u64 + 1, last, values: &values, pending: if last { &pending } else { b"[]" } };
+        Item::Control("snapshot", Bytes::from(text(ring, position, stale, &of)))
     };
     parts.into_iter().enumerate().map(frame).collect()
 }
 
 /// The whole state as one text, for HTTP; `None` if there is no state.
-pub(in crate::relay) fn whole(ring: &Ring, position: Position, stale: bool) -> Option<Vec<u8>> {
+pub(in crate::relay) fn whole(feed: &Feed, ring: &Ring, stale: bool) -> Option<Vec<u8>> {
+    let position = feed.position();
     let values = values(ring, position, usize::MAX).pop()?;
     let stale = stale || ring.silent || is_outdated(ring);
-    Some(text(ring, position, stale, (1, true), &values))
+    let of = Part { number: 1, last: true, values: &values, pending: &pending(feed, ring) };
+    Some(text(ring, position, stale, &of))
+}
+
+/// What is laid over the state, as a JSON list in the order of acceptance.
+fn pending(feed: &Feed, ring: &Ring) -> Vec<u8> {
+    let mut list = List::new();
+    for (message, value) in feed.overlays.pending(&ring.name) {
+        let object = Object::new().text_if("key", value.key.as_deref()).text("message", &message.to_string());
+        list.push(&object.raw("data", value.value.as_bytes()).end());
+    }
+    list.end()
+}
+
+/// One of the frames that make up a snapshot.
+struct Part<'a> {
+    number: u64,
+    last: bool,
+    values: &'a [u8],
+    pending: &'a [u8],
 }
 
 /// Whether some value is from before a hole: upstream may have changed it since, and nobody told.
@@ -53,16 +77,16 @@ fn values(ring: &Ring, position: Position, part_bytes: usize) -> Vec<Vec<u8>> {
     parts
 }
 
-fn text(ring: &Ring, position: Position, stale: bool, (part, last): (u64, bool), values: &[u8]) -> Vec<u8> {
+fn text(ring: &Ring, position: Position, stale: bool, part: &Part<'_>) -> Vec<u8> {
     Object::kind("snapshot")
         .text("channel", &ring.name)
         .text("position", &position.to_string())
         .text_if("as_of", ring.last_event.map(|(_, wall)| wall.rfc3339()).as_deref())
         .flag("stale", stale)
-        .number("part", part)
-        .flag("last", last)
-        .raw("values", values)
-        .raw("pending", b"[]")
+        .number("part", part.number)
+        .flag("last", part.last)
+        .raw("values", part.values)
+        .raw("pending", part.pending)
         .end()
 }
 

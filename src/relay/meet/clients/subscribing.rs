@@ -175,7 +175,7 @@ impl Relay {
         let after = if let Begin::Resumed(since) = begin { *since } else { head };
         let snapshot = match begin {
             Begin::Fresh if !subscribe.snapshot => Vec::new(),
-            Begin::Fresh | Begin::Reset(_) => super::snapshots::frames(ring, self.feed.position(), stale),
+            Begin::Fresh | Begin::Reset(_) => super::snapshots::frames(&self.feed, ring, stale),
             Begin::Resumed(_) => Vec::new(),
         };
         let subscribed = control::subscribed(&Subscribed {

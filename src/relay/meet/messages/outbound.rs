@@ -73,9 +73,13 @@ impl Relay {
         self.tally_committed(now);
         for durable in self.outbox.committed(now, &mut self.stats.outbox) {
             match durable {
-                Durable::Accepted(id) => self.tell_accepted(now, id),
+                Durable::Accepted(id) => {
+                    self.tell_accepted(now, id);
+                    self.overlay_accepted(now, id);
+                }
                 Durable::Settled { outcome, publishers } => {
                     self.leave_channel(now, outcome.id);
+                    self.overlay_ended(now, &outcome);
                     self.tell_settled(now, &outcome, &publishers);
                 }
             }

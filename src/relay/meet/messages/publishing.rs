@@ -78,7 +78,9 @@ impl Relay {
     }
 
     fn hand_over(&mut self, now: Time, from: Publisher<'_>, messages: Vec<Publish>) -> Result<Vec<Admitted>, Refusal> {
-        self.outbox.admit(now, from, messages, &mut self.rng, &mut self.stats.outbox)
+        let admitted = self.outbox.admit(now, from, messages, &mut self.rng, &mut self.stats.outbox)?;
+        self.lay_overlays(&admitted);
+        Ok(admitted)
     }
 
     fn answer_atomic(&mut self, now: Time, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
@@ -118,6 +120,7 @@ impl Relay {
         let local = std::mem::replace(&mut publish.channel.name, named.base.into());
         publish.channel.params = named.params;
         publish.on_unknown = publish.on_unknown.or(Some(named.on_unknown));
+        self.check_overlay(principal, &mut publish)?;
         let spec = MessageSpec {
             id: MessageId(0),
             channel: &publish.channel.name,

@@ -2,6 +2,7 @@
 //! dialects and a store that answers when it is told to.
 
 mod joining;
+mod overlaying;
 mod reading;
 mod volatile;
 
@@ -241,6 +242,7 @@ fn message(channel: &str, data: &str) -> Publish {
         order_key: None,
         coalesce: false,
         volatile: false,
+        optimistic: None,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

@@ -310,6 +310,7 @@ fn publish(channel: &str, key: Option<&str>) -> Request {
         order_key: None,
         coalesce: false,
         volatile: false,
+        optimistic: None,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,

@@ -424,6 +424,7 @@ impl Service {
             order_key: None,
             coalesce: false,
             volatile: false,
+            optimistic: None,
             lane,
             ttl: None,
             on_unknown: None,

@@ -119,6 +119,7 @@ fn message(data: &str) -> Publish {
         order_key: None,
         coalesce: false,
         volatile: false,
+        optimistic: None,
         lane: Lane::Medium,
         ttl: None,
         on_unknown: None,
