@@ -72,14 +72,7 @@ fn call(r: &mut Reader, key: &str) -> Option<Secret> {
 
 /// `[secrets]`: each with `file`, `env` or `command`.
 pub(super) fn secrets(r: &mut Reader) -> Vec<(String, SecretSource)> {
-    let members = match r.value("secrets") {
-        None => return Vec::new(),
-        Some(Value::Dict(_, members)) => members,
-        Some(_) => {
-            r.complain("secrets", "must be a table", "write [secrets] and below it name = { file = \"…\" }");
-            return Vec::new();
-        }
-    };
+    let members = r.table("secrets", "[secrets] and below it name = { file = \"…\" }").unwrap_or_default();
     let mut secrets = Vec::new();
     for (name, value) in members {
         let key = format!("secrets.{name}");

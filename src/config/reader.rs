@@ -95,6 +95,17 @@ impl Reader {
         self.value(key).is_some()
     }
 
+    /// A table's members; `form` shows what it looks like. None if nothing is given, or with a complaint something else.
+    pub fn table(&mut self, key: &str, form: &str) -> Option<Dict> {
+        match self.value(key)? {
+            Value::Dict(_, members) => Some(members),
+            other => {
+                self.complain(key, format!("must be a table, not {}", kind(&other)), format!("write {form}"));
+                None
+            }
+        }
+    }
+
     /// How many elements an array of tables has.
     pub fn tables(&mut self, key: &str) -> usize {
         match self.value(key) {
@@ -264,10 +275,10 @@ impl Reader {
 
     /// `{ min = "…", max = "…" }`
     pub fn backoff(&mut self, key: &str, default: BackoffConfig) -> BackoffConfig {
+        self.table(key, "{ min = \"500ms\", max = \"60s\" }");
         let range = Duration::from_millis(1)..=Duration::from_secs(86_400);
         let min = self.duration(&format!("{key}.min"), default.min, range.clone());
         let max = self.duration(&format!("{key}.max"), default.max, range);
-        self.known.insert(key.to_owned());
         if min > max {
             let message = format!("min {} is above max {}", duration::write(min), duration::write(max));
             self.complain(key, message, "raise max or lower min");

@@ -114,11 +114,14 @@ pub(super) fn budget(r: &mut Reader, d: BudgetConfig) -> BudgetConfig {
 
 /// `{ hour = 60, day = 500 }`
 fn allowance(r: &mut Reader, key: &str, d: Allowance) -> Allowance {
-    r.known.insert(key.to_owned());
-    Allowance {
-        hour: r.count(&format!("{key}.hour"), d.hour, 0..=MANY),
-        day: r.count(&format!("{key}.day"), d.day, 0..=MANY),
+    r.table(key, "{ hour = 60, day = 500 }");
+    let hour = r.count(&format!("{key}.hour"), d.hour, 0..=MANY);
+    let day = r.count(&format!("{key}.day"), d.day, 0..=MANY);
+    if day > 0 && day < hour {
+        let cure = "raise day or lower hour (0: as often as needed)";
+        r.warn(key, format!("a day allows {day}, less than an hour ({hour}): hour says nothing"), cure);
     }
+    Allowance { hour, day }
 }
 
 pub(super) fn repair_json(config: &RepairConfig) -> Value {

@@ -198,16 +198,10 @@ fn transports(r: &mut Reader, default: Vec<Transport>) -> Vec<Transport> {
 
 /// A table of any JSON values.
 fn params(r: &mut Reader, key: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-    match r.value(key)? {
-        // A TOML table always becomes a JSON object.
-        Value::Dict(_, members) => match serde_json::to_value(members) {
-            Ok(serde_json::Value::Object(members)) => Some(members),
-            _ => None,
-        },
-        _ => {
-            r.complain(key, "must be a table", "write { name = \"value\" }");
-            None
-        }
+    // A TOML table always becomes a JSON object.
+    match serde_json::to_value(r.table(key, "{ name = \"value\" }")?) {
+        Ok(serde_json::Value::Object(members)) => Some(members),
+        _ => None,
     }
 }
 
@@ -225,12 +219,7 @@ fn canonical_params(r: &mut Reader, key: &str) -> Option<Box<str>> {
 
 fn headers(r: &mut Reader) -> Vec<(String, Secret)> {
     let key = "upstream.headers";
-    let Some(Value::Dict(_, members)) = r.value(key) else {
-        if r.has(key) {
-            r.complain(key, "must be a table", "write { name = \"value\" }");
-        }
-        return Vec::new();
-    };
+    let members = r.table(key, "{ \"X-Name\" = \"value\" }").unwrap_or_default();
     let mut out = Vec::new();
     for name in members.keys() {
         let inner = format!("{key}.{name}");
@@ -289,7 +278,7 @@ fn feed(r: &mut Reader, d: FeedConfig) -> FeedConfig {
 }
 
 fn ring(r: &mut Reader, key: &str, d: RingConfig) -> RingConfig {
-    r.known.insert(super::reader::without_indices(key));
+    r.table(key, "{ events = 1000, bytes = \"1MiB\", age = \"10m\" }");
     RingConfig {
         events: r.count(&format!("{key}.events"), d.events, 1..=MANY),
         bytes: r.size(&format!("{key}.bytes"), d.bytes, 1_024..=TIB),

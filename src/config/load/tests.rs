@@ -190,6 +190,79 @@ fn a_section_that_is_no_table_is_told_as_such() {
     assert!(said.iter().any(|line| line.contains("must be a table") && line.contains("[upstream]")), "{said:?}");
 }
 
+/// Every key of the documented file whose value is a table, also those in comments, each with the header above it.
+fn documented_tables() -> Vec<(String, String)> {
+    let mut header = String::new();
+    let mut tables = Vec::new();
+    for line in include_str!("../../../config/tidegate.toml").lines() {
+        let line = line.trim_start_matches("# ");
+        let bracket = line.trim_end();
+        if bracket.starts_with('[') && bracket.ends_with(']') {
+            header = bracket.to_owned();
+            tables.extend(header.strip_prefix('[').and_then(|name| Some((String::new(), plain_name(name)?))));
+        } else if let Some((key, _)) = line.split_once(" = {").filter(|(key, _)| !key.contains([' ', '#'])) {
+            tables.push((header.clone(), key.to_owned()));
+        }
+    }
+    tables
+}
+
+/// `feed]` is the section `feed`; `[channels]]` is none but a list of them.
+fn plain_name(rest: &str) -> Option<String> {
+    rest.strip_suffix(']').filter(|name| !name.starts_with('[')).map(str::to_owned)
+}
+
+#[test]
+fn whatever_is_a_table_is_refused_as_anything_else() {
+    let told = |read: Result<(Config, Found), ConfigError>| -> Vec<String> {
+        let (_, found) = read.unwrap();
+        found.errors.iter().chain(&found.unknown_keys).map(ToString::to_string).collect()
+    };
+    let tables = documented_tables();
+    let (sections, keys): (Vec<_>, Vec<_>) = tables.iter().partition(|(header, _)| header.is_empty());
+    assert!(sections.len() >= 12 && keys.len() >= 15, "{tables:?}");
+    for wrong in ["100", "\"5s\"", "true", "[1]"] {
+        for (header, key) in &tables {
+            let all = told(read_with(&format!("{header}\n{key} = {wrong}\n"), &[], &[]));
+            let found = all.iter().any(|error| {
+                let at_key = error.contains(&format!("{key}: ")) && error.contains("t.toml:2:");
+                at_key || error.contains(&format!("{key}: is a section and must be a table"))
+            });
+            assert!(found, "{header} {key} = {wrong}: {all:?}");
+        }
+        for (header, key) in keys.iter().filter(|(header, _)| !header.starts_with("[[")) {
+            let path = format!("{}.{key}", header.trim_matches(['[', ']']));
+            let raw = wrong.trim_matches('"');
+            let all = told(read_with("", &[], &[&format!("{path}={raw}")]));
+            assert!(all.iter().any(|error| error.starts_with(&format!("--set {path}: {path}: "))), "{path}: {all:?}");
+            let name = format!("TIDEGATE_{}", path.replace('.', "__").to_uppercase());
+            let all = told(read_with("", &[(&name, raw)], &[]));
+            assert!(all.iter().any(|error| error.starts_with(&format!("environment {name}: {path}: "))), "{all:?}");
+        }
+    }
+    assert_eq!(
+        errors(&format!("{URL}[budget]\nrefreshes = 100\n")),
+        ["t.toml:4:1: budget.refreshes: must be a table, not a number; write { hour = 60, day = 500 }"]
+    );
+}
+
+#[test]
+fn a_day_that_allows_less_than_an_hour_is_doubtful() {
+    let warned = |table: &str| {
+        let (_, found) = read_with(&format!("{URL}[budget]\nrepairs = {table}\n"), &[], &[]).unwrap();
+        assert_eq!(said(&found.errors), [""; 0]);
+        said(&found.warnings)
+    };
+    assert_eq!(
+        warned("{ hour = 10, day = 5 }"),
+        ["t.toml:4:1: budget.repairs: a day allows 5, less than an hour (10): hour says nothing; raise day or lower \
+             hour (0: as often as needed)"]
+    );
+    for well in ["{ hour = 10, day = 10 }", "{ hour = 10 }", "{ day = 5 }", "{}"] {
+        assert_eq!(warned(well), [""; 0], "{well}");
+    }
+}
+
 #[test]
 fn unknown_keys_are_told_along_with_errors() {
     let file = tempfile::NamedTempFile::new().unwrap();
