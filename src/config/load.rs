@@ -115,8 +115,10 @@ fn read(sources: &Sources) -> Result<(Config, Found), ConfigError> {
     let mut reader = reader_of(sources)?;
     let config = sections::read(&mut reader);
     validate::check(&mut reader, &config);
+    let mut unknown = unknown_keys(&reader);
+    unknown.extend(sources.environment.iter().filter_map(|(name, _)| one_underscore(&reader, name)));
     let mut found = Found {
-        unknown_keys: unknown_keys(&reader),
+        unknown_keys: unknown,
         dialect_place: reader.place("upstream.dialect"),
         transports_place: reader.has("upstream.transports").then(|| reader.place("upstream.transports")),
         errors: reader.errors,
@@ -221,7 +223,7 @@ fn insert(members: &mut Dict, path: &str, value: Value) {
 type Overrides = BTreeMap<String, Override>;
 
 /// Variables with two underscores after the first word; others belong to somebody else (Kubernetes gives every container
-/// `TIDEGATE_SERVICE_HOST` once a service is called tidegate).
+/// `TIDEGATE_SERVICE_HOST` once a service is called tidegate); but see [`one_underscore`].
 fn from_environment(variables: &[(String, String)]) -> (Layer, Overrides) {
     let mut layer = Layer { name: "environment", values: Dict::new() };
     let mut overrides = Overrides::new();
@@ -309,6 +311,29 @@ fn unknown_keys(r: &Reader) -> Vec<Warning> {
         Warning { place: r.place(&key), message: format!("{key}: {message}"), cure }
     };
     given.into_iter().map(complaint).collect()
+}
+
+/// A variable that would be a key if the underscore after its section were two. Not those that the configuration itself names
+/// (`token_env = "TIDEGATE_UPSTREAM_TOKEN"`).
+fn one_underscore(r: &Reader, name: &str) -> Option<Warning> {
+    let (section, key) = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.contains("__"))?.split_once('_')?;
+    let path = format!("{section}.{key}").to_ascii_lowercase();
+    if !r.known.contains(&path) || r.root.values().any(|value| says(value, name)) {
+        return None;
+    }
+    let place = Place::Environment(name.to_owned());
+    let message = format!("{path}: one underscore parts no section from its key: nobody reads it");
+    Some(Warning { place, message, cure: format!("write TIDEGATE_{section}__{key}") })
+}
+
+/// Whether that text stands anywhere in a value.
+fn says(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(_, said) => said == text,
+        Value::Dict(_, members) => members.values().any(|member| says(member, text)),
+        Value::Array(_, elements) => elements.iter().any(|element| says(element, text)),
+        _ => false,
+    }
 }
 
 /// Keys that nobody asked for. A known table whose members nobody asked for (params, headers) is free in form.

@@ -109,6 +109,43 @@ fn variables_of_others_are_left_alone() {
 }
 
 #[test]
+fn a_variable_that_lacks_an_underscore_is_told_unless_the_configuration_names_it() {
+    let told = |text: &str, variables: &[(&str, &str)]| {
+        let (config, found) = read_with(text, variables, &[]).unwrap();
+        assert_eq!(said(&found.errors), [""; 0]);
+        assert_eq!(config.outbox, Config::default().outbox);
+        said(&found.unknown_keys)
+    };
+    assert_eq!(
+        told(URL, &[("TIDEGATE_OUTBOX_PATH", "x"), ("TIDEGATE_FEED_MAX_SESSIONS", "5")]),
+        [
+            "environment TIDEGATE_FEED_MAX_SESSIONS: feed.max_sessions: one underscore parts no section from its key: nobody \
+             reads it; write TIDEGATE_FEED__MAX_SESSIONS",
+            "environment TIDEGATE_OUTBOX_PATH: outbox.path: one underscore parts no section from its key: nobody reads it; \
+             write TIDEGATE_OUTBOX__PATH",
+        ]
+    );
+    // What Kubernetes says of services called tidegate, tidegate-feed and tidegate-admin; what has no key; what is no section's.
+    for others in [
+        "TIDEGATE_SERVICE_PORT_FEED",
+        "TIDEGATE_PORT_7440_TCP_ADDR",
+        "TIDEGATE_FEED_SERVICE_HOST",
+        "TIDEGATE_FEED_PORT",
+        "TIDEGATE_ADMIN_PORT_7441_TCP",
+        "TIDEGATE_OUTBOX",
+        "TIDEGATE_OUTBOX_",
+        "TIDEGATE_PORTS_FILE",
+        "OUTBOX_PATH",
+    ] {
+        assert_eq!(told(URL, &[(others, "x")]), [""; 0], "{others}");
+    }
+    for named in ["token_env = \"TIDEGATE_UPSTREAM_TOKEN\"\n", "[secrets]\nk = { env = \"TIDEGATE_UPSTREAM_TOKEN\" }\n"]
+    {
+        assert_eq!(told(&format!("{URL}{named}"), &[("TIDEGATE_UPSTREAM_TOKEN", "x")]), [""; 0], "{named}");
+    }
+}
+
+#[test]
 fn all_errors_come_at_once_each_with_place_and_cure() {
     let text = "[upstream]\nurl = \"ftp://x\"\nconnect_timeout = 10\nbackoff = { min = \"9s\", max = \"3s\" }\n\
                 ca_file = \"/no/such.pem\"\n[feed]\n  ring = { events = 0 }\nlisten = [\"localhost\"]\n\
@@ -216,18 +253,21 @@ fn plain_name(rest: &str) -> Option<String> {
 fn whatever_is_a_table_is_refused_as_anything_else() {
     let told = |read: Result<(Config, Found), ConfigError>| -> Vec<String> {
         let (_, found) = read.unwrap();
-        found.errors.iter().chain(&found.unknown_keys).map(ToString::to_string).collect()
+        found.errors.iter().map(ToString::to_string).collect()
     };
     let tables = documented_tables();
     let (sections, keys): (Vec<_>, Vec<_>) = tables.iter().partition(|(header, _)| header.is_empty());
     assert!(sections.len() >= 12 && keys.len() >= 15, "{tables:?}");
     for wrong in ["100", "\"5s\"", "true", "[1]"] {
-        for (header, key) in &tables {
+        for (_, section) in &sections {
+            let (_, found) = read_with(&format!("{section} = {wrong}\n"), &[], &[]).unwrap();
+            let complaint = format!("{section}: is a section and must be a table");
+            let told = said(&found.unknown_keys).iter().any(|unknown| unknown.contains(&complaint));
+            assert!(told || !found.errors.is_empty() && section == "secrets", "{section} = {wrong}");
+        }
+        for (header, key) in &keys {
             let all = told(read_with(&format!("{header}\n{key} = {wrong}\n"), &[], &[]));
-            let found = all.iter().any(|error| {
-                let at_key = error.contains(&format!("{key}: ")) && error.contains("t.toml:2:");
-                at_key || error.contains(&format!("{key}: is a section and must be a table"))
-            });
+            let found = all.iter().any(|error| error.contains(&format!("{key}: ")) && error.contains("t.toml:2:"));
             assert!(found, "{header} {key} = {wrong}: {all:?}");
         }
         for (header, key) in keys.iter().filter(|(header, _)| !header.starts_with("[[")) {
