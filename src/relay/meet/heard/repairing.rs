@@ -293,11 +293,14 @@ impl Relay {
         true
     }
 
-    /// Events came that were missing: they and the live ones after them enter, by their numbers. `false`: something is missing
-    /// still.
-    fn merge_missing(&mut self, now: Time, ring: RingId, found: Vec<HeldEvent>) -> bool {
+    /// Events came that were missing: they and the live ones after them enter, by their numbers; another hole among these is
+    /// told and mended by itself. `false`: something of what was asked for is missing still.
+    fn merge_missing(&mut self, now: Time, ring: RingId, mut found: Vec<HeldEvent>) -> bool {
         let Some((from, to)) = self.repairs.wound(ring).and_then(|wound| wound.missing) else { return false };
         let Some(attempt) = found.first().map(|found| found.attempt) else { return false };
+        // What goes beyond the live events will come live, and proves no hole before it does.
+        let end = self.repairs.newest(ring).map_or(to, |(_, newest)| newest.max(to));
+        found.retain(|event| event.sequence.is_none_or(|(first, _)| first <= end));
         let step = self.sequence.step();
         let numbers = found.iter().chain(self.repairs.held(ring)).filter_map(|event| event.sequence);
         let mut numbers: Vec<(u64, u64)> = numbers.filter(|(_, last)| *last >= from).collect();
@@ -305,7 +308,7 @@ impl Relay {
         let (mut expected, mut count) = (from, 0);
         for (first, last) in numbers {
             if first > expected {
-                return false;
+                break;
             }
             if last >= expected {
                 expected = last.saturating_add(step);

@@ -327,24 +327,62 @@ fn a_book_outlives_its_connection() {
     assert_eq!(service.told(one), ["event btc@depth state"]);
 }
 
+/// A service whose past events are got over HTTP.
+const HISTORY: &str = "[gap]\nthen = \"fetch\"\n[repair]\npost = \"/history\"\n\
+    json = '{\"channel\":{channel},\"from\":{missing_from},\"to\":{missing_to}}'\nis = \"event\"\n\
+    each = { at = \"/list\", seq = \"/n\", data = \"/v\" }";
+
+/// An answer of that service.
+fn list(numbers: &[u64]) -> Value {
+    json!({"list": numbers.iter().map(|n| json!({"n": n, "v": n})).collect::<Vec<_>>()})
+}
+
+/// What it is asked for.
+fn wanted(service: &Service) -> Vec<String> {
+    service.asked.iter().map(|(_, request)| String::from_utf8_lossy(&request.body).into_owned()).collect()
+}
+
 #[test]
 fn what_is_missing_is_fetched_and_put_in_its_place() {
-    let repair = "[gap]\nthen = \"fetch\"\n[repair]\npost = \"/history\"\n\
-        json = '{\"channel\":{channel},\"from\":{missing_from},\"to\":{missing_to}}'\nis = \"event\"\n\
-        each = { at = \"/list\", seq = \"/n\", data = \"/v\" }";
-    let (mut service, one) = numbered(repair);
+    let (mut service, one) = numbered(HISTORY);
     say(&mut service, "a", &[1, 4, 5]);
     assert_eq!(service.told(one), ["event a 1", "gap a upstream_seq"]);
-    let list = |numbers: &[u64]| json!({"list": numbers.iter().map(|n| json!({"n": n, "v": n})).collect::<Vec<_>>()});
     assert!(service.asked[0].1.url.ends_with("/history") && service.asked[0].1.url.starts_with("https://"));
-    assert_eq!(service.asked[0].1.body, br#"{"channel":"a","from":2,"to":3}"#.as_slice());
+    assert_eq!(wanted(&service), [r#"{"channel":"a","from":2,"to":3}"#]);
     service.answer(200, &list(&[2]));
     service.pass_seconds(1);
-    service.answer(200, &list(&[1, 2, 3, 4]));
+    service.answer(200, &list(&[1, 2, 3, 4, 9]));
     let told = ["reset a repaired", "event a 2", "event a 3", "event a 4", "event a 5"];
-    assert_eq!(service.told(one), told, "a part is not enough, and nothing comes twice");
+    assert_eq!(service.told(one), told, "a part is not enough, nothing comes twice, and nothing before its time");
     say(&mut service, "a", &[6]);
     assert_eq!(service.told(one), ["event a 6"]);
+}
+
+#[test]
+fn a_hole_among_what_waits_is_told_and_mended_by_itself() {
+    let (mut service, one) = numbered(HISTORY);
+    say(&mut service, "a", &[1, 3, 4, 6, 7, 9]);
+    assert_eq!(service.told(one), ["event a 1", "gap a upstream_seq"]);
+    service.answer(200, &list(&[2]));
+    let closed = service.told.iter().find(|(_, frame)| frame["kind"] == "reset").unwrap().1.clone();
+    assert_eq!(closed["repaired"], json!(3), "2, and what waited up to the next hole");
+    let second = service.told.last().unwrap().1.clone();
+    assert_eq!((&second["from"], &second["to"], &second["repair"]), (&json!(5), &json!(5), &json!("fetch")));
+    let told = ["reset a repaired", "event a 2", "event a 3", "event a 4", "gap a upstream_seq"];
+    assert_eq!(service.told(one), told, "what is closed is closed at once");
+    say(&mut service, "a", &[10]);
+    assert!(service.told(one).is_empty() && service.asked.is_empty(), "two repairs keep apart");
+    service.pass_seconds(1);
+    assert_eq!(wanted(&service), [r#"{"channel":"a","from":5,"to":5}"#]);
+    // One that answers more than it was asked for closes what it can.
+    service.answer(200, &list(&[5, 6, 7, 8]));
+    let told = ["event a 5", "event a 6", "event a 7", "event a 8", "event a 9", "event a 10"];
+    assert_eq!(service.told(one), [&["reset a repaired"], &told[..]].concat());
+    service.pass_seconds(10);
+    say(&mut service, "a", &[11]);
+    assert_eq!((service.told(one), wanted(&service)), (vec!["event a 11".to_owned()], vec![]));
+    let repair = &service.relay.stats.repair;
+    assert_eq!((repair.begun, repair.tries, repair.ended.get(&crate::relay::stats::RepairEnd::Repaired)), (2, 2, 2));
 }
 
 #[test]
