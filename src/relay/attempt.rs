@@ -421,6 +421,11 @@ impl Attempt {
         self.phase == Phase::Ready
     }
 
+    /// When it was begun.
+    pub fn began(&self) -> Mono {
+        self.began
+    }
+
     /// Whether it is ready and brings every channel that it was asked for.
     pub fn is_level(&self) -> bool {
         self.is_ready() && self.acked.is_level() && self.in_flight.is_none()

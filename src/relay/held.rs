@@ -73,7 +73,8 @@ impl HeldEvent {
         self.role
     }
 
-    fn bytes(&self) -> usize {
+    /// What it costs.
+    pub fn bytes(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         OVERHEAD + self.data.len() + text(&self.key) + text(&self.kind) + text(&self.id)
     }

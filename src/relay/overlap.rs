@@ -2,11 +2,12 @@
 //!
 //! Where numbers or ids tell events apart, the streams of both are merged: what one brought is a duplicate on the other, and
 //! nothing is missing between them. Until the newer connection takes over, the older one leads: what only the newer one has
-//! brought so far is noted and left to the older one, so that nothing is put before what still comes. Where nothing tells
-//! events apart, a channel is cut from the older connection to the newer one at one moment, which is told as a gap.
+//! brought so far is held and left to the older one, so that nothing is put before what still comes; what the older one still
+//! owes when it ends is there to be taken. Where nothing tells events apart, a channel is cut from the older connection to the
+//! newer one at one moment, which is told as a gap.
 //!
-//! Invariants: an event that is passed over was admitted from the other connection, or will come on the one that leads, or
-//! belongs to a channel that was cut; what is remembered has a limit. After the older one's end duplicates are known for
+//! Invariants: an event that is passed over was admitted from the other connection, or will come on the one that leads, or is
+//! held, or belongs to a channel that was cut; what is remembered has a limit, and what is beyond it is said to be lost. After the older one's end duplicates are known for
 //! [`LATE`]; from then on a lower number is a new start again.
 //! Deliberately not here: when to take over, and what a cut is told as.
 
@@ -15,6 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::feed::RingId;
+use super::held::HeldEvent;
 use super::pairs::AttemptId;
 use super::time::Mono;
 
@@ -22,6 +24,9 @@ use super::time::Mono;
 pub const LATE: Duration = Duration::from_secs(2);
 /// Ids remembered at most, over all channels; one that is older counts as new.
 const IDS_MAX: usize = 65_536;
+/// Events of the newer connection that are held, and their bytes.
+const HELD_MAX: usize = 16_384;
+const HELD_BYTES: usize = 16 << 20;
 
 /// What to do with an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,64 @@ impl Ids {
     }
 }
 
+/// An event of the newer connection that the older one has not brought.
+#[derive(Debug)]
+struct Early {
+    /// Of its id.
+    id: Option<u64>,
+    event: HeldEvent,
+}
+
+/// Those of all channels, each channel's in the order in which they came.
+#[derive(Debug, Default)]
+struct Earlies {
+    channels: BTreeMap<RingId, VecDeque<Early>>,
+    count: usize,
+    bytes: usize,
+    /// Channels of which not all are held.
+    spilled: BTreeSet<RingId>,
+}
+
+impl Earlies {
+    fn put(&mut self, early: Early) {
+        let (ring, bytes) = (early.event.ring, early.event.bytes());
+        if self.count >= HELD_MAX || self.bytes + bytes > HELD_BYTES || self.spilled.contains(&ring) {
+            self.spilled.insert(ring);
+            return;
+        }
+        (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
+        self.channels.entry(ring).or_default().push_back(early);
+    }
+
+    /// Nothing is held of a channel any more.
+    fn forget(&mut self, ring: RingId) {
+        self.drop_while(ring, |_| true);
+    }
+
+    /// The older connection has brought a channel's first ones.
+    fn drop_while(&mut self, ring: RingId, brought: impl Fn(&Early) -> bool) {
+        let Some(events) = self.channels.get_mut(&ring) else { return };
+        while events.front().is_some_and(&brought)
+            && let Some(early) = events.pop_front()
+        {
+            self.count -= 1;
+            self.bytes -= early.event.bytes();
+        }
+        if events.is_empty() {
+            self.channels.remove(&ring);
+        }
+    }
+}
+
+/// What the older connection still owed at its end.
+#[derive(Debug, Default)]
+pub struct Owed {
+    /// Channels of which something is lost, because more came early than can be held.
+    pub lost: BTreeSet<RingId>,
+    /// What the newer one brought instead, each channel's events in their order.
+    pub events: Vec<HeldEvent>,
+}
+
 /// The merging of two connections.
 #[derive(Debug, Default)]
 pub struct Overlap {
@@ -80,6 +143,8 @@ pub struct Overlap {
     ahead: BTreeSet<(RingId, u64)>,
     /// The same by number.
     ahead_numbers: BTreeMap<RingId, u64>,
+    /// The events themselves.
+    early: Earlies,
     /// Channels for which the newer one speaks already.
     cut: BTreeSet<RingId>,
 }
@@ -95,12 +160,16 @@ impl Overlap {
         self.newer.is_some()
     }
 
-    /// The newer connection leads from now on. Gives the channels of which the older one still owed events that only ids tell
-    /// apart; where there are numbers, these will show what is missing.
-    pub fn take_over(&mut self) -> BTreeSet<RingId> {
+    /// The newer connection leads from now on. Gives what the older one still owed. Where there are numbers, these will show
+    /// what is lost; where only ids tell events apart, somebody has to say it.
+    pub fn take_over(&mut self) -> Owed {
         self.taken_over = true;
         self.ahead_numbers.clear();
-        std::mem::take(&mut self.ahead).into_iter().map(|(ring, _)| ring).collect()
+        let (ahead, early) = (std::mem::take(&mut self.ahead), std::mem::take(&mut self.early));
+        let lost = ahead.iter().map(|(ring, _)| *ring).filter(|ring| early.spilled.contains(ring)).collect();
+        let owed = |early: &Early| early.id.is_none_or(|id| ahead.contains(&(early.event.ring, id)));
+        let events = early.channels.into_values().flatten().filter(owed).map(|early| early.event).collect();
+        Owed { lost, events }
     }
 
     /// The connection that took over is gone, and this one is opened in its place.
@@ -110,12 +179,13 @@ impl Overlap {
         }
     }
 
-    /// The older connection is gone.
-    pub fn older_gone(&mut self, now: Mono) {
-        if self.is_open() {
-            self.take_over();
-            self.until = Some(now + LATE);
+    /// The older connection is gone. Gives what it still owed.
+    pub fn older_gone(&mut self, now: Mono) -> Owed {
+        if !self.is_open() {
+            return Owed::default();
         }
+        self.until = Some(now + LATE);
+        self.take_over()
     }
 
     /// The newer connection is gone before it took over; gives the channels that were cut to it.
@@ -156,36 +226,52 @@ impl Overlap {
         newer_leads == (self.newer == Some(attempt))
     }
 
-    /// Judges an event with numbers that prove something.
-    pub fn numbered(&mut self, ring: RingId, attempt: AttemptId, numbers: Numbers) -> Merge {
+    /// Judges an event with numbers that prove something. `event`: a copy of it.
+    pub fn numbered(
+        &mut self,
+        ring: RingId,
+        attempt: AttemptId,
+        numbers: Numbers,
+        event: impl FnOnce() -> HeldEvent,
+    ) -> Merge {
         let leads = self.leads(ring, attempt);
         let (first, last) = numbers.event;
         let Some((newest, by)) = numbers.newest else {
-            return if leads || self.taken_over { Merge::Admit } else { self.note_ahead(ring, last) };
+            if leads || self.taken_over {
+                self.early.forget(ring);
+                return Merge::Admit;
+            }
+            return self.note_ahead(ring, last, event);
         };
         if last <= newest {
-            // Its own numbers are judged as on any connection.
-            return if by == attempt { Merge::Admit } else { Merge::Duplicate };
+            if by != attempt {
+                return Merge::Duplicate;
+            }
+            // Its own numbers are judged as on any connection; should they begin anew, what is held is of the old count.
+            self.early.forget(ring);
+            return Merge::Admit;
         }
         if leads || first <= newest.saturating_add(numbers.step) {
             if self.ahead_numbers.get(&ring).is_some_and(|ahead| *ahead <= last) {
                 self.ahead_numbers.remove(&ring);
             }
+            self.early.drop_while(ring, |early| early.event.sequence.is_some_and(|(_, early)| early <= last));
             return Merge::Admit;
         }
-        self.note_ahead(ring, last)
+        self.note_ahead(ring, last, event)
     }
 
-    fn note_ahead(&mut self, ring: RingId, last: u64) -> Merge {
+    fn note_ahead(&mut self, ring: RingId, last: u64, event: impl FnOnce() -> HeldEvent) -> Merge {
         if !self.taken_over {
             let ahead = self.ahead_numbers.entry(ring).or_default();
             *ahead = last.max(*ahead);
+            self.early.put(Early { id: None, event: event() });
         }
         Merge::PassOver
     }
 
-    /// Judges an event with an id.
-    pub fn named(&mut self, ring: RingId, attempt: AttemptId, id: &str) -> Merge {
+    /// Judges an event with an id. `event`: a copy of it.
+    pub fn named(&mut self, ring: RingId, attempt: AttemptId, id: &str, event: impl FnOnce() -> HeldEvent) -> Merge {
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         let id = (ring, hasher.finish());
@@ -194,7 +280,10 @@ impl Overlap {
                 return Merge::PassOver;
             }
             self.brought.insert(id);
-            self.ahead.remove(&id);
+            if self.ahead.remove(&id) {
+                let ahead = &self.ahead;
+                self.early.drop_while(ring, |early| early.id.is_some_and(|id| !ahead.contains(&(ring, id))));
+            }
             return Merge::Admit;
         }
         if self.brought.known.contains(&id) {
@@ -206,6 +295,7 @@ impl Overlap {
         if self.ahead.len() < IDS_MAX {
             self.ahead.insert(id);
         }
+        self.early.put(Early { id: Some(id.1), event: event() });
         Merge::PassOver
     }
 
@@ -218,10 +308,20 @@ impl Overlap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::held::tests::numbered;
+    use crate::relay::time::Time;
 
     const OLD: AttemptId = AttemptId(1);
     const NEW: AttemptId = AttemptId(2);
     const RING: RingId = RingId(3);
+
+    fn copy(ring: RingId, number: Option<u64>) -> impl FnOnce() -> HeldEvent {
+        move || numbered(ring, number, Time::default())
+    }
+
+    fn named(overlap: &mut Overlap, ring: RingId, attempt: AttemptId, id: &str) -> Merge {
+        overlap.named(ring, attempt, id, copy(ring, None))
+    }
 
     fn open() -> Overlap {
         let mut overlap = Overlap::default();
@@ -234,7 +334,7 @@ mod tests {
         let mut admitted = Vec::new();
         for (attempt, n) in events {
             let numbers = Numbers { event: (*n, *n), newest: *newest, step: 1 };
-            if overlap.numbered(RING, *attempt, numbers) == Merge::Admit {
+            if overlap.numbered(RING, *attempt, numbers, copy(RING, Some(*n))) == Merge::Admit {
                 *newest = Some((*n, *attempt));
                 admitted.push(*n);
             }
@@ -288,32 +388,84 @@ mod tests {
         overlap.take_over();
         overlap.followed_by(next);
         assert_eq!(overlap.plain(RING, next), Merge::Admit);
-        assert_eq!(overlap.named(RING, next, "a"), Merge::Admit);
+        assert_eq!(named(&mut overlap, RING, next, "a"), Merge::Admit);
         assert_eq!(overlap.plain(RING, OLD), Merge::PassOver);
     }
 
     #[test]
     fn ids_of_two_connections_are_one_stream() {
         let mut overlap = open();
-        assert_eq!(overlap.named(RING, OLD, "a"), Merge::Admit);
-        assert_eq!(overlap.named(RING, NEW, "a"), Merge::Duplicate);
-        assert_eq!(overlap.named(RING, NEW, "b"), Merge::PassOver);
+        assert_eq!(named(&mut overlap, RING, OLD, "a"), Merge::Admit);
+        assert_eq!(named(&mut overlap, RING, NEW, "a"), Merge::Duplicate);
+        assert_eq!(named(&mut overlap, RING, NEW, "b"), Merge::PassOver);
         assert!(!overlap.is_level());
-        assert_eq!(overlap.named(RING, OLD, "b"), Merge::Admit);
-        assert_eq!(overlap.named(RING, OLD, "c"), Merge::Admit);
+        assert_eq!(named(&mut overlap, RING, OLD, "b"), Merge::Admit);
+        assert_eq!(named(&mut overlap, RING, OLD, "c"), Merge::Admit);
         assert!(overlap.is_level());
-        assert!(overlap.take_over().is_empty());
-        assert_eq!(overlap.named(RING, NEW, "c"), Merge::Duplicate);
-        assert_eq!(overlap.named(RING, NEW, "d"), Merge::Admit);
-        assert_eq!(overlap.named(RING, OLD, "d"), Merge::PassOver);
-        assert_eq!(overlap.named(RingId(4), NEW, "a"), Merge::Admit, "ids are those of their channel");
+        assert!(overlap.take_over().events.is_empty());
+        assert_eq!(named(&mut overlap, RING, NEW, "c"), Merge::Duplicate);
+        assert_eq!(named(&mut overlap, RING, NEW, "d"), Merge::Admit);
+        assert_eq!(named(&mut overlap, RING, OLD, "d"), Merge::PassOver);
+        assert_eq!(named(&mut overlap, RingId(4), NEW, "a"), Merge::Admit, "ids are those of their channel");
+    }
+
+    /// What the older connection still owes at its end: the numbers of the events, and the channels of which some are lost.
+    fn owed(overlap: &mut Overlap) -> (Vec<u64>, usize) {
+        let owed = overlap.take_over();
+        (owed.events.iter().filter_map(|event| Some(event.sequence?.1)).collect(), owed.lost.len())
+    }
+
+    #[test]
+    fn what_the_older_one_brings_no_more_is_there_to_be_taken() {
+        let mut overlap = open();
+        for (n, id) in (1..).zip(["a", "b", "c"]) {
+            assert_eq!(overlap.named(RING, NEW, id, copy(RING, Some(n))), Merge::PassOver);
+        }
+        assert_eq!(named(&mut overlap, RING, OLD, "a"), Merge::Admit);
+        assert_eq!(owed(&mut overlap), (vec![2, 3], 0));
+        assert_eq!(owed(&mut overlap), (vec![], 0), "once");
+
+        let mut overlap = open();
+        let mut newest = Some((4, OLD));
+        assert_eq!(merged(&mut overlap, &mut newest, &[(NEW, 6), (NEW, 7), (OLD, 5), (OLD, 6)]), [5, 6]);
+        assert_eq!(owed(&mut overlap), (vec![7], 0));
+        assert_eq!((overlap.early.count, overlap.early.bytes), (0, 0));
+    }
+
+    #[test]
+    fn nothing_is_held_that_would_be_a_new_start() {
+        let mut overlap = open();
+        let mut newest = None;
+        assert_eq!(merged(&mut overlap, &mut newest, &[(NEW, 4), (OLD, 5)]), [5]);
+        assert_eq!(owed(&mut overlap), (vec![], 0), "4 is before the first one");
+        let mut overlap = open();
+        let mut newest = Some((4, OLD));
+        assert_eq!(merged(&mut overlap, &mut newest, &[(NEW, 7), (OLD, 1)]), [1]);
+        assert_eq!(owed(&mut overlap), (vec![], 0), "upstream counts anew");
+    }
+
+    #[test]
+    fn what_is_more_than_can_be_held_is_lost_and_said() {
+        let mut overlap = open();
+        for n in 0..=HELD_MAX as u64 {
+            overlap.named(RING, NEW, &n.to_string(), copy(RING, Some(n)));
+        }
+        assert_eq!(named(&mut overlap, RingId(4), NEW, "x"), Merge::PassOver);
+        let owed = overlap.take_over();
+        assert_eq!((owed.events.len(), owed.lost), (HELD_MAX, BTreeSet::from([RING, RingId(4)])));
+        let mut overlap = open();
+        for n in 0..=HELD_MAX as u64 {
+            overlap.named(RING, NEW, &n.to_string(), copy(RING, Some(n)));
+            named(&mut overlap, RING, OLD, &n.to_string());
+        }
+        assert_eq!((overlap.early.count, overlap.early.spilled.len()), (0, 0), "what came is not held any more");
     }
 
     #[test]
     fn one_connection_may_give_several_events_one_id() {
         let mut overlap = open();
-        assert_eq!([(); 2].map(|()| overlap.named(RING, OLD, "a")), [Merge::Admit; 2]);
-        assert_eq!([(); 2].map(|()| overlap.named(RING, NEW, "a")), [Merge::Duplicate; 2]);
+        assert_eq!([(); 2].map(|()| named(&mut overlap, RING, OLD, "a")), [Merge::Admit; 2]);
+        assert_eq!([(); 2].map(|()| named(&mut overlap, RING, NEW, "a")), [Merge::Duplicate; 2]);
     }
 
     #[test]
@@ -330,9 +482,9 @@ mod tests {
     fn what_is_remembered_has_a_limit() {
         let mut overlap = open();
         for n in 0..=IDS_MAX {
-            overlap.named(RING, OLD, &n.to_string());
+            named(&mut overlap, RING, OLD, &n.to_string());
         }
         assert_eq!((overlap.brought.known.len(), overlap.brought.order.len()), (IDS_MAX, IDS_MAX));
-        assert_eq!(overlap.named(RING, NEW, "1"), Merge::Duplicate);
+        assert_eq!(named(&mut overlap, RING, NEW, "1"), Merge::Duplicate);
     }
 }

@@ -123,6 +123,10 @@ impl Heard {
         while self.last < number {
             let event = self.app.frame("event");
             self.last += 1;
+            if event["data"]["cm"] != self.last {
+                // If it was told, that says more.
+                self.app.has_no("gap");
+            }
             assert_eq!(event["data"]["cm"], self.last, "{event}");
             assert!(self.before.is_none_or(|before| event["prev"] == before), "nothing between: {event}");
             self.before = Some(offset(&event));
@@ -294,7 +298,12 @@ fn what_came_between_two_polls_before_the_first_message_is_a_gap() {
 
     wait(1);
     wait(0);
-    let said = door.take_said();
+    // nginx counts its listeners before the door has passed on what it says.
+    let mut said = String::new();
+    until("the whole answer", || {
+        said.push_str(&door.take_said());
+        said.contains("\r\n\r\n").then_some(())
+    });
     assert!(said.starts_with("HTTP/1.1 408 ") && !said.to_lowercase().contains("\r\nlast-modified:"), "{said}");
     app.has_no("gap");
     publish(1, 0);

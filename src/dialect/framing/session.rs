@@ -177,12 +177,12 @@ impl Session {
     }
 }
 
-/// An event's last element, if it may be an offset: not the event's name, and a word of letters, digits, `-` and `_`.
+/// An event's last element, if it may be an offset: not the event's name, and one word. The official server's have dots, too.
 fn offset(event: &[u8]) -> Option<&str> {
     let last = elements(event).skip(1).last()?;
     let word = last.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let fits = (1..=LARGEST_OFFSET).contains(&word.len())
-        && word.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        && word.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     std::str::from_utf8(word).ok().filter(|_| fits)
 }
 

@@ -173,6 +173,9 @@ fn only_a_session_that_is_kept_has_offsets() {
     wire.hear(&text("40/market,{\"sid\":\"s\",\"pid\":\"p\"}"));
     assert_eq!(wire.hear(&event("1")), ["[\"a\",1] #packet=event"]);
     assert_eq!(wire.hear(&event("1,\"x-1_Z\"")), ["[\"a\",1,\"x-1_Z\"] #packet=event #offset=x-1_Z"]);
+    // The official server gives such ones to all but the first event of a millisecond.
+    assert_eq!(wire.hear(&event("\"Q7_OtpR.3\"")), ["[\"a\",\"Q7_OtpR.3\"] #packet=event #offset=Q7_OtpR.3"]);
+    wire.hear(&event("1,\"x-1_Z\""));
     // Those that are not kept for us leave the place where it is.
     assert_eq!(wire.hear(&event("\"two words\"")), ["[\"a\",\"two words\"] #packet=event #offset=x-1_Z"]);
     assert_eq!(wire.hear(&text("42/market,[\"name\"]")), ["[\"name\"] #packet=event #offset=x-1_Z"]);

@@ -206,6 +206,11 @@ impl Acked {
         self.steps.iter().filter(|(_, step)| matches!(step.place, Place::Live(..))).map(|(id, _)| *id)
     }
 
+    /// All channels of which the subscribe is not answered.
+    pub fn all_sent(&self) -> impl Iterator<Item = ChannelId> {
+        self.steps.iter().filter(|(_, step)| matches!(step.place, Place::Sent(..))).map(|(id, _)| *id)
+    }
+
     /// Upstream refused a batch without saying which channel: its halves are sent again. Those of `channels` that are not
     /// waiting for an answer any more are left alone.
     pub fn halve(&mut self, channels: &[ChannelId]) {

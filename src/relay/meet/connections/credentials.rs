@@ -281,7 +281,14 @@ impl Relay {
         let own = conversation.token_expires().map(|end| Duration::from_nanos(end.0.saturating_sub(now.wall.0)));
         let left = [conversation.timing().token_ttl, own].into_iter().flatten().min();
         attempt.lease.lasts(now.mono, left, &mut self.rng);
-        if attempt.is_ready() && self.attempts.serves(id) {
+        if self.attempts.serves(id) {
+            self.trust_who_serves(now);
+        }
+    }
+
+    /// The connection that serves has shown a token that upstream takes, maybe before it served.
+    pub(in crate::relay) fn trust_who_serves(&mut self, now: Time) {
+        if self.attempts.active().is_some_and(|active| active.is_ready() && !active.lease.is_over()) {
             self.credentials.accepted();
             self.trust(now, Standing::Good, "");
         }

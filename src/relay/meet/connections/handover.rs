@@ -10,10 +10,11 @@ use crate::dialect::{Carried, ChannelId, Event, Role, Rotate, Then, Transport};
 use crate::relay::Relay;
 use crate::relay::attempt::{Attempt, Ending, Phase};
 use crate::relay::feed::RingId;
+use crate::relay::held::HeldEvent;
 use crate::relay::interest::Standing;
 use crate::relay::link::rotation::Why;
 use crate::relay::link::{self, Plan};
-use crate::relay::overlap::{Merge, Numbers};
+use crate::relay::overlap::{Merge, Numbers, Owed};
 use crate::relay::pairs::{AttemptId, Fetch, Notice, Output};
 use crate::relay::stats::{DropReason, GapReason, LinkState};
 use crate::relay::time::{Mono, Time};
@@ -22,7 +23,7 @@ use super::fetches::Asker;
 
 /// Both connections bring every channel for at least so long, so that what was under way on the older one arrives.
 const OVERLAP_MIN: Duration = Duration::from_secs(1);
-/// After so long the newer one takes over though the older one still owes something: numbers tell what that was.
+/// After so long the newer one takes over though the older one still owes something: it has brought that itself.
 const OVERLAP_MAX: Duration = Duration::from_secs(10);
 
 /// Why a connection ends that upstream wants gone.
@@ -167,10 +168,8 @@ impl Relay {
         self.handover.candidate = None;
         let owed = self.overlap.take_over();
         let reason = self.cut_reason(self.attempts.candidate());
-        for ring in owed {
-            self.ring_lost(now, ring, reason);
-        }
         self.attempts.swap();
+        self.take_owed(now, owed, reason);
         if let Some(newer) = self.attempts.active_mut() {
             // What it began with does not matter any more: both brought the same.
             newer.goes_on = false;
@@ -188,11 +187,22 @@ impl Relay {
         self.link_moved(now);
     }
 
+    /// What the older connection did not bring any more and the newer one had brought before enters now.
+    fn take_owed(&mut self, now: Time, owed: Owed, reason: GapReason) {
+        for ring in owed.lost {
+            self.ring_lost(now, ring, reason);
+        }
+        for held in owed.events {
+            self.entered_late(&held);
+        }
+    }
+
     /// This attempt, which is ready, serves from now on: what it has reached with the channels is what counts.
     fn serve(&mut self, now: Time, id: AttemptId) {
         self.link.ready(now.mono, &mut self.rng);
         let sequel = self.way_serves(now, id);
         self.settle_losses(now, sequel);
+        self.trust_who_serves(now);
         let wanted = self.interest.attempt_ready();
         let Some(attempt) = self.attempts.get_mut(id).filter(|_| self.dialect.subscribes()) else { return };
         let mut live = Vec::new();
@@ -220,7 +230,8 @@ impl Relay {
         }
         self.handover.candidate = None;
         self.attempts.swap();
-        self.overlap.older_gone(now.mono);
+        let owed = self.overlap.older_gone(now.mono);
+        self.take_owed(now, Owed { events: owed.events, ..Owed::default() }, GapReason::Reconnect);
         self.link.inherited(now.mono);
         if self.attempts.active().is_some_and(Attempt::is_ready) {
             self.serve(now, id);
@@ -232,13 +243,21 @@ impl Relay {
     pub(in crate::relay) fn lost_with(&self, lost: &Attempt) -> Vec<ChannelId> {
         let brought = |channel| self.attempts.candidate().is_some_and(|newer| newer.acked.is_live(channel));
         let cut = |channel| self.feed.rings_of(channel).iter().all(|ring| self.overlap.is_cut(*ring));
-        lost.acked.all_live().filter(|channel| !(brought(*channel) && cut(*channel))).collect()
+        // Some services send events before they answer the subscribe.
+        let heard = |channel: &ChannelId| {
+            let last = |ring: &RingId| self.feed.ring(*ring)?.last_event.map(|(at, _)| at);
+            self.feed.rings_of(*channel).iter().filter_map(last).any(|at| at >= lost.began())
+        };
+        let live = lost.acked.all_live().chain(lost.acked.all_sent().filter(heard));
+        live.filter(|channel| !(brought(*channel) && cut(*channel))).collect()
     }
 
     /// A connection is over that did not serve: the candidate, or the one from which it took over.
     pub(in crate::relay) fn second_lost(&mut self, now: Time, lost: &Attempt, ending: &Ending, on_close: Option<Then>) {
         if !self.handover.is(lost.id()) {
-            return self.overlap.older_gone(now.mono);
+            // It had handed over: it owes nothing.
+            drop(self.overlap.older_gone(now.mono));
+            return;
         }
         let Some(Candidate { why, .. }) = self.handover.candidate.take() else { return };
         self.stats.link.disconnects.bump(ending.reason());
@@ -356,13 +375,14 @@ impl Relay {
     pub(in crate::relay) fn merges(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>) -> bool {
         let counts = event.role == Role::Event && self.sequence.tells_apart();
         let numbers = event.sequence.filter(|_| counts);
+        let held = || HeldEvent::new(ring, attempt, at, event);
         let merge = match (numbers, event.id.as_deref().filter(|_| event.role == Role::Event)) {
             (Some(numbers), _) => {
                 let newest = self.sequence.newest(ring);
                 let numbers = Numbers { event: numbers, newest, step: self.sequence.step() };
-                self.overlap.numbered(ring, attempt, numbers)
+                self.overlap.numbered(ring, attempt, numbers, held)
             }
-            (None, Some(id)) => self.overlap.named(ring, attempt, id),
+            (None, Some(id)) => self.overlap.named(ring, attempt, id, held),
             (None, None) => {
                 match self.feed.ring(ring).and_then(|ring| ring.upstream) {
                     Some(channel) => self.candidate_brings(at, attempt, channel),

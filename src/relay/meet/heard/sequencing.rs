@@ -66,7 +66,11 @@ impl Relay {
             Order::Gap { .. } if mends => {}
             Order::Gap { from, to } => self.tell_hole(at, attempt, ring, (from, to), event.role),
         }
-        let restarts = order == Order::Restart;
+        self.judged_in(at, attempt, ring, event, order == Order::Restart);
+    }
+
+    /// An event of which the number was judged enters its ring, or all that upstream's channel has.
+    fn judged_in(&mut self, at: Time, attempt: AttemptId, ring: RingId, event: &Event<'_>, restarts: bool) {
         match self.feed.ring(ring).filter(|ring| ring.siblings && self.judges_once()).and_then(|ring| ring.upstream) {
             Some(channel) => {
                 for index in 0..self.feed.direct_rings_of(channel).len() {
@@ -76,6 +80,21 @@ impl Relay {
                 }
             }
             None => self.enter(at, attempt, ring, event, restarts),
+        }
+    }
+
+    /// An event that was held back enters after all.
+    pub(in crate::relay) fn entered_late(&mut self, held: &HeldEvent) {
+        let (at, attempt, ring, event) = (held.at, held.attempt, held.ring, held.event());
+        // What came meanwhile stands behind it; a lower number would be taken for a new start.
+        let newest = self.sequence.newest(ring).map(|(newest, _)| newest);
+        if held.sequence.zip(newest).is_some_and(|((_, last), newest)| last <= newest) {
+            return;
+        }
+        // Numbers of the connection were counted when it came.
+        match self.judges_once() {
+            true => self.judged_in(at, attempt, ring, &event, false),
+            false => self.judged(at, attempt, ring, &event, false),
         }
     }
 

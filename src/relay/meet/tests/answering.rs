@@ -166,3 +166,18 @@ fn answers_of_an_earlier_connection_count_for_nothing() {
     service.say(&json!({"ok": named[0]}));
     assert_eq!(live(&mut service), 1, "numbers begin anew with the connection");
 }
+
+#[test]
+fn what_came_before_the_answer_is_missed_like_all_else_when_the_connection_is_lost() {
+    let mut service = answering("number");
+    let client = service.join(0);
+    service.subscribe(client, &["a", "b"]);
+    service.heard();
+    service.told(client);
+    service.say(&json!({"event": "a", "data": 1}));
+    service.until_connect_after_loss();
+    service.heard();
+    service.say(&json!({"event": "a", "data": 4}));
+    service.say(&json!({"event": "b", "data": 1}));
+    assert_eq!(service.told(client), ["event a 1", "gap a reconnect", "event a 4", "event b 1"], "b had no event yet");
+}

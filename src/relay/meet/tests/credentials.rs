@@ -242,6 +242,17 @@ fn a_token_that_tells_its_end_is_looked_after_until_another_one_comes() {
     let before = service.addresses.len();
     service.pass_seconds(31);
     assert_eq!(service.addresses.len(), before + 1, "with another token another connection takes over");
+    // What it shows is taken before it serves; people are told once it does.
+    service.attempt = service.connects.pop_front().unwrap();
+    let attempt = service.attempt;
+    service.input(Input::Connected { attempt, peer: String::new() });
+    for _ in 0..30 {
+        service.ack_all();
+        service.pass_seconds(1);
+    }
+    assert_eq!(told_of(&service), [Known::Expired, Known::Good]);
+    let words = String::from_utf8(service.relay.link_json(service.now)).unwrap();
+    assert!(!words.contains("auth_expired"), "{words}");
 }
 
 #[test]

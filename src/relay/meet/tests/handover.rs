@@ -101,14 +101,14 @@ fn what_the_newer_one_brings_first_is_waited_for_on_the_older_one() {
 }
 
 #[test]
-fn an_older_one_that_is_stuck_is_not_waited_for_for_ever_and_the_hole_is_told() {
+fn an_older_one_that_is_stuck_is_not_waited_for_for_ever() {
     let (mut service, one, old) = live(NUMBERS);
     let new = beside(&mut service);
     event(&mut service, new, "a", &[5]);
     service.pass_seconds(10);
     assert_eq!(service.closed, [old]);
     event(&mut service, new, "a", &[6]);
-    assert_eq!(service.told(one), ["gap a upstream_seq", "event a 6"]);
+    assert_eq!(service.told(one), ["gap a upstream_seq", "event a 5", "event a 6"], "3 and 4 came on neither");
 }
 
 #[test]
@@ -127,14 +127,30 @@ fn ids_make_one_stream_of_two_connections() {
 }
 
 #[test]
-fn what_a_stuck_one_owes_by_id_alone_is_told_as_a_gap() {
+fn what_a_stuck_one_owes_the_newer_one_has_brought() {
     let (mut service, one, old) = live(IDS);
     let new = beside(&mut service);
     event(&mut service, new, "a", &[5]);
     service.pass_seconds(10);
     assert_eq!(service.closed, [old]);
     event(&mut service, new, "a", &[6]);
-    assert_eq!(service.told(one), ["gap a reconnect", "event a 6"], "5 was passed over, and never came");
+    assert_eq!(service.told(one), ["event a 5", "event a 6"], "5 was held, and entered when it was taken over");
+}
+
+#[test]
+fn what_a_lost_one_owes_the_candidate_has_brought() {
+    let (mut service, one, old) = live(IDS);
+    let new = beside(&mut service);
+    event(&mut service, new, "a", &[5, 6]);
+    event(&mut service, old, "a", &[5]);
+    service.input(Input::Disconnected { attempt: old, reason: Disconnect::Reset(String::new()) });
+    event(&mut service, new, "a", &[7]);
+    let told = service.told(one);
+    assert_eq!(
+        told.iter().filter(|told| told.starts_with("event")).collect::<Vec<_>>(),
+        ["event a 5", "event a 6", "event a 7"],
+        "{told:?}"
+    );
 }
 
 #[test]
