@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::common::until;
 use crate::rig::Place;
 use crate::upstream::{Gate, Upstream, plain_answer};
 
@@ -83,6 +84,55 @@ fn a_cut_before_the_acknowledgement_sends_again_or_gives_up_as_the_publisher_cho
     assert!(client.barrier().is_empty());
     relay.wait_settled();
     relay.stop();
+}
+
+#[test]
+fn what_may_have_arrived_is_never_called_unsent_over_a_stop_and_over_a_kill() {
+    for kills in [false, true] {
+        let upstream = Upstream::answering(|got| if got.is("publish") { Vec::new() } else { plain_answer(&got.json) });
+        let place = Place::new(&upstream);
+        let relay = place.start_live();
+        let before = relay.metric("tidegate_store_operations_total");
+        let mut client = relay.client();
+        let late = client.publish(json!({"channel": "orders", "data": 1, "ttl": "2s"}));
+        let cancelled = client.publish(json!({"channel": "orders", "data": 2}));
+        let replaced = client.publish(json!({"channel": "orders", "data": 3, "order_key": "k"}));
+        upstream.wait_for("publish", 3);
+        upstream.gate(Gate::Shut);
+        if kills {
+            // Three were accepted, and of each an attempt is on disk.
+            relay.wait_metric("tidegate_store_operations_total", before + 6.0);
+            relay.kill();
+        } else {
+            relay.stop();
+        }
+
+        let relay = place.start();
+        let mut client = relay.client();
+        let newest = client.publish(json!({"channel": "orders", "data": 4, "order_key": "k", "coalesce": true}));
+        for id in [&cancelled, &newest] {
+            assert_eq!(relay.ask(&format!("DELETE /v1/messages/{id}"), &[], "").status, 200);
+        }
+        let ended = |id: &str| {
+            until("the message to end", || {
+                let shown = relay.ask(&format!("GET /v1/messages/{id}"), &[], "").json();
+                (shown["state"] != "accepted").then_some(shown)
+            })
+        };
+        for (id, state, reason, attempts) in [
+            (late, "expired", "outcome_unknown", 1),
+            (cancelled, "rejected", "outcome_unknown", 1),
+            (replaced, "rejected", "outcome_unknown", 1),
+            (newest, "rejected", "cancelled", 0),
+        ] {
+            let shown = ended(&id);
+            assert_eq!((&shown["state"], &shown["reason"]), (&json!(state), &json!(reason)), "{kills}: {shown}");
+            assert_eq!(shown["attempts"], attempts, "{kills}: {shown}");
+        }
+        assert_eq!(upstream.frames("publish").len(), 3, "nothing left again");
+        relay.wait_settled();
+        relay.stop();
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::message::{Pending, Phase};
-use super::{Confirm, OUTCOME_UNKNOWN, OnUnknown, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
+use super::{
+    Confirm, MAX_ATTEMPTS, OUTCOME_UNKNOWN, OnUnknown, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN,
+};
 use crate::dialect::Then;
 use crate::protocol::frame::push_json_string;
 use crate::relay::backoff;
@@ -197,7 +199,12 @@ impl Outbox {
 
     fn timer(&mut self, now: Time, id: MessageId, rng: &mut Rng, stats: &mut OutboxStats) {
         let Some(pending) = self.messages.get_mut(id) else { return };
-        match pending.phase() {
+        match *pending.phase() {
+            Phase::Sent { deadline, confirm, order, .. } if deadline.is_none_or(|at| at > now.mono) => {
+                pending.live_mut().phase = Phase::Sent { deadline, look: deadline, confirm, order };
+                self.timers.extend(deadline.map(|at| (at, id)));
+                self.note(id);
+            }
             Phase::Sent { .. } => {
                 stats.ack_timeouts += 1;
                 let reason = "ack_timeout";
@@ -236,10 +243,14 @@ impl Outbox {
         pending.blame(now.wall, reason);
         let (failures, expires) = (pending.live().failures, pending.expires());
         if failures >= self.config.max_attempts {
-            return self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, "max_attempts"));
+            return self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, MAX_ATTEMPTS));
+        }
+        if pending.live().unknown {
+            self.note(id);
         }
         stats.retries += 1;
         let wait = floor.map(|_| backoff::delay(self.config.backoff, failures - 1, floor, rng));
+        let Some(pending) = self.messages.get_mut(id) else { return };
         pending.live_mut().phase = match wait.map(|wait| now.mono + wait) {
             Some(until) => {
                 self.timers.insert((until, id));

@@ -4,12 +4,16 @@
 //! so too. Until then it stands where it stood.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::message::Phase;
 use super::staging::Effect;
 use super::{Confirm, Lane, Outbox, OutboxStats, Outcome, OutcomeState};
 use crate::relay::record::{MessageId, Operation, StoredMessage};
 use crate::relay::time::Time;
+
+/// An attempt that is not answered by then is noted in the store: most are, and cost no operation of their own.
+pub(super) const NOTE_AFTER: Duration = Duration::from_millis(50);
 
 /// Attempts of one lane that are made durable at once. Few, because after a crash each of them counts as one that may have
 /// left.
@@ -102,16 +106,36 @@ impl Outbox {
         let (order, lane) = (pending.order, pending.lane);
         let live = pending.live_mut();
         live.attempts += 1;
-        live.phase = Phase::Sent { deadline, confirm, order: self.departures };
+        let note = (live.committed < live.attempts).then(|| now.mono + NOTE_AFTER);
+        let look = [note, deadline].into_iter().flatten().min();
+        live.phase = Phase::Sent { deadline, look, confirm, order: self.departures };
         self.departures += 1;
         let lane = order.map_or(lane, |key| self.keys.lane(key));
         self.place(id);
         self.lanes.departed(lane);
         self.prepared.remove(&id);
         self.in_flight.insert(id);
-        self.timers.extend(deadline.map(|at| (at, id)));
+        self.timers.extend(look.map(|at| (at, id)));
         stats.attempts += 1;
         self.read_ahead(lane);
+    }
+
+    /// Tells the store of an attempt that it does not know of, so that after a restart nobody takes the message for one that
+    /// never left. Nothing waits for that.
+    pub(super) fn note(&mut self, id: MessageId) {
+        let Some(pending) = self.messages.get_mut(id).filter(|_| self.failed.is_none()) else { return };
+        let (sequence, attempts) = (pending.sequence, pending.live().attempts);
+        if pending.live().committed < attempts {
+            pending.live_mut().committed = attempts;
+            self.staging.push(Operation::Attempt { sequence, attempts }, Effect::Nothing, 0, false);
+        }
+    }
+
+    /// The same of all that are in flight: the process may end before their time comes.
+    pub fn note_in_flight(&mut self) {
+        for id in self.in_flight.clone() {
+            self.note(id);
+        }
     }
 
     /// The message must wait until its channel is subscribed.

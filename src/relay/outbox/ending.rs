@@ -8,7 +8,7 @@ use super::admission::{Admitted, Refusal};
 use super::idempotency::order;
 use super::message::{Pending, Phase};
 use super::staging::Effect;
-use super::{OUTCOME_UNKNOWN, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
+use super::{Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::SessionId;
 use crate::relay::record::{Letter, MessageId, Operation, Order, StoredMessage, StoredOutcome};
@@ -73,7 +73,10 @@ impl Outbox {
     /// A message takes the place of those before it that wait for the same.
     fn supersede(&mut self, now: Time, by: MessageId, order: Order) {
         for id in self.keys.of_target(order).filter(|id| *id != by).collect::<Vec<_>>() {
-            self.reject(now, id, "superseded");
+            let Some(reason) = self.messages.get(id).map(|pending| pending.unless_unknown("superseded")) else {
+                continue;
+            };
+            self.reject(now, id, reason);
         }
     }
 
@@ -140,7 +143,7 @@ impl Outbox {
     /// Its time to live is over.
     pub(super) fn expire(&mut self, now: Time, id: MessageId) {
         let Some(pending) = self.messages.get(id) else { return };
-        let reason = if pending.live().unknown { OUTCOME_UNKNOWN } else { "ttl" };
+        let reason = pending.unless_unknown("ttl");
         self.end(now, id, Outcome::failed(OutcomeState::Expired, reason));
     }
 
@@ -148,9 +151,9 @@ impl Outbox {
     pub(super) fn stop_waiting(&mut self, id: MessageId) {
         let Some(pending) = self.messages.get(id) else { return };
         match *pending.phase() {
-            Phase::Sent { deadline, .. } => {
+            Phase::Sent { look, .. } => {
                 self.in_flight.remove(&id);
-                if let Some(at) = deadline {
+                if let Some(at) = look {
                     self.timers.remove(&(at, id));
                 }
             }
@@ -197,6 +200,7 @@ impl Outbox {
         }
         let ours = |message: &Arc<StoredMessage>| &*message.principal == principal;
         let pending = self.messages.get(id).filter(|pending| pending.message().is_some_and(ours));
+        let reason = pending.map_or("cancelled", |pending| pending.unless_unknown("cancelled"));
         match pending.map(Pending::phase) {
             None | Some(Phase::Accepting) => Err(Refusal::new(ErrorCode::NotFound, "no such message")),
             Some(Phase::Sent { .. }) => {
@@ -206,7 +210,7 @@ impl Outbox {
             Some(Phase::Waiting | Phase::Backoff { .. } | Phase::Parked) => match &self.failed {
                 Some(reason) => Err(Refusal::store_failed(reason)),
                 None => {
-                    self.end(now, id, Outcome::failed(OutcomeState::Rejected, "cancelled"));
+                    self.end(now, id, Outcome::failed(OutcomeState::Rejected, reason));
                     Ok(())
                 }
             },

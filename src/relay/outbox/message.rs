@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::idempotency::{known, order};
 use super::packed::Packed;
 use super::principals::PrincipalNumber;
-use super::{Confirm, Lane, OnUnknown, Outcome};
+use super::{Confirm, Lane, OUTCOME_UNKNOWN, OnUnknown, Outcome};
 use crate::relay::pairs::SessionId;
 use crate::relay::record::{Failure, MessageId, Queued, StoredMessage, StoredOutcome};
 use crate::relay::time::{Mono, Wall};
@@ -38,6 +38,8 @@ pub(super) enum Phase {
     Sent {
         /// When upstream's answer is overdue; `None` where the carrier's answer is all there will be.
         deadline: Option<Mono>,
+        /// When the message is looked at next: its deadline, or before that the moment to note the attempt.
+        look: Option<Mono>,
         /// What will count as delivered.
         confirm: Confirm,
         /// How many attempts had left before it, over all messages.
@@ -121,7 +123,7 @@ pub(super) struct Live {
     pub(super) held: u64,
     /// Attempts that left, by this process or committed by an earlier one.
     pub(super) attempts: u32,
-    /// Attempts that the store knows of.
+    /// Attempts that the store knows of, or will know of in its time where nothing waits for that.
     pub(super) committed: u32,
     /// Answers that the store still owes about `committed`.
     pub(super) preparing: u32,
@@ -188,7 +190,8 @@ impl Pending {
         };
         if queued.attempts > 0 {
             let (attempts, committed, failures) = (queued.attempts, queued.attempts, queued.attempts);
-            *pending.live_mut() = Live { attempts, committed, failures, ..only(Phase::Waiting) };
+            // Upstream may have refused them since: that is not on record.
+            *pending.live_mut() = Live { attempts, committed, failures, unknown: true, ..only(Phase::Waiting) };
         }
         pending
     }
@@ -243,6 +246,11 @@ impl Pending {
 
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.phase(), Phase::Sent { .. })
+    }
+
+    /// Why the message ends before another attempt, as a word: not this one, if upstream may have it.
+    pub(super) fn unless_unknown(&self, word: &'static str) -> &'static str {
+        if self.live().unknown { OUTCOME_UNKNOWN } else { word }
     }
 
     /// Remembers why a try failed.

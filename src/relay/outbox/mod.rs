@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing is told before it is durable (accepted, ended); a message that was accepted ends exactly once and is
 //! attempted until then, at most `max_attempts` times; messages with the same order key leave one after another; an attempt
-//! of a message that must not be sent twice is durable before it leaves; after an error of the store nothing is accepted,
+//! of a message that must not be sent twice is durable before it leaves, any other once it stays unanswered for a moment, so
+//! that nothing ends as never sent that upstream may have; after an error of the store nothing is accepted,
 //! sent or ended any more.
 //!
 //! - `message`: where a message stands. `shelf`: which are in memory. `lanes`, `keys`: which one leaves next. `clock`: times
@@ -162,6 +163,8 @@ pub enum Confirm {
 
 /// Reason of an end that nobody can be sure of.
 const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+/// Reason of an end after the last attempt.
+const MAX_ATTEMPTS: &str = "max_attempts";
 /// Timers served in one turn at most: what is left is due at once again, and other inputs get their turn in between.
 const TIMERS_PER_TURN: usize = 1024;
 
@@ -185,7 +188,7 @@ pub struct Outbox {
     departures: u64,
     /// The departures before the last request whose answer will prove them.
     barrier: Option<u64>,
-    /// Ack deadlines and ends of backoff.
+    /// Attempts to note, ack deadlines and ends of backoff.
     timers: BTreeSet<(Mono, MessageId)>,
     /// Times to live.
     expiries: Packed<(Wall, MessageId), ()>,
@@ -202,7 +205,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// With what the store held. Messages whose attempt may have left, and that must not be sent twice, end at once.
+    /// With what the store held. Messages that may not be sent once more end at once: whose attempt may have left, and that must
+    /// not be sent twice, and those that used up their attempts.
     pub fn new(config: &OutboxConfig, restored: Restored, now: Time, stats: &mut OutboxStats) -> Self {
         let mut outbox = Outbox {
             config: config.clone(),
@@ -252,8 +256,12 @@ impl Outbox {
         self.hold(queued.id, Pending::queued(queued), &queued.principal, queued.known);
         stats.restored += 1;
         self.begin(queued.id, queued.order, stats);
-        if queued.attempts > 0 && queued.on_unknown == OnUnknown::DeadLetter {
-            self.end(now, queued.id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
+        let over = match queued.on_unknown {
+            OnUnknown::DeadLetter => (queued.attempts > 0).then_some(OUTCOME_UNKNOWN),
+            OnUnknown::Retry => (queued.attempts >= self.config.max_attempts).then_some(MAX_ATTEMPTS),
+        };
+        if let Some(reason) = over {
+            self.end(now, queued.id, Outcome::failed(OutcomeState::DeadLettered, reason));
         }
     }
 

@@ -6,6 +6,7 @@ mod keeping;
 mod leaving;
 mod letters;
 mod model;
+mod noting;
 mod shelf;
 
 use std::sync::Arc;
