@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::HandshakeError;
@@ -45,6 +46,16 @@ pub(super) struct TailArgs {
     count: Option<u64>,
     #[command(flatten)]
     feed: FeedArgs,
+}
+
+/// What concerns `tail` itself of a frame. The payload is not read: it may hold what no type here does.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Frame {
+    kind: String,
+    id: Value,
+    cursor: Value,
+    retry_after_ms: Option<u64>,
 }
 
 /// Why following ended.
@@ -110,9 +121,9 @@ impl Tail<'_> {
                 Ok(_) => continue,
                 Err(error) => return End::Lost(error.to_string(), retry_after),
             };
-            let frame: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-            if frame["kind"] == "closing" {
-                retry_after = frame["retry_after_ms"].as_u64().map(Duration::from_millis);
+            let frame: Frame = serde_json::from_str(&text).unwrap_or_default();
+            if frame.kind == "closing" {
+                retry_after = frame.retry_after_ms.map(Duration::from_millis);
             }
             self.remember(&frame);
             let mut out = std::io::stdout().lock();
@@ -127,8 +138,8 @@ impl Tail<'_> {
     }
 
     /// Entries come in ascending order of their position, which is where to go on.
-    fn remember(&mut self, frame: &Value) {
-        let position = if frame["kind"] == "hello" { &frame["cursor"] } else { &frame["id"] };
+    fn remember(&mut self, frame: &Frame) {
+        let position = if frame.kind == "hello" { &frame.cursor } else { &frame.id };
         if let Some(position) = position.as_str() {
             self.cursor = Some(position.to_owned());
         }

@@ -9,8 +9,9 @@
 //! where `/data` is a string). Only such strings are unescaped, into buffers of `Spans`. A held text that is not JSON has
 //! no values; that does not make the message invalid.
 //!
-//! Invariants: the verdict on validity equals `serde_json::from_slice::<serde_json::Value>`'s for every input, and the
-//! value of every pointer equals that of `Value::pointer` (the last of several equal keys wins). Both are property tests.
+//! Invariants: what it takes for valid is what RFC 8259's grammar describes (see `reader`), and the value of every pointer equals
+//! that of `serde_json`'s `Value::pointer` (the last of several equal keys wins). Both are property tests. Where a text is taken
+//! from a string (also a key), half a surrogate pair becomes U+FFFD; spans keep the bytes as they are.
 //! The one exception: a key that serde_json keeps for itself (`$serde_json::private::RawValue`) is a key like any other here.
 //! There is no early exit: some services put the id after the payload.
 //! Deliberately not here: conditions and what values mean (`rule`), and where messages begin and end (`framing`).
@@ -515,8 +516,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// A string's content (between its quotes) without escapes; borrowed where it has none. What is not valid there (a scan
-/// would have refused it) is replaced by U+FFFD.
+/// A string's content (between its quotes) without escapes; borrowed where it has none. Half a surrogate pair, and what is
+/// not valid there (a scan would have refused it), is replaced by U+FFFD.
 pub fn unescape(raw: &[u8]) -> Cow<'_, str> {
     if !raw.contains(&b'\\') {
         return lossy(raw);

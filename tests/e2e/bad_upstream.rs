@@ -16,9 +16,18 @@ fn messages_that_make_no_sense_are_counted_and_cost_no_connection() {
     let deep = "[".repeat(100_000);
     let closed = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let malformed =
-        ["", "hello", "{", "{\"type\":\"event\"} {}", "{\"a\":1,}", "[01]", "\"\\ud800\"", "NaN", &deep, &closed];
-    let unmatched =
-        ["{}", "[]", "7", "null", "{\"type\":\"news\"}", "{\"type\":[\"event\"]}", "{\"type\":\"event\\u0000\"}"];
+        ["", "hello", "{", "{\"type\":\"event\"} {}", "{\"a\":1,}", "[01]", "\"\\ud8\"", "NaN", &deep, &closed];
+    let unmatched = [
+        "{}",
+        "[]",
+        "7",
+        "null",
+        "1e999",
+        "\"\\ud800\"",
+        "{\"type\":\"news\"}",
+        "{\"type\":[\"event\"]}",
+        "{\"type\":\"event\\u0000\"}",
+    ];
     let unextracted = ["{\"type\":\"event\"}", "{\"type\":\"event\",\"channel\":[],\"data\":1}"];
     let unexpected = ["{\"type\":\"ack\",\"id\":12345678}", "{\"type\":\"error\",\"message\":\"about what?\"}"];
     for text in malformed.iter().chain(&unmatched).chain(&unextracted).chain(&unexpected) {
@@ -32,6 +41,12 @@ fn messages_that_make_no_sense_are_counted_and_cost_no_connection() {
     // Numbers that no type holds and repeated names are the payload's own business.
     upstream.push(r#"{"type":"event","channel":"a","data":{"n":1,"n":123456789012345678901234567890.10}}"#);
     assert!(client.next_text("event").contains(r#""data":{"n":1,"n":123456789012345678901234567890.10}}"#));
+    let digits = "9".repeat(5_000);
+    for data in ["1e999", r#"{"half":"\ud800"}"#, &digits] {
+        upstream.push(&format!(r#"{{"type":"event","channel":"a","ts":1e400,"data":{data}}}"#));
+        let text = client.next_text("event");
+        assert!(text.ends_with(&format!(",\"data\":{data}}}")) && !text.contains("source_time"), "{text}");
+    }
 
     let read = |name: &str| relay.metric(name);
     assert_eq!(read("tidegate_dialect_malformed_total"), malformed.len() as f64 + 1.0);

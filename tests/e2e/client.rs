@@ -88,9 +88,9 @@ impl Client {
     /// The next frame of a kind, as its bytes came.
     pub fn next_text(&mut self, kind: &str) -> String {
         loop {
+            // A payload may hold what the reader of this test cannot.
             let text = self.next_frame();
-            let frame: Value = serde_json::from_str(&text).unwrap();
-            if frame["kind"] == kind {
+            if text.starts_with(&format!("{{\"kind\":\"{kind}\"")) {
                 return text;
             }
         }
