@@ -14,6 +14,7 @@ const CHANNEL_NAME_MAX: usize = 256;
 pub(super) fn check(r: &mut Reader, config: &Config) {
     upstream_address(r, config);
     files(r, config);
+    ladder(r, config);
     rings(r, config);
     patterns(r, config);
     browser_names(r, config);
@@ -56,6 +57,16 @@ fn files(r: &mut Reader, config: &Config) {
     if let Some(path) = config.upstream.ca_file.as_ref().filter(|path| !path.is_file()) {
         let message = format!("{}: no such file", path.display());
         r.complain("upstream.ca_file", message, "name a readable PEM file, or leave it empty");
+    }
+}
+
+/// Transports that are tried in turn.
+fn ladder(r: &mut Reader, config: &Config) {
+    let upstream = &config.upstream;
+    if upstream.transports.len() > 1 && upstream.climb_after < upstream.backoff.max {
+        let message =
+            "is shorter than upstream.backoff.max: a better transport may be tried again before the next one was";
+        r.warn("upstream.climb_after", message, "raise it or lower upstream.backoff.max");
     }
 }
 

@@ -304,6 +304,20 @@ fn a_day_that_allows_less_than_an_hour_is_doubtful() {
 }
 
 #[test]
+fn a_ladder_that_climbs_before_it_has_come_down_is_doubtful() {
+    let warned = |keys: &str| {
+        let (_, found) = read_with(&format!("{URL}{keys}\n"), &[], &[]).unwrap();
+        assert_eq!(said(&found.errors), [""; 0]);
+        said(&found.warnings)
+    };
+    let quick = "climb_after = \"1s\"\nbackoff = { min = \"100ms\", max = \"5s\" }";
+    let told = warned(&format!("transports = [\"websocket\", \"sse\"]\n{quick}"));
+    assert!(matches!(&told[..], [one] if one.contains("upstream.climb_after: is shorter")), "{told:?}");
+    assert_eq!(warned(quick), [""; 0], "there is nothing to climb");
+    assert_eq!(warned("transports = [\"websocket\", \"sse\"]"), [""; 0]);
+}
+
+#[test]
 fn unknown_keys_are_told_along_with_errors() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[upstream]\nulr = \"ws://a/\"\n[outbox]\nwindow = 0\n").unwrap();
