@@ -1,7 +1,8 @@
 //! One connection's life: dialing, handshake, authenticating, ready, draining. Everything that belongs to a connection is here
 //! and ends with it: its conversation, its heartbeat, what upstream acked on it, what waits to leave on it.
 //!
-//! Invariants: at most one `Transmit` is out; the deadline of the phase is always set until the attempt is ready;
+//! Invariants: at most one `Transmit` is out; the deadline of the phase is always set until the attempt is ready, or only waits
+//! for its first poll, which has its own;
 //! nothing leaves before the connection is open or after it began to drain.
 //! Deliberately not here: when to connect (the link's), what is wanted (interest), and the order in which things leave.
 
@@ -12,6 +13,7 @@ pub mod heartbeat;
 pub mod lease;
 pub mod leaving;
 pub mod polled;
+pub mod proof;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use heartbeat::{Beat, Heartbeat};
 use lease::{Lease, LeaseDue};
 use leaving::Leaving;
 use polled::Polled;
+use proof::{HELD, Proof};
 
 /// How long a connection that we close may take until it is forgotten.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -145,6 +148,8 @@ impl Ending {
 pub enum Due {
     /// The dialect's ping is to be rendered and staged.
     DialectPing,
+    /// The first long-poll is held: polls get through.
+    PollHeld,
     /// The token runs out soon, or did: another one is to be fetched.
     Renew,
     /// The token has run out.
@@ -181,6 +186,8 @@ pub struct Attempt {
     pub rung: Transport,
     /// What is special to a session whose packets are polled for.
     pub polled: Polled,
+    /// Whether polls get through.
+    pub proof: Proof,
     /// The channels that its address names.
     pub addressed: Vec<ChannelId>,
     /// It begins where an earlier one ended, without a hole.
@@ -238,6 +245,7 @@ impl Attempt {
             transport: Transport::default(),
             rung: Transport::default(),
             polled: Polled::default(),
+            proof: Proof::default(),
             addressed: Vec::new(),
             goes_on: false,
             switched: false,
@@ -306,6 +314,22 @@ impl Attempt {
         self.deadline = Some(self.deadline.map_or(left, |deadline| deadline.min(left)));
         self.heartbeat = Heartbeat::new(now, config.ping_interval, config.ping_misses);
         self.peer = Some(peer);
+    }
+
+    /// Authentication is done. Whether that counts only once a poll shows that polls get through; the poll has its own time.
+    pub fn waits_for_proof(&mut self, resumed: bool) -> bool {
+        let waits = self.phase == Phase::Authenticating && self.transport.polls() && self.proof.wait(resumed);
+        if waits {
+            self.deadline = None;
+        }
+        waits
+    }
+
+    /// When the long-poll that is out and would be the first to be answered counts as held.
+    fn held_at(&self) -> Option<Mono> {
+        let waits = self.phase == Phase::Authenticating && self.proof.is_awaited();
+        let conversation = self.conversation.as_ref().filter(|_| waits && self.transport == Transport::LongPoll)?;
+        Some(conversation.poll_left()? + HELD)
     }
 
     /// Authentication is done. Gives the time since the attempt began, or `None` if it is not news.
@@ -504,6 +528,9 @@ impl Attempt {
         if !matches!(self.phase, Phase::Authenticating | Phase::Ready) {
             return None;
         }
+        if self.held_at().is_some_and(|at| at <= now) {
+            return Some(Due::PollHeld);
+        }
         match self.lease.timeout(now) {
             Some(LeaseDue::Renew) => return Some(Due::Renew),
             Some(LeaseDue::Over) => return Some(Due::Expired),
@@ -527,7 +554,7 @@ impl Attempt {
         let heartbeat = open.then(|| self.heartbeat.due());
         let (acked, leaving) = if open { (self.acked.due(), self.leaving.due()) } else { (None, None) };
         let lease = self.lease.due().filter(|_| open);
-        [self.deadline, heartbeat, acked, leaving, lease].into_iter().flatten().min()
+        [self.deadline, self.held_at(), heartbeat, acked, leaving, lease].into_iter().flatten().min()
     }
 
     /// When the next poll may leave, as far as this connection is concerned: it also needs a token.

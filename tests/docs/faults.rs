@@ -3,7 +3,7 @@
 use crate::{project, text};
 
 /// Rows that the page has to have: what goes wrong on the way, and in what upstream says.
-const ROWS: [(char, usize); 2] = [('U', 20), ('P', 35)];
+const ROWS: [(char, usize); 2] = [('U', 20), ('P', 36)];
 
 /// Cells of the page's rows, without the heads.
 fn rows() -> Vec<Vec<String>> {

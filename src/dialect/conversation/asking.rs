@@ -212,6 +212,11 @@ impl Conversation {
         self.asking.due
     }
 
+    /// When the poll that is out left.
+    pub fn poll_left(&self) -> Option<Mono> {
+        Some(self.asking.left).filter(|_| self.transport().polls() && self.asking.due.is_none())
+    }
+
     /// How the connection is carried.
     pub fn transport(&self) -> Transport {
         self.asking.origin.transport
@@ -225,6 +230,18 @@ impl Conversation {
     /// Whether the connection was of use: where each poll is a request of its own, one of them was answered.
     pub fn got_through(&self) -> bool {
         !self.transport().polls() || self.asking.answered
+    }
+
+    /// Whether a poll's answer is one. Others end the connection.
+    pub fn accepts(&self, answer: &Answer) -> bool {
+        match answer.status {
+            200..=299 => true,
+            _ if self.is_engine_polled() => false,
+            304 => true,
+            // Nothing happened while upstream, or a proxy before it, waited.
+            0 | 408 | 504 => self.transport() == Transport::LongPoll,
+            _ => false,
+        }
     }
 
     /// Whether the place is worth something though the session is not.
@@ -333,14 +350,12 @@ impl Conversation {
 
     /// A poll was answered.
     pub(super) fn polled(&mut self, now: Time, frame: &WireFrame, answer: &Answer, heard: &mut dyn FnMut(Heard<'_>)) {
+        if !self.accepts(answer) {
+            return self.poll_failed(answer, heard);
+        }
         let long = self.transport() == Transport::LongPoll;
-        let new = match answer.status {
-            200..=299 => !(answer.body.trim_ascii().is_empty() || self.is_old(answer)),
-            304 => false,
-            // Nothing happened while upstream, or a proxy before it, waited.
-            0 | 408 | 504 if long => false,
-            _ => return self.poll_failed(answer, heard),
-        };
+        let good = (200..=299).contains(&answer.status);
+        let new = good && !(answer.body.trim_ascii().is_empty() || self.is_old(answer));
         self.asking.answered = true;
         // An answer that is another one each time and means nothing is none.
         let mut brought = false;

@@ -106,7 +106,7 @@ impl Conversation {
         answer: &Answer,
         heard: &mut dyn FnMut(Heard<'_>),
     ) {
-        if !(200..=299).contains(&answer.status) {
+        if !self.accepts(answer) {
             return self.refused(answer, heard);
         }
         self.asking.answered = true;

@@ -22,9 +22,14 @@ impl Relay {
         }
     }
 
-    /// A request by POST is answered: the next one may leave, and packets that upstream took are written.
+    /// A poll is answered: if it is not refused, polls get through. Or a request by POST is: the next one may leave, and packets
+    /// that upstream took are written.
     pub(in crate::relay) fn answered(&mut self, now: Time, attempt: AttemptId, answer: &Answer) {
         if answer.of == AskFor::Poll {
+            let conversation = self.attempts.get(attempt).and_then(|polls| polls.conversation.as_ref());
+            if conversation.is_some_and(|conversation| conversation.accepts(answer)) {
+                self.polls_get_through(now, attempt);
+            }
             return;
         }
         let Some(asked) = self.attempts.get_mut(attempt) else { return };
@@ -32,6 +37,13 @@ impl Relay {
         if (200..=299).contains(&answer.status) && asked.polled.packets.is_empty() {
             let carried = std::mem::take(&mut asked.polled.carried);
             self.carried_out(now, attempt, carried);
+        }
+    }
+
+    /// A poll was answered, or is held: if the dialect is ready, that counts from here.
+    pub(in crate::relay) fn polls_get_through(&mut self, now: Time, attempt: AttemptId) {
+        if let Some(resumed) = self.attempts.get_mut(attempt).and_then(|polls| polls.proof.give()) {
+            self.heard_ready(now, attempt, resumed);
         }
     }
 

@@ -273,6 +273,10 @@ impl Relay {
             match due {
                 Due::Over(ending) => return self.abandon(now, id, ending),
                 Due::Uncounted => return self.dial_uncounted(now, id),
+                Due::PollHeld => {
+                    self.polls_get_through(now, id);
+                    self.settle(now, id);
+                }
                 Due::Renew => self.renew_due(now, id),
                 Due::Expired => self.token_over(now, id),
                 Due::DialectPing => {

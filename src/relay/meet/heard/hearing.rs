@@ -179,8 +179,12 @@ impl Relay {
         }
     }
 
-    /// Authentication is done: everything wanted is subscribed, or live at once.
-    fn heard_ready(&mut self, now: Time, attempt: AttemptId, resumed: bool) {
+    /// Authentication is done: everything wanted is subscribed, or live at once. Where each poll is a request of its own, one
+    /// has to get through first.
+    pub(in crate::relay) fn heard_ready(&mut self, now: Time, attempt: AttemptId, resumed: bool) {
+        if self.attempt_mut(attempt).is_some_and(|ready| ready.waits_for_proof(resumed)) {
+            return;
+        }
         let Some(took) = self.attempt_mut(attempt).and_then(|ready| ready.ready(now.mono)) else { return };
         self.stats.link.ready += 1;
         self.stats.link.connect.observe(took);

@@ -266,3 +266,61 @@ fn polls_that_are_refused_give_way_too() {
     }
     assert_eq!(transport(&service), Transport::Poll, "one that had served, and three that never did");
 }
+
+#[test]
+fn a_service_that_refuses_each_poll_was_never_live() {
+    for polls in [Transport::LongPoll, Transport::Poll] {
+        let dialect = DIALECT.replace("CONNECT", "").replace("EVENT", "");
+        let mut service = Service::speaking(&dialect, |config| {
+            config.upstream.transports = vec![polls];
+            config.upstream.backoff.max = Duration::from_secs(1);
+        });
+        let one = service.join(0);
+        service.subscribe(one, &["a", "$status"]);
+        service.told.clear();
+        for tries in 1..=6 {
+            service.until_connect();
+            service.connect();
+            service.pass(Duration::from_millis(999));
+            assert_eq!(service.relay.link_word(), "connecting", "{polls:?} {tries}");
+            service.say_frame(answer(404, Bytes::new()));
+            assert_eq!(service.relay.link.failures(), tries);
+        }
+        let states: Vec<&str> = service.told.iter().filter_map(|(_, frame)| frame["data"]["state"].as_str()).collect();
+        assert_eq!(states, ["connecting", "backing_off"].repeat(6));
+        let stats = &service.relay.stats;
+        assert_eq!((stats.feed.gaps.total(), stats.link.ready, stats.link.lost, stats.link.flaps), (0, 0, 0, 0));
+        assert_eq!(service.notices, []);
+
+        // One that is answered is live before what it brings.
+        service.until_connect();
+        service.connect();
+        say(&mut service, 1);
+        assert_eq!(service.relay.link_word(), "live");
+        let told = service.told(one);
+        let [.., live, event] = &told[..] else { panic!("{told:?}") };
+        assert!(live.starts_with("event $status") && event == "event a 1", "{told:?}");
+        assert_eq!(service.relay.stats.feed.gaps.total(), 0, "nobody was told that it was live before");
+    }
+}
+
+#[test]
+fn a_long_poll_that_is_held_gets_through_and_a_poll_has_to_be_answered() {
+    for (polls, word) in [(Transport::LongPoll, "live"), (Transport::Poll, "connecting")] {
+        let dialect = DIALECT.replace("CONNECT", "").replace("EVENT", "");
+        let mut service = Service::speaking(&dialect, |config| config.upstream.transports = vec![polls]);
+        let one = service.join(0);
+        service.subscribe(one, &["a"]);
+        service.until_connect();
+        service.connect();
+        service.pass(Duration::from_millis(999));
+        assert_eq!(service.relay.link_word(), "connecting");
+        service.pass(Duration::from_millis(1));
+        assert_eq!(service.relay.link_word(), word);
+        // The poll has its own time, which is longer than that of a handshake.
+        service.pass_seconds(60);
+        assert_eq!((service.relay.link_word(), service.closed.len()), (word, 0));
+        service.say_frame(answer(304, Bytes::new()));
+        assert_eq!((service.relay.link_word(), service.relay.stats.link.ready), ("live", 1));
+    }
+}
