@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::dial::Place;
-use super::http::{Connection, collect, request, retry_after, show};
+use super::http::{Connection, collect, plain, request, retry_after, show};
 use super::{Order, Settings};
 use crate::dialect::{Answer, Ask, AskFor, WireFrame};
 use crate::relay::pairs::{AttemptId, Disconnect, Input};
@@ -65,6 +65,7 @@ impl Line {
         response: Response<Incoming>,
         settings: &Settings,
     ) -> Result<Answer, Disconnect> {
+        plain(response.headers())?;
         let field = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(Into::into);
         let mut answer = Answer {
             of: ask.of,

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
@@ -205,6 +205,16 @@ async fn start_of(mut body: Incoming) -> Vec<u8> {
     // What came until then is shown.
     let _ = timeout(DETAIL_TIMEOUT, reading).await;
     start
+}
+
+/// Sees that an answer's content is not coded: we ask for no coding (RFC 9110 section 12.5.3) and read none.
+pub fn plain(headers: &HeaderMap) -> Result<(), Disconnect> {
+    match headers.get(CONTENT_ENCODING).map(|coding| show(coding.as_bytes())).as_deref() {
+        None | Some("" | "identity") => Ok(()),
+        Some(coding) => {
+            Err(Disconnect::BadUpgrade(format!("an answer in content coding \"{coding}\", which was not asked for")))
+        }
+    }
 }
 
 /// `Retry-After` (RFC 9110 section 10.2.3) from now, clamped to 1 s..1 h.

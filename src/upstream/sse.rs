@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::dial::Place;
-use super::http::{Connection, broken, refused, request, show};
+use super::http::{Connection, broken, plain, refused, request, show};
 use super::{Order, Settings};
 use crate::dialect::stream::Parser;
 use crate::dialect::{ConnectRequest, Method, WireFrame};
@@ -55,12 +55,7 @@ fn check(headers: &HeaderMap) -> Result<(), Disconnect> {
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream") {
         return Err(Disconnect::BadUpgrade(format!("content type \"{kind}\" is no event stream")));
     }
-    match text(headers.get(CONTENT_ENCODING)).as_str() {
-        "" | "identity" => Ok(()),
-        coding => Err(Disconnect::BadUpgrade(format!(
-            "an event stream in content coding \"{coding}\", which was not asked for"
-        ))),
-    }
+    plain(headers)
 }
 
 impl Stream {

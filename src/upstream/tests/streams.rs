@@ -242,6 +242,26 @@ async fn polls_share_a_connection_and_tell_their_fields() {
 }
 
 #[tokio::test]
+async fn a_poll_in_a_coding_that_nobody_asked_for_ends_the_connection() {
+    run(async {
+        let (address, _play) = serve(|mut stream| async move {
+            read_head(&mut stream).await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b";
+            stream.write_all(answer).await.unwrap();
+            linger(stream).await;
+        })
+        .await;
+        let mut client = connect(Transport::Poll, address);
+        client.connected().await;
+        transmit(&mut client, ask(AskFor::Poll, address, PATIENCE)).await;
+        let ended = client.next().await;
+        let Input::Disconnected { reason, .. } = ended else { panic!("{ended:?}") };
+        assert!(matches!(&reason, Disconnect::BadUpgrade(why) if why.contains("gzip")), "{reason:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_poll_is_repeated_on_a_new_connection_and_a_post_never() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
