@@ -1,13 +1,16 @@
 //! The upstream token and the dialect's secrets, read anew each time so that rotated ones are found.
 //!
 //! Invariant: nothing here waits longer than [`COMMAND_TIMEOUT`] or reads more than [`MAX_SECRET`] bytes of one of them; a
-//! program that is asked sees none of our environment but `PATH` and `HOME`, and is ended with all that it began.
+//! program that is asked sees none of our environment but `PATH` and `HOME`, and is ended with all that it began: when it has
+//! ended, when its time is up, when it writes too much, and when nobody waits for it any more because the relay stops.
 //! Deliberately not here: what a token is good for, and when to read it again (the relay's).
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -26,6 +29,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMAND_LOOK: Duration = Duration::from_millis(10);
 /// Bytes of a program's complaints that are passed on.
 const MAX_WORDS: usize = 200;
+/// A program that complains more than this is ended.
+const MAX_COMPLAINT: u64 = 1024 * 1024;
 
 /// Where credentials come from.
 #[derive(Clone)]
@@ -39,21 +44,61 @@ pub struct Sources {
 /// Reads them and answers.
 pub async fn credentials(call: CallId, sources: Sources, inputs: mpsc::Sender<Input>) {
     // A file may lie on a slow or dead mount, a program may take its time: never on the feed thread.
-    let read = tokio::task::spawn_blocking(move || read_all(&sources)).await;
+    let leash = Leash::default();
+    let _held = Holder(leash.clone());
+    let read = tokio::task::spawn_blocking(move || read_all(&sources, &leash)).await;
     let result = read.unwrap_or_else(|e| Err(e.to_string()));
     let result = result.map(FetchAnswer::Credentials).map_err(FetchError::Unreadable);
     // A closed channel means that the driver is gone, and nobody waits.
     let _ = inputs.send(Input::Fetched { call, result }).await;
 }
 
-fn read_all(sources: &Sources) -> Result<Credentials, String> {
-    let token = read(&sources.token)?;
+/// The program that runs, for whoever may have to end it.
+#[derive(Clone, Default)]
+struct Leash(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    /// Its process group.
+    group: Option<Pid>,
+    /// Nobody waits any more: no other one is begun.
+    released: bool,
+}
+
+impl Leash {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Ends the program and what it left behind, which holds our pipes open and is nobody else's.
+    fn end(&mut self) {
+        if let Some(group) = self.group.take() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Ends the program that runs when it is dropped, as everything that waits is when the relay stops.
+struct Holder(Leash);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let mut held = self.0.held();
+        held.released = true;
+        held.end();
+    }
+}
+
+fn read_all(sources: &Sources, leash: &Leash) -> Result<Credentials, String> {
+    let token = read(&sources.token, leash)?;
     let secret = |(name, source): &(String, SecretSource)| {
         let key = format!("secrets.{name}");
         let value = match source {
             SecretSource::File(path) => file(&key, path),
             SecretSource::Env(variable) => env(&key, variable),
-            SecretSource::Command(words) => command(&key, words),
+            SecretSource::Command(words) => command(&key, words, leash),
         };
         Ok((name.as_str().into(), value?))
     };
@@ -61,13 +106,13 @@ fn read_all(sources: &Sources) -> Result<Credentials, String> {
     Ok(Credentials { token, secrets })
 }
 
-fn read(source: &TokenSource) -> Result<Option<Secret>, String> {
+fn read(source: &TokenSource, leash: &Leash) -> Result<Option<Secret>, String> {
     match source {
         TokenSource::None | TokenSource::Fetch(_) => Ok(None),
         TokenSource::Literal(secret) => Ok(Some(secret.clone())),
         TokenSource::Env(name) => env("upstream.token_env", name).map(Some),
         TokenSource::File(path) => file("upstream.token_file", path).map(Some),
-        TokenSource::Command(words) => command("upstream.token_command", words).map(Some),
+        TokenSource::Command(words) => command("upstream.token_command", words, leash).map(Some),
     }
 }
 
@@ -94,28 +139,20 @@ fn secret(from: impl Read) -> Result<Secret, String> {
 }
 
 /// What a program writes to its standard output. It must end well and in time.
-fn command(key: &str, words: &[String]) -> Result<Secret, String> {
+fn command(key: &str, words: &[String], leash: &Leash) -> Result<Secret, String> {
     let program = words.first().map_or("", String::as_str);
     let wrong = |what: String| format!("{key} {program}: {what}");
     let mut command = Command::new(program);
     command.args(words.iter().skip(1)).env_clear();
     command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(|e| wrong(e.to_string()))?;
-    let output = child.stdout.take().map(|out| std::thread::spawn(move || written(out)));
-    let words = child.stderr.take().map(|err| std::thread::spawn(move || complaint(err)));
-    let ended = wait(&mut child);
-    // What it left behind holds our pipes open, and is nobody else's.
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let status = match ended {
-        Some(status) => status,
-        None => {
-            let _ = child.wait();
-            return Err(wrong(format!("it took longer than {} s", COMMAND_TIMEOUT.as_secs())));
-        }
-    };
+    let mut child = begin(&mut command, leash).map_err(wrong)?;
+    let endless = Arc::new(AtomicBool::new(false));
+    let flag = endless.clone();
+    let output = child.stdout.take().map(|out| std::thread::spawn(move || written(out, &flag)));
+    let flag = endless.clone();
+    let words = child.stderr.take().map(|err| std::thread::spawn(move || complaint(err, &flag)));
+    let status = wait(&mut child, leash, &endless).map_err(wrong)?;
     let words = words.and_then(|words| words.join().ok()).unwrap_or_default();
     let output = output.and_then(|output| output.join().ok()).unwrap_or_else(|| Err("it wrote nothing".to_owned()));
     if !status.success() {
@@ -127,29 +164,62 @@ fn command(key: &str, words: &[String]) -> Result<Secret, String> {
     output.map_err(|e| wrong(format!("what it wrote: {e}")))
 }
 
-fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+fn begin(command: &mut Command, leash: &Leash) -> Result<Child, String> {
+    let mut held = leash.held();
+    if held.released {
+        return Err("not asked: the relay stops".to_owned());
+    }
+    let child = command.spawn().map_err(|e| e.to_string())?;
+    held.group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(child)
+}
+
+/// Waits for its end, but not for ever; whatever it began is ended then, too.
+fn wait(child: &mut Child, leash: &Leash, endless: &AtomicBool) -> Result<ExitStatus, String> {
     let end = Instant::now() + COMMAND_TIMEOUT;
     loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => std::thread::sleep(COMMAND_LOOK),
-            Ok(None) | Err(_) => return None,
-        }
+        // Under the lock: once its end is taken note of, its number may become another one's.
+        let mut held = leash.held();
+        let looked = child.try_wait();
+        let too_much = endless.load(Ordering::Acquire);
+        let wrong = match looked {
+            // It may have been ended by our not reading on.
+            Ok(Some(status)) if !too_much => {
+                held.end();
+                return Ok(status);
+            }
+            Ok(None) if !too_much && Instant::now() < end => {
+                drop(held);
+                std::thread::sleep(COMMAND_LOOK);
+                continue;
+            }
+            _ if too_much => {
+                format!(
+                    "it was ended: what it writes is larger than {MAX_SECRET} bytes ({MAX_COMPLAINT} of complaints)"
+                )
+            }
+            _ => format!("it took longer than {} s", COMMAND_TIMEOUT.as_secs()),
+        };
+        held.end();
+        let _ = child.wait();
+        return Err(wrong);
     }
 }
 
-/// What a program writes; all of it is read, so that it does not end by our not listening.
-fn written(mut from: impl Read) -> Result<Secret, String> {
-    let output = secret(from.by_ref());
-    let _ = std::io::copy(&mut from, &mut std::io::sink());
-    output
+/// What a program writes. Of one that writes too much no more is read.
+fn written(from: impl Read, endless: &AtomicBool) -> Result<Secret, String> {
+    let mut output = Vec::new();
+    from.take(MAX_SECRET + 1).read_to_end(&mut output).map_err(|e| e.to_string())?;
+    endless.fetch_or(output.len() as u64 > MAX_SECRET, Ordering::AcqRel);
+    secret(&output[..])
 }
 
-/// The start of what a program complains about; all of it is read, so that it does not block.
-fn complaint(mut from: impl Read) -> String {
+/// The start of what a program complains about; much more is read, so that it does not block.
+fn complaint(mut from: impl Read, endless: &AtomicBool) -> String {
     let mut start = Vec::new();
     let _ = from.by_ref().take(MAX_WORDS as u64).read_to_end(&mut start);
-    let rest = std::io::copy(&mut from, &mut std::io::sink()).unwrap_or_default();
+    let rest = std::io::copy(&mut from.by_ref().take(MAX_COMPLAINT), &mut std::io::sink()).unwrap_or_default();
+    endless.fetch_or(rest >= MAX_COMPLAINT, Ordering::AcqRel);
     if rest > 0 {
         // A word that is cut may be a key of which only the beginning is left.
         let end = start.iter().rposition(u8::is_ascii_whitespace).unwrap_or_default();
@@ -167,23 +237,58 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         let source = TokenSource::File(path.clone());
-        let missing = read(&source).unwrap_err();
+        let missing = read(&source, &Leash::default()).unwrap_err();
         assert!(missing.contains("upstream.token_file") && missing.contains("token"), "{missing}");
         std::fs::write(&path, "one\r\n").unwrap();
-        assert_eq!(read(&source).unwrap().unwrap().expose(), "one");
+        assert_eq!(read(&source, &Leash::default()).unwrap().unwrap().expose(), "one");
         std::fs::write(&path, " two \n\n").unwrap();
-        assert_eq!(read(&source).unwrap().unwrap().expose(), " two");
+        assert_eq!(read(&source, &Leash::default()).unwrap().unwrap().expose(), " two");
         std::fs::write(&path, "\n").unwrap();
-        assert!(read(&source).unwrap_err().contains("empty"));
+        assert!(read(&source, &Leash::default()).unwrap_err().contains("empty"));
         std::fs::write(&path, "x".repeat(70_000)).unwrap();
-        assert!(read(&source).unwrap_err().contains("larger"));
+        assert!(read(&source, &Leash::default()).unwrap_err().contains("larger"));
         std::fs::write(&path, b"\xff\xfe").unwrap();
-        assert!(read(&source).is_err());
+        assert!(read(&source, &Leash::default()).is_err());
+    }
+
+    fn sh(script: &str, leash: &Leash) -> Result<Secret, String> {
+        command("upstream.token_command", &["/bin/sh".into(), "-c".into(), script.into()], leash)
+    }
+
+    #[test]
+    fn a_program_is_ended_with_what_it_began_once_nobody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let leash = Leash::default();
+        let holder = Holder(leash.clone());
+        let script = format!("exec 9>{}; echo begun >&9; sleep 1000 & wait", fifo.display());
+        let asked = std::thread::spawn({
+            let leash = leash.clone();
+            move || sh(&script, &leash)
+        });
+        let mut fifo = std::io::BufReader::new(std::fs::File::open(&fifo).unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut fifo, &mut line).unwrap();
+        drop(holder);
+        // It ends once neither the shell nor what it began has it open.
+        assert_eq!((line.as_str(), fifo.read_to_end(&mut Vec::new()).unwrap()), ("begun\n", 0));
+        let told = asked.join().unwrap().unwrap_err();
+        assert!(told.contains("signal: 9"), "not by its deadline: {told}");
+        assert!(sh("echo x", &leash).unwrap_err().contains("the relay stops"));
+    }
+
+    #[test]
+    fn a_program_that_writes_without_end_is_ended_and_told() {
+        for script in ["yes", "yes >&2", "trap '' PIPE; while :; do echo much; done 2>/dev/null"] {
+            let told = sh(script, &Leash::default()).unwrap_err();
+            assert!(told.contains("it was ended: what it writes is larger than 65536 bytes"), "{script}: {told}");
+        }
     }
 
     #[test]
     fn a_program_is_asked_and_its_faults_are_named() {
-        let ask = |script: &str| command("upstream.token_command", &["/bin/sh".into(), "-c".into(), script.into()]);
+        let ask = |script: &str| sh(script, &Leash::default());
         assert_eq!(ask("echo one; echo complaint >&2").unwrap().expose(), "one");
         let told = |script: &str| ask(script).unwrap_err();
         assert!(told("echo 'not\tnow' >&2; exit 3").contains("exit status: 3: not\\tnow"), "{}", told("exit 3"));
@@ -197,7 +302,7 @@ mod tests {
         assert!(told("true").contains("empty"));
         assert!(told("head -c 70000 /dev/zero").contains("larger"));
         assert!(told("printf '\\377'").contains("UTF-8"));
-        let nothing = command("secrets.x", &["/no/such/program".into()]).unwrap_err();
+        let nothing = command("secrets.x", &["/no/such/program".into()], &Leash::default()).unwrap_err();
         assert!(nothing.contains("secrets.x /no/such/program"), "{nothing}");
         // Of our environment it sees next to nothing, and what it leaves behind is ended.
         let seen = ask("env | cut -d= -f1 | sort | tr '\\n' ' '; sleep 1000 &").unwrap();
@@ -216,22 +321,22 @@ mod tests {
                 ("b".into(), SecretSource::Command(vec!["/bin/echo".into(), "k2".into()])),
             ],
         };
-        let read = read_all(&sources).unwrap();
+        let read = read_all(&sources, &Leash::default()).unwrap();
         let read: Vec<(&str, &str)> = read.secrets.iter().map(|(name, secret)| (&**name, secret.expose())).collect();
         assert_eq!(read, [("a", "k1"), ("b", "k2")]);
         sources.secrets.push(("c".into(), SecretSource::Env("TIDEGATE_TEST_SURELY_UNSET".into())));
-        let missing = read_all(&sources).unwrap_err();
+        let missing = read_all(&sources, &Leash::default()).unwrap_err();
         assert!(missing.contains("secrets.c") && missing.contains("TIDEGATE_TEST_SURELY_UNSET"), "{missing}");
     }
 
     #[test]
     fn other_sources() {
-        assert_eq!(read(&TokenSource::None), Ok(None));
+        assert_eq!(read(&TokenSource::None, &Leash::default()), Ok(None));
         let literal = TokenSource::Literal(Secret::new("t"));
-        assert_eq!(read(&literal).unwrap().unwrap().expose(), "t");
-        let unset = read(&TokenSource::Env("TIDEGATE_TEST_SURELY_UNSET".to_owned())).unwrap_err();
+        assert_eq!(read(&literal, &Leash::default()).unwrap().unwrap().expose(), "t");
+        let unset = read(&TokenSource::Env("TIDEGATE_TEST_SURELY_UNSET".to_owned()), &Leash::default()).unwrap_err();
         assert!(unset.contains("TIDEGATE_TEST_SURELY_UNSET"), "{unset}");
         let path = std::env::var("PATH").unwrap();
-        assert_eq!(read(&TokenSource::Env("PATH".to_owned())).unwrap().unwrap().expose(), path);
+        assert_eq!(read(&TokenSource::Env("PATH".to_owned()), &Leash::default()).unwrap().unwrap().expose(), path);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 
@@ -56,6 +57,25 @@ code = "/code"
 message = "/message"
 then = "reject"
 "#;
+
+#[test]
+fn a_program_that_is_asked_for_the_token_does_not_outlive_the_relay() {
+    let mut place = Place::at("ws://127.0.0.1:9/");
+    let fifo = place.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = format!("exec 9>{}; echo begun >&9; sleep 1000 & wait", fifo.display());
+    place.set("upstream.token_command", &json!(["/bin/sh", "-c", script]).to_string());
+    // Told when it began, and when neither the shell nor what it began has the pipe open.
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(fs::File::open(fifo).unwrap()).lines();
+        while told.send(lines.next().and_then(Result::ok)).is_ok() {}
+    });
+    let relay = place.start();
+    assert_eq!(until("the program begins", || hears.try_recv().ok()).as_deref(), Some("begun"));
+    relay.stop();
+    assert_eq!(until("the program and its child end", || hears.try_recv().ok()), None);
+}
 
 /// What is told when a canary is met.
 fn canary(name: &str) -> String {
