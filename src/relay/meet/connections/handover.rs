@@ -98,7 +98,8 @@ impl Relay {
 
     pub(in crate::relay) fn handover_timeout(&mut self, now: Time) {
         self.overlap.expire(now.mono);
-        if self.climb_due().is_some_and(|at| at <= now.mono) {
+        // Asked for while one is tried, it would follow that one whatever came of it.
+        if self.may_rotate() && self.climb_due().is_some_and(|at| at <= now.mono) {
             self.rotate_upstream(now.mono, Why::Climb);
         }
         if self.may_rotate() && self.link.rotation.next().is_some_and(|(at, _)| at <= now.mono) {

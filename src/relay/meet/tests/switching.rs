@@ -219,6 +219,18 @@ fn a_climb_without_ids_is_one_gap_that_says_so() {
 }
 
 #[test]
+fn a_climb_that_fails_is_followed_by_none_until_the_next_one_is_due() {
+    let (mut service, one, old, new) = climbing(PLACES);
+    service.pass(Duration::from_millis(500));
+    service.input(Input::Disconnected { attempt: new, reason: Disconnect::Reset(String::new()) });
+    over_sse(&mut service, old, 4);
+    service.pass_seconds(50);
+    assert_eq!((service.connects.len(), service.closed.len()), (0, 0), "what serves is left alone");
+    assert_eq!(service.told(one), ["event a 4"]);
+    assert!(service.until_connect() >= Duration::from_secs(50), "twice as long as before");
+}
+
+#[test]
 fn a_connection_lost_during_a_climb_is_followed_by_one_that_misses_nothing() {
     // The candidate goes on where it was: it takes the place.
     let (mut service, one, old, _) = climbing(PLACES);
