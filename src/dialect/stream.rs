@@ -284,7 +284,10 @@ mod tests {
         assert_eq!(retry("retry: -5"), None);
         assert_eq!(retry("retry: 3000"), Some(3000));
         assert_eq!(retry("retry: 0"), Some(100));
-        assert_eq!(retry("retry: 99999999999999999999999"), Some(300_000));
+        // One more than 64 bits hold, the most that they hold, and far more.
+        for large in ["18446744073709551616", "18446744073709551615", &"9".repeat(5_000)] {
+            assert_eq!(retry(&format!("retry: {large}")), Some(300_000), "{large}");
+        }
     }
 
     #[test]
