@@ -79,10 +79,17 @@ fn unknown(name: &str) -> Failure {
     Failure::new(NO_INPUT, format!("no built-in dialect {name:?}; there are: {}", names.join(", ")))
 }
 
+/// The same where a file would do, too.
+fn neither(name: &str) -> Failure {
+    let names: Vec<_> = Dialect::builtins().collect();
+    Failure::new(NO_INPUT, format!("no file and no built-in dialect {name:?}; there are: {}", names.join(", ")))
+}
+
 /// A dialect's text: of a file, or of a built-in one if there is no such file.
 pub(super) fn dialect_text(file: &str) -> Result<String, Failure> {
     match Dialect::builtin_text(file) {
         Some(text) if !Path::new(file).exists() => Ok(text.to_owned()),
+        None if !Path::new(file).exists() => Err(neither(file)),
         _ => read(file),
     }
 }

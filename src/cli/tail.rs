@@ -2,6 +2,7 @@
 //!
 //! A client like any other: what it may lose it is told by `gap` and `reset`, and prints.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -56,6 +57,8 @@ struct Frame {
     id: Value,
     cursor: Value,
     retry_after_ms: Option<u64>,
+    channel: Option<String>,
+    retryable: Option<bool>,
 }
 
 /// Why following ended.
@@ -74,12 +77,15 @@ struct Tail<'a> {
     cursor: Option<String>,
     printed: u64,
     connected: bool,
+    /// Channels that are refused for good on this connection.
+    refused: BTreeSet<String>,
 }
 
 /// Follows until it is told to stop.
 pub(super) fn run(args: &TailArgs, sources: &Sources) -> Result<(), Failure> {
     let address = args.feed.address(sources)?;
-    let mut tail = Tail { args, address, cursor: args.since.clone(), printed: 0, connected: false };
+    let mut tail =
+        Tail { args, address, cursor: args.since.clone(), printed: 0, connected: false, refused: BTreeSet::new() };
     let mut rng = Rng::new(u64::from(std::process::id()));
     let mut pause = PAUSE;
     loop {
@@ -106,6 +112,7 @@ impl Tail<'_> {
             Err(end) => return end,
         };
         let mut retry_after = None;
+        self.refused.clear();
         loop {
             let text = match socket.read() {
                 Ok(Message::Text(text)) => text,
@@ -134,7 +141,20 @@ impl Tail<'_> {
             if self.args.count.is_some_and(|count| self.printed >= count) {
                 return End::Done;
             }
+            if self.nothing_stands(frame) {
+                return End::Refused(Failure::new(exit::FAILED, "nothing is subscribed: see the error above"));
+            }
         }
+    }
+
+    /// Whether this frame takes the last channel: it refuses the whole request, or the only one that is left, for good.
+    fn nothing_stands(&mut self, frame: Frame) -> bool {
+        if frame.kind != "error" || frame.retryable != Some(false) {
+            return false;
+        }
+        let Some(channel) = frame.channel else { return true };
+        self.refused.insert(channel);
+        self.args.channels.iter().all(|channel| self.refused.contains(channel))
     }
 
     /// Entries come in ascending order of their position, which is where to go on.

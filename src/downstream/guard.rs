@@ -4,7 +4,7 @@
 //! `Origin` or `Sec-Fetch-Site`; a page whose name was rebound to our address shows itself by `Host`. Both are parsed and
 //! compared whole, never by prefix. Programs send neither `Origin` nor `Sec-Fetch-Site` and pass.
 //!
-//! Invariant: only an origin that passed is ever echoed, and a refusal names the key that would allow it.
+//! Invariant: only an origin that passed is ever echoed, and a refusal names the key that would allow it, if there is one.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -16,6 +16,8 @@ use crate::protocol::request::parse::shown;
 pub struct Guard {
     hosts: Vec<Authority>,
     origins: Vec<String>,
+    /// No origin but the listener's own can be let in.
+    own_only: bool,
 }
 
 /// The headers of one request, and the address that it reached.
@@ -44,34 +46,45 @@ impl Guard {
     /// Lets through requests to addresses bound here and to these host names (with a port: only there), of this listener's
     /// own pages and of these origins.
     pub fn new(hosts: &[String], origins: &[String]) -> Self {
-        Guard { hosts: hosts.iter().filter_map(|host| Authority::parse(host)).collect(), origins: origins.to_vec() }
+        let hosts = hosts.iter().filter_map(|host| Authority::parse(host)).collect();
+        Guard { hosts, origins: origins.to_vec(), own_only: false }
+    }
+
+    /// The same of a listener that lets in its own pages alone.
+    pub fn own_pages(hosts: &[String]) -> Self {
+        Guard { own_only: true, ..Guard::new(hosts, &[]) }
     }
 
     /// Judges a request. `Ok(Some(origin))`: a page's, to be echoed in `Access-Control-Allow-Origin`.
     pub fn check<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
         let host = self.check_host(asked)?;
+        self.check_page(asked, &host).map_err(|message| {
+            let own_only = "only this listener's own pages are let in here: access.origins is for the feed";
+            forbidden(if self.own_only { own_only.to_owned() } else { message })
+        })
+    }
+
+    fn check_page<'a>(&self, asked: &Asked<'a>, host: &Authority) -> Result<Option<&'a str>, String> {
         let Some(origin) = asked.origin else {
             return match asked.fetch_site {
-                Some(site) if site.eq_ignore_ascii_case("cross-site") => Err(forbidden(
+                Some(site) if site.eq_ignore_ascii_case("cross-site") => Err(
                     "a page of another site asks without an Origin: add the page's origin to access.origins and use CORS"
                         .to_owned(),
-                )),
+                ),
                 _ => Ok(None),
             };
         };
         if origin == "null" {
-            return Err(forbidden(
-                "the Origin `null` (a file, a sandbox) is never let in: serve the page over HTTP and add its origin to \
+            return Err("the Origin `null` (a file, a sandbox) is never let in: serve the page over HTTP and add its origin to \
                  access.origins"
-                    .to_owned(),
-            ));
+                .to_owned());
         }
         let own = origin.strip_prefix("http://").and_then(Authority::parse);
         let is_own = own.is_some_and(|own| own.name == host.name && own.port.unwrap_or(80) == host.port.unwrap_or(80));
         if is_own || self.origins.iter().any(|allowed| allowed == origin) {
             return Ok(Some(origin));
         }
-        Err(forbidden(format!("pages of `{}` are not let in: add this origin to access.origins", shown(origin))))
+        Err(format!("pages of `{}` are not let in: add this origin to access.origins", shown(origin)))
     }
 
     fn check_host(&self, asked: &Asked<'_>) -> Result<Authority, Refusal> {
@@ -249,6 +262,24 @@ mod tests {
             }
         }
         assert_eq!(verdict("-", "-", "-"), "invalid");
+    }
+
+    #[test]
+    fn where_only_own_pages_are_let_in_no_key_is_named_that_would_not_help() {
+        let guard = Guard::own_pages(&[]);
+        let asked = |origin, fetch_site| Asked {
+            local: "127.0.0.1:7441".parse().unwrap(),
+            host: Some("127.0.0.1:7441"),
+            origin,
+            fetch_site,
+        };
+        assert_eq!(guard.check(&asked(Some("http://127.0.0.1:7441"), None)), Ok(Some("http://127.0.0.1:7441")));
+        for asked in
+            [asked(Some("https://app.example.com"), None), asked(Some("null"), None), asked(None, Some("cross-site"))]
+        {
+            let message = guard.check(&asked).unwrap_err().message;
+            assert_eq!(message, "only this listener's own pages are let in here: access.origins is for the feed");
+        }
     }
 
     #[test]

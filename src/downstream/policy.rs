@@ -29,7 +29,7 @@ impl Policy {
         Policy {
             access: Access::new(&config.access),
             feed_guard: Guard::new(&config.access.hosts, &config.access.origins),
-            admin_guard: Guard::new(&config.access.hosts, &[]),
+            admin_guard: Guard::own_pages(&config.access.hosts),
             limits: RequestLimits::new(&config),
             config,
         }

@@ -64,6 +64,8 @@ pub struct Tape {
     limits: Limits,
     /// Members of addresses' queries whose values are shown.
     open_members: BTreeSet<String>,
+    /// A line came that would have made it too large; none is written after it.
+    full: bool,
     /// Bytes written.
     pub bytes: u64,
     /// Frames written.
@@ -73,20 +75,30 @@ pub struct Tape {
 impl Tape {
     /// A new file that begins with these facts about itself. Of addresses' queries the values of `open_members` are shown.
     pub fn create(path: &Path, limits: Limits, meta: &Value, open_members: BTreeSet<String>) -> std::io::Result<Self> {
+        let first = json!({ "meta": meta }).to_string();
+        if first.len() as u64 >= limits.bytes {
+            let told = format!("the first line alone takes {} bytes: allow more", first.len() + 1);
+            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, told));
+        }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let file = BufWriter::new(file);
-        let mut tape = Tape { file, begun: Instant::now(), limits, open_members, bytes: 0, frames: 0 };
-        tape.line(&json!({ "meta": meta }).to_string())?;
+        let mut tape = Tape { file, begun: Instant::now(), limits, open_members, full: false, bytes: 0, frames: 0 };
+        tape.line(&first)?;
         Ok(tape)
     }
 
     /// Whether a limit is reached.
     pub fn is_full(&self) -> bool {
-        self.bytes >= self.limits.bytes || self.frames >= self.limits.frames
+        self.full || self.bytes >= self.limits.bytes || self.frames >= self.limits.frames
     }
 
     fn line(&mut self, text: &str) -> std::io::Result<()> {
-        self.bytes += text.len() as u64 + 1;
+        let bytes = self.bytes + text.len() as u64 + 1;
+        self.full |= bytes > self.limits.bytes;
+        if self.full {
+            return Ok(());
+        }
+        self.bytes = bytes;
         writeln!(self.file, "{text}")?;
         // Whoever stops the process by force has what was written so far.
         self.file.flush()
@@ -140,8 +152,9 @@ impl Tape {
             WireFrame::Ask(ask) => ("http", self.ask(ask, secrets)),
             WireFrame::Answer(answer) => ("http", reply(answer, secrets)),
         };
-        self.frames += 1;
-        self.step(&name(attempt), way.text(), op, &more)
+        self.step(&name(attempt), way.text(), op, &more)?;
+        self.frames += u64::from(!self.full);
+        Ok(())
     }
 
     fn ask(&self, ask: &Ask, secrets: &Redactor) -> Vec<(&'static str, Value)> {
@@ -231,4 +244,34 @@ fn chunk(event: &StreamEvent) -> String {
     }
     chunk.push('\n');
     chunk
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_never_grows_beyond_its_limit_and_its_lines_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for most in [200, 300, 301, 302, 303, 1_000] {
+            let path = dir.path().join(most.to_string());
+            let limits = Limits { bytes: most, frames: 1_000 };
+            let mut tape = Tape::create(&path, limits, &json!({}), BTreeSet::new()).unwrap();
+            let long = "x".repeat(150);
+            while !tape.is_full() {
+                for text in ["{}", &long] {
+                    let frame = WireFrame::Text(text.to_owned().into());
+                    tape.frame(AttemptId(1), Way::In, &frame, &Redactor::default()).unwrap();
+                }
+            }
+            tape.close(AttemptId(1), 1000).unwrap();
+            let written = std::fs::read_to_string(&path).unwrap();
+            assert!(written.len() as u64 == tape.bytes && tape.bytes <= most, "{most}: {} bytes", written.len());
+            assert_eq!(written.lines().count() as u64, 1 + tape.frames);
+            assert!(written.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{written}");
+        }
+        let tiny = Limits { bytes: 10, frames: 1 };
+        let path = dir.path().join("tiny");
+        assert!(Tape::create(&path, tiny, &json!({}), BTreeSet::new()).is_err() && !path.exists());
+    }
 }

@@ -171,6 +171,13 @@ fn tail_comes_back_with_its_cursor() {
     let piped = std::process::Command::new("bash").arg("-c").arg(piped).output().unwrap();
     assert!(piped.status.success() && said(&piped).starts_with("{\"kind\":\"hello\""), "{}", said(&piped));
 
+    // What can never be subscribed is said, and not waited for.
+    for wrong in ["a*b", ""] {
+        let output = run(dir.path(), &["tail", wrong, "--feed", &feed]);
+        assert_eq!(output.status.code(), Some(1), "{wrong}: {}", said(&output));
+        assert!(said(&output).contains("\"kind\":\"error\"") && said(&output).contains("nothing is subscribed"));
+    }
+
     let mut counted = tidegate(dir.path());
     counted.args(["tail", "price:*", "--count", "4", "--feed", &feed]);
     let counted = counted.output().unwrap();

@@ -240,6 +240,12 @@ fn a_mock_is_a_service_for_a_relay() {
         process.signal(Signal::TERM);
         assert_eq!(process.exit_code(), Some(0));
     }
+    for wrong in [&["mock", "nope"][..], &["dialect", "test", "nope", "x.jsonl"], &["dialect", "explain", "nope", "{}"]]
+    {
+        let output = run(dir.path(), wrong);
+        assert_eq!(output.status.code(), Some(66), "{wrong:?}");
+        assert!(said(&output).contains("no file and no built-in dialect \"nope\"; there are: "), "{}", said(&output));
+    }
     let output = run(dir.path(), &["mock", "socketio"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
 }

@@ -147,3 +147,40 @@ fn links_lead_somewhere() {
         }
     }
 }
+
+/// Every place of a document that the source sends people to: the file, and the heading, where one is named before it.
+fn pointed_at(source: &str) -> Vec<(String, Option<String>)> {
+    let mut all = Vec::new();
+    for (at, _) in source.match_indices("docs/") {
+        let name: String =
+            source[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "/-_.".contains(*c)).collect();
+        let Some(end) = name.find(".md") else { continue };
+        let heading = source[..at].strip_suffix("\\\" in ").and_then(|before| before.rsplit("\\\"").next());
+        all.push((name[..end + 3].to_owned(), heading.map(str::to_owned)));
+    }
+    all
+}
+
+#[test]
+fn what_the_program_sends_people_to_exists() {
+    let mut folders = vec![project().join("src")];
+    let (mut files, mut headings) = (0, 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            for (document, heading) in pointed_at(&std::fs::read_to_string(&path).unwrap_or_default()) {
+                assert!(project().join(&document).exists(), "{}: there is no {document}", path.display());
+                files += 1;
+                let Some(heading) = heading else { continue };
+                let has = text(&document).lines().any(|line| line.trim_start_matches('#').trim() == heading);
+                assert!(has, "{}: {document} has no heading \"{heading}\"", path.display());
+                headings += 1;
+            }
+        }
+    }
+    assert!(files >= 3 && headings >= 1, "{files} documents and {headings} headings are named");
+}
