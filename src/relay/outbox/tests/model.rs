@@ -1,13 +1,14 @@
 //! Random histories against a small reference: publishers, an upstream and a disk that remember everything, and at every
 //! step the promises about it. Crashes lose whatever was not durable; a commit that was out may or may not have been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::codes::ErrorCode;
+use crate::relay::outbox::departure::NOTE_AFTER;
 
 /// One thing that happens. `usize`: one of those that it can happen to.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ struct Spec {
     principal: u8,
     lane: usize,
     order: Option<u8>,
+    coalesce: bool,
     idempotency: Option<u8>,
     body: u8,
     once: bool,
@@ -45,14 +47,17 @@ struct Spec {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    let order = prop_oneof![2 => Just(None), 3 => (0u8..2).prop_map(Some)];
+    let once_in_four = prop_oneof![3 => Just(false), 1 => Just(true)];
+    let order =
+        prop_oneof![2 => Just((None, false)), 3 => (0u8..2, once_in_four).prop_map(|(key, new)| (Some(key), new))];
     let idempotency = prop_oneof![2 => Just(None), 1 => (0u8..3).prop_map(Some)];
     let ttl = prop_oneof![4 => Just(None), 1 => (1u64..40).prop_map(Some)];
     (0u8..2, 0usize..4, order, idempotency, 0u8..2, any::<bool>(), ttl).prop_map(
-        |(principal, lane, order, idempotency, body, once, ttl)| Spec {
+        |(principal, lane, (order, coalesce), idempotency, body, once, ttl)| Spec {
             principal,
             lane,
             order,
+            coalesce,
             idempotency,
             body,
             once,
@@ -94,13 +99,29 @@ struct Known {
     attempts: u32,
     /// Attempts in all.
     ever: u32,
+    /// Attempts that the disk knew of when the process started.
+    before: u32,
     in_flight: bool,
+    /// When the last attempt left.
+    left: Mono,
     /// An attempt left whose fate is not known.
     uncertain: bool,
+    /// The process knows of such an attempt that it does not wait for any more; the disk does.
+    unknown: bool,
+    noted: bool,
     acked: bool,
     /// Why it may be passed over: parked, postponed, cancelled, refused.
     aside: bool,
     parked: bool,
+    /// A newer one took its place.
+    replaced: bool,
+}
+
+impl Known {
+    /// No restart from now on may take it for one that never left.
+    fn must_be_noted(&self, now: Mono) -> bool {
+        self.end.is_none() && (self.unknown || self.in_flight && self.left + NOTE_AFTER <= now)
+    }
 }
 
 struct World {
@@ -109,7 +130,11 @@ struct World {
     keys: BTreeMap<(String, String), (MessageId, String)>,
     /// Admitted and not accepted yet.
     admitted: BTreeMap<MessageId, (String, Option<String>, String)>,
+    /// Those of them that take the place of others.
+    coalescing: BTreeSet<MessageId>,
     out: Option<Vec<Operation>>,
+    /// Messages whose attempts are on disk once `out` is.
+    noting: BTreeSet<MessageId>,
     asked: Option<Vec<u64>>,
     failed: bool,
 }
@@ -124,7 +149,9 @@ impl World {
             known: BTreeMap::new(),
             keys: BTreeMap::new(),
             admitted: BTreeMap::new(),
+            coalescing: BTreeSet::new(),
             out: None,
+            noting: BTreeSet::new(),
             asked: None,
             failed: false,
         }
@@ -164,6 +191,7 @@ impl World {
                                 self.keys.insert((principal.clone(), key.clone()), (*id, body.clone()));
                             }
                             self.admitted.insert(*id, (principal.clone(), key, body));
+                            self.coalescing.extend(publish.coalesce.then_some(*id));
                         }
                         other => panic!("S15: {other:?}"),
                     }
@@ -178,15 +206,33 @@ impl World {
         if self.out.is_none() {
             self.out = self.bench.outbox.take_commit(None);
             assert!(self.out.is_none() || !self.failed, "S16");
+            let now = self.bench.now.mono;
+            let noting = self.known.iter().filter(|(_, known)| known.must_be_noted(now));
+            self.noting = noting.map(|(id, _)| *id).collect();
+            let late = self.noting.iter().find(|id| self.out.is_none() && !self.failed && !self.known[*id].noted);
+            assert_eq!(late, None, "an attempt is noted in time");
+        }
+    }
+
+    /// What was out is on the disk.
+    fn write(&mut self, operations: &[Operation]) {
+        operations.iter().for_each(|operation| self.bench.disk.apply(operation));
+        for id in std::mem::take(&mut self.noting) {
+            let held = self.bench.disk.messages.iter().find(|(message, _)| message.id == id);
+            assert!(held.is_none_or(|(_, attempts)| *attempts > 0), "an attempt is noted in time");
+            self.known.get_mut(&id).unwrap().noted = true;
         }
     }
 
     fn committed(&mut self) {
         let Some(operations) = self.out.take() else { return };
-        operations.iter().for_each(|operation| self.bench.disk.apply(operation));
+        self.write(&operations);
         for durable in self.bench.outbox.committed(self.bench.now, &mut self.bench.stats) {
             match durable {
-                Durable::Accepted(id) => self.learn(id),
+                Durable::Accepted(id) => {
+                    self.learn(id);
+                    self.replace_by(id);
+                }
                 Durable::Settled { outcome, .. } => self.ended(&outcome),
             }
         }
@@ -215,19 +261,42 @@ impl World {
             end: None,
             attempts: 0,
             ever: 0,
+            before: 0,
             in_flight: false,
+            left: Mono(0),
             uncertain: false,
+            unknown: false,
+            noted: false,
             acked: false,
             aside: false,
             parked: false,
+            replaced: false,
         };
         assert!(self.known.insert(id, known).is_none(), "accepted is told once");
+    }
+
+    /// If it coalesces, nothing leaves any more that waits for the same.
+    fn replace_by(&mut self, id: MessageId) {
+        if self.coalescing.remove(&id) {
+            let by = Arc::clone(&self.known[&id].stored);
+            let same = |other: &Known| other.stored.order_key == by.order_key && other.stored.principal == by.principal;
+            let before = self.known.range_mut(..id).map(|(_, other)| other);
+            for other in before.filter(|other| other.end.is_none() && !other.in_flight && same(other)) {
+                (other.replaced, other.aside) = (true, true);
+            }
+        }
     }
 
     fn ended(&mut self, outcome: &StoredOutcome) {
         assert!(self.bench.disk.outcomes.iter().any(|kept| kept.id == outcome.id), "S8: an end is durable");
         let known = self.known.get_mut(&outcome.id).expect("only what was accepted ends");
         assert_eq!(known.end, None, "S9: one end");
+        let reason = &*outcome.outcome.reason;
+        if known.unknown || known.noted {
+            assert!(!["ttl", "cancelled", "superseded"].contains(&reason), "upstream may have it: {reason}");
+        } else if outcome.outcome.state != OutcomeState::DeadLettered {
+            assert!(reason != OUTCOME_UNKNOWN || known.ever > 0, "it never left");
+        }
         match outcome.outcome.state {
             OutcomeState::Delivered => assert!(known.acked, "S13: delivered only if acked"),
             OutcomeState::Expired => {
@@ -248,6 +317,7 @@ impl World {
         let known = self.known.get(&id).expect("G-O1: only what is accepted leaves").clone();
         assert_eq!(known.end, None, "S14: no attempt after the end");
         assert!(!known.in_flight && !known.acked && !known.parked, "one attempt at a time, none after an ack");
+        assert!(!known.replaced, "a newer one took its place");
         assert!(message.expires.is_none_or(|at| at > now.wall), "S14: no attempt after expiry");
         if let Some(key) = &message.order_key {
             let before = self.known.range(..id).map(|(_, other)| other);
@@ -276,8 +346,10 @@ impl World {
         known.attempts += 1;
         known.ever += 1;
         known.in_flight = true;
+        known.left = now.mono;
         known.uncertain = true;
-        assert!(known.attempts <= self.bench.config.max_attempts, "S12");
+        known.noted |= message.on_unknown == OnUnknown::DeadLetter;
+        assert!(known.before + known.attempts <= self.bench.config.max_attempts, "S12");
         let in_flight = self.known.values().filter(|known| known.in_flight).count();
         assert!(in_flight <= self.bench.config.window, "the window holds: {in_flight}");
     }
@@ -310,12 +382,17 @@ impl World {
         known.in_flight = false;
         known.uncertain = false;
         known.aside = true;
+        if !known.unknown {
+            // The disk need not know that upstream has it not: after a restart that is unknown, in either sense.
+            known.noted = false;
+            self.noting.remove(&id);
+        }
     }
 
     fn lose(&mut self) {
         self.bench.lose();
         for known in self.known.values_mut() {
-            known.in_flight = false;
+            known.unknown |= std::mem::take(&mut known.in_flight);
         }
     }
 
@@ -326,14 +403,17 @@ impl World {
         if self.bench.stats.ack_timeouts > before {
             for (id, known) in self.known.iter_mut().filter(|(_, known)| known.in_flight) {
                 known.in_flight = self.bench.outbox.state_text(*id) == "in_flight";
+                known.unknown |= !known.in_flight;
             }
         }
     }
 
     fn crash(&mut self, commit_survives: bool) {
         if let Some(operations) = self.out.take().filter(|_| commit_survives) {
-            operations.iter().for_each(|operation| self.bench.disk.apply(operation));
+            self.write(&operations);
         }
+        self.noting.clear();
+        self.coalescing.clear();
         self.failed = false;
         self.asked = None;
         self.bench.restart();
@@ -355,8 +435,10 @@ impl World {
             assert_eq!(kept.map(|outcome| &outcome.outcome), known.end.as_ref(), "S9: the end stays what it was");
             assert!(held.is_some() != known.end.is_some(), "S8: what was accepted is there");
             (known.attempts, known.in_flight, known.acked, known.parked) = (0, false, false, false);
+            (known.unknown, known.replaced) = (known.noted, false);
+            known.before = held.map_or(0, |(_, attempts)| *attempts);
             // An attempt that may have left before the crash: it ends, and is passed over until that is durable.
-            known.aside = held.is_some_and(|(_, attempts)| *attempts > 0);
+            known.aside = known.before > 0;
         }
         // Keys of what was never durable are free again.
         let known = &self.known;
@@ -365,9 +447,9 @@ impl World {
     }
 
     fn take(&mut self, step: &Step) {
-        let sent = |known: &Known| known.attempts > 0 && known.end.is_none();
+        let sent = |known: &Known| known.attempts + known.before > 0 && known.end.is_none();
         let flying = |known: &Known| known.in_flight;
-        let waiting = |known: &Known| known.attempts == 0 && known.end.is_none();
+        let waiting = |known: &Known| known.attempts + known.before == 0 && known.end.is_none();
         match step {
             Step::Publish(specs) => self.publish(specs),
             Step::Commit => self.commit(),
@@ -467,6 +549,7 @@ impl World {
 fn to_publish(spec: &Spec) -> Publish {
     Publish {
         order_key: spec.order.map(|key| format!("o{key}").into()),
+        coalesce: spec.coalesce,
         idempotency_key: spec.idempotency.map(|key| format!("k{key}").into()),
         lane: Lane::ALL[spec.lane],
         on_unknown: Some(if spec.once { OnUnknown::DeadLetter } else { OnUnknown::Retry }),
