@@ -90,8 +90,8 @@ fn a_cut_before_the_acknowledgement_sends_again_or_gives_up_as_the_publisher_cho
 fn what_may_have_arrived_is_never_called_unsent_over_a_stop_and_over_a_kill() {
     for kills in [false, true] {
         let upstream = Upstream::answering(|got| if got.is("publish") { Vec::new() } else { plain_answer(&got.json) });
-        let place = Place::new(&upstream);
-        let relay = place.start_live();
+        let mut place = Place::new(&upstream);
+        let relay = place.set("outbox.ack_timeout", r#""10m""#).start_live();
         let before = relay.metric("tidegate_store_operations_total");
         let mut client = relay.client();
         let late = client.publish(json!({"channel": "orders", "data": 1, "ttl": "2s"}));

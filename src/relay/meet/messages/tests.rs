@@ -4,6 +4,7 @@
 mod joining;
 mod overlaying;
 mod reading;
+mod stopping;
 mod volatile;
 
 use std::sync::Arc;

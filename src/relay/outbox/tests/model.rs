@@ -47,9 +47,8 @@ struct Spec {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    let once_in_four = prop_oneof![3 => Just(false), 1 => Just(true)];
     let order =
-        prop_oneof![2 => Just((None, false)), 3 => (0u8..2, once_in_four).prop_map(|(key, new)| (Some(key), new))];
+        prop_oneof![2 => Just((None, false)), 3 => (0u8..2, any::<bool>()).prop_map(|(key, new)| (Some(key), new))];
     let idempotency = prop_oneof![2 => Just(None), 1 => (0u8..3).prop_map(Some)];
     let ttl = prop_oneof![4 => Just(None), 1 => (1u64..40).prop_map(Some)];
     (0u8..2, 0usize..4, order, idempotency, 0u8..2, any::<bool>(), ttl).prop_map(
@@ -84,7 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Postpone),
         2 => any::<usize>().prop_map(Step::Cancel),
         2 => Just(Step::Lose),
-        4 => (1u64..30_000).prop_map(Step::Pass),
+        4 => prop_oneof![2 => 1u64..30_000, 1 => 40u64..120].prop_map(Step::Pass),
         1 => any::<bool>().prop_map(|commit_survives| Step::Crash { commit_survives }),
     ]
 }
