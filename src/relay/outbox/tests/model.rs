@@ -1,6 +1,8 @@
 //! Random histories against a small reference: publishers, an upstream and a disk that remember everything, and at every
 //! step the promises about it. Crashes lose whatever was not durable; a commit that was out may or may not have been.
 
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
@@ -10,83 +12,7 @@ use super::*;
 use crate::protocol::codes::ErrorCode;
 use crate::relay::outbox::departure::NOTE_AFTER;
 
-/// One thing that happens. `usize`: one of those that it can happen to.
-#[derive(Debug, Clone)]
-enum Step {
-    Publish(Vec<Spec>),
-    Commit,
-    Committed,
-    CommitFailed,
-    Load,
-    Loaded,
-    Send,
-    Written(usize),
-    Ack(usize),
-    StrayAck(usize),
-    Nack(usize, bool),
-    Park,
-    Unpark,
-    Postpone,
-    Cancel(usize),
-    Lose,
-    Pass(u64),
-    Crash { commit_survives: bool },
-}
-
-/// What a publisher chooses.
-#[derive(Debug, Clone)]
-struct Spec {
-    principal: u8,
-    lane: usize,
-    order: Option<u8>,
-    coalesce: bool,
-    idempotency: Option<u8>,
-    body: u8,
-    once: bool,
-    ttl: Option<u64>,
-}
-
-fn spec() -> impl Strategy<Value = Spec> {
-    let order =
-        prop_oneof![2 => Just((None, false)), 3 => (0u8..2, any::<bool>()).prop_map(|(key, new)| (Some(key), new))];
-    let idempotency = prop_oneof![2 => Just(None), 1 => (0u8..3).prop_map(Some)];
-    let ttl = prop_oneof![4 => Just(None), 1 => (1u64..40).prop_map(Some)];
-    (0u8..2, 0usize..4, order, idempotency, 0u8..2, any::<bool>(), ttl).prop_map(
-        |(principal, lane, (order, coalesce), idempotency, body, once, ttl)| Spec {
-            principal,
-            lane,
-            order,
-            coalesce,
-            idempotency,
-            body,
-            once,
-            ttl,
-        },
-    )
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => vec(spec(), 1..3).prop_map(Step::Publish),
-        8 => Just(Step::Commit),
-        10 => Just(Step::Committed),
-        8 => Just(Step::Load),
-        10 => Just(Step::Loaded),
-        1 => Just(Step::CommitFailed),
-        12 => Just(Step::Send),
-        2 => any::<usize>().prop_map(Step::Written),
-        6 => any::<usize>().prop_map(Step::Ack),
-        1 => any::<usize>().prop_map(Step::StrayAck),
-        4 => (any::<usize>(), any::<bool>()).prop_map(|(of, again)| Step::Nack(of, again)),
-        1 => Just(Step::Park),
-        1 => Just(Step::Unpark),
-        1 => Just(Step::Postpone),
-        2 => any::<usize>().prop_map(Step::Cancel),
-        2 => Just(Step::Lose),
-        4 => prop_oneof![2 => 1u64..30_000, 1 => 40u64..120].prop_map(Step::Pass),
-        1 => any::<bool>().prop_map(|commit_survives| Step::Crash { commit_survives }),
-    ]
-}
+use steps::{Spec, Step, step, to_publish};
 
 /// What is known of a message from outside.
 #[derive(Debug, Clone)]
@@ -542,18 +468,6 @@ impl World {
         }
         let left: Vec<_> = self.known.values().filter(|known| known.end.is_none()).collect();
         panic!("L2: never ended: {left:?}, {:?}", self.admitted);
-    }
-}
-
-fn to_publish(spec: &Spec) -> Publish {
-    Publish {
-        order_key: spec.order.map(|key| format!("o{key}").into()),
-        coalesce: spec.coalesce,
-        idempotency_key: spec.idempotency.map(|key| format!("k{key}").into()),
-        lane: Lane::ALL[spec.lane],
-        on_unknown: Some(if spec.once { OnUnknown::DeadLetter } else { OnUnknown::Retry }),
-        ttl: spec.ttl.map(Duration::from_secs),
-        ..message(&spec.body.to_string())
     }
 }
 
