@@ -30,8 +30,13 @@ fn a_rate(text: &str) -> Result<f64, String> {
 /// Serves until told to stop.
 pub(super) fn run(args: &MockArgs) -> Result<(), Failure> {
     let mimic = Mimic::new(&args.dialect, &dialect_text(&args.dialect)?).map_err(faults)?;
-    let framing = "this dialect's framing greets in a way of its own, which a mock does not speak: record the service and use replay";
-    let mimic = mimic.ok_or_else(|| Failure::new(exit::FAILED, framing))?;
+    let mimic = mimic.map_err(|why| {
+        let words = format!("a mock cannot speak {}: {why}; record the service and use replay", args.dialect);
+        Failure::new(exit::FAILED, words)
+    })?;
+    for call in mimic.calls() {
+        remark(&format!("a relay calls fetch.{call} over HTTP before it connects, which a mock does not answer"));
+    }
     let every = (args.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / args.rate));
     let mut told = Ok(());
     let listening = &mut |address: SocketAddr| told = print(&format!("mocks {} at ws://{address}/\n", args.dialect));

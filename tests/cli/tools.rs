@@ -246,6 +246,15 @@ fn a_mock_is_a_service_for_a_relay() {
         assert_eq!(output.status.code(), Some(66), "{wrong:?}");
         assert!(said(&output).contains("no file and no built-in dialect \"nope\"; there are: "), "{}", said(&output));
     }
-    let output = run(dir.path(), &["mock", "socketio"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    for (dialect, why) in [("socketio", "greets in a way of its own"), ("mercure", "it has no WebSocket")] {
+        let output = run(dir.path(), &["mock", dialect]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(why), "{}", said(&output));
+    }
+    let mut command = tidegate(dir.path());
+    command.args(["mock", "slack", "--listen", "127.0.0.1:0"]);
+    let mut process = Process::start(command);
+    process.line_with("fetch.open");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), Some(0));
 }

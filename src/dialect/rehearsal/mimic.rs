@@ -52,12 +52,15 @@ pub struct Reply {
 type Parts = BTreeMap<&'static str, Value>;
 
 impl Mimic {
-    /// Of the dialect of this text; `origin` names it in errors. All errors at once. `Ok(None)`: its framing cannot be
+    /// Of the dialect of this text; `origin` names it in errors. All errors at once. The inner error: what of it cannot be
     /// spoken from the other side.
-    pub fn new(origin: &str, text: &str) -> Result<Option<Self>, Vec<LoadError>> {
+    pub fn new(origin: &str, text: &str) -> Result<Result<Self, &'static str>, Vec<LoadError>> {
         let rehearsal = Rehearsal::new(origin, text)?;
         if rehearsal.dialect.framing.greets() {
-            return Ok(None);
+            return Ok(Err("its framing greets in a way of its own"));
+        }
+        if !rehearsal.dialect.connect.websocket {
+            return Ok(Err("it has no WebSocket"));
         }
         // What a dialect was loaded from is TOML.
         let file: toml::Table = text.parse().unwrap_or_default();
@@ -70,7 +73,12 @@ impl Mimic {
         let kind = file.get("frame").and_then(|frame| frame.get("kind")).and_then(toml::Value::as_str);
         let (ndjson, records) = (kind == Some("ndjson"), kind == Some("rs"));
         let subscribes = send.contains_key("subscribe");
-        Ok(Some(Mimic { rehearsal, rules, quiet, given, subscribes, ndjson, records }))
+        Ok(Ok(Mimic { rehearsal, rules, quiet, given, subscribes, ndjson, records }))
+    }
+
+    /// The calls without which nobody connects; they are not answered here.
+    pub fn calls(&self) -> impl Iterator<Item = &str> {
+        self.rehearsal.dialect.calls_to_connect()
     }
 
     /// What the service says first.

@@ -19,7 +19,7 @@ struct Talk {
 
 impl Talk {
     fn new(name: &str) -> Option<Self> {
-        let mimic = Mimic::new(name, Dialect::builtin_text(name).unwrap()).unwrap()?;
+        let mimic = Mimic::new(name, Dialect::builtin_text(name).unwrap()).unwrap().ok()?;
         let dialect: Arc<Dialect> = Dialect::builtin(name).unwrap();
         let params = serde_json::from_str(r#"{"intents":1,"account":"9","channel":"mock"}"#).unwrap();
         let secrets = dialect.secrets().iter().filter(|(_, required)| *required);

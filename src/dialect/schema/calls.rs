@@ -12,6 +12,12 @@ impl Dialect {
         &self.connect.fetch
     }
 
+    /// The names of those without whose answers there is no connection.
+    pub fn calls_to_connect(&self) -> impl Iterator<Item = &str> {
+        let made = self.connect.fetch.iter().filter_map(|fetch| self.fetches.get(*fetch));
+        made.filter(|fetch| !fetch.optional).map(|fetch| &*fetch.name)
+    }
+
     /// The call that is made before this channel is subscribed.
     pub fn channel_fetch(&self, channel: &str) -> Option<usize> {
         self.fetches.iter().position(|fetch| fetch.when == When::Subscribe && fetch.is_for(channel))
