@@ -255,6 +255,4 @@ fn a_mock_is_a_service_for_a_relay() {
     command.args(["mock", "slack", "--listen", "127.0.0.1:0"]);
     let mut process = Process::start(command);
     process.line_with("fetch.open");
-    process.signal(Signal::TERM);
-    assert_eq!(process.exit_code(), Some(0));
 }
