@@ -1,9 +1,8 @@
 //! One connection's life: dialing, handshake, authenticating, ready, draining. Everything that belongs to a connection is here
 //! and ends with it: its conversation, its heartbeat, what upstream acked on it, what waits to leave on it.
 //!
-//! Invariants: at most one `Transmit` is out; the deadline of the phase is always set until the attempt is ready, or only waits
-//! for its first poll, which has its own;
-//! nothing leaves before the connection is open or after it began to drain.
+//! Invariants: at most one `Transmit` is out; the deadline of the phase is always set until the attempt is ready, or only
+//! waits for its first poll, which has its own; nothing leaves before the connection is open or after it began to drain.
 //! Deliberately not here: when to connect (the link's), what is wanted (interest), and the order in which things leave.
 
 pub mod acked;
