@@ -68,28 +68,25 @@ pub(super) fn faults(errors: Vec<LoadError>) -> Failure {
 pub(super) fn run(args: &DialectArgs) -> Result<(), Failure> {
     match &args.command {
         DialectCommand::List => print(&Dialect::builtins().map(|name| format!("{name}\n")).collect::<String>()),
-        DialectCommand::Show { name } => print(Dialect::builtin_text(name).ok_or_else(|| unknown(name))?),
+        DialectCommand::Show { name } => {
+            print(Dialect::builtin_text(name).ok_or_else(|| unknown("no built-in dialect", name))?)
+        }
         DialectCommand::Test { dialect, transcripts } => test(dialect, transcripts),
         DialectCommand::Explain { dialect, frame } => explain(dialect, frame),
     }
 }
 
-fn unknown(name: &str) -> Failure {
+/// `missing`: what was looked for in vain.
+fn unknown(missing: &str, name: &str) -> Failure {
     let names: Vec<_> = Dialect::builtins().collect();
-    Failure::new(NO_INPUT, format!("no built-in dialect {name:?}; there are: {}", names.join(", ")))
-}
-
-/// The same where a file would do, too.
-fn neither(name: &str) -> Failure {
-    let names: Vec<_> = Dialect::builtins().collect();
-    Failure::new(NO_INPUT, format!("no file and no built-in dialect {name:?}; there are: {}", names.join(", ")))
+    Failure::new(NO_INPUT, format!("{missing} {name:?}; there are: {}", names.join(", ")))
 }
 
 /// A dialect's text: of a file, or of a built-in one if there is no such file.
 pub(super) fn dialect_text(file: &str) -> Result<String, Failure> {
     match Dialect::builtin_text(file) {
         Some(text) if !Path::new(file).exists() => Ok(text.to_owned()),
-        None if !Path::new(file).exists() => Err(neither(file)),
+        None if !Path::new(file).exists() => Err(unknown("no file and no built-in dialect", file)),
         _ => read(file),
     }
 }
