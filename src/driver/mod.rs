@@ -303,8 +303,8 @@ impl Driver {
                     self.relay.handle_input(now, durable(answer));
                 }
             }
-            Output::Load(sequences) => {
-                if let Err(answer) = self.carriers.store.load(sequences) {
+            Output::Load(wanted) => {
+                if let Err(answer) = self.carriers.store.load(wanted) {
                     self.relay.handle_input(now, durable(answer));
                 }
             }
@@ -369,7 +369,7 @@ impl Driver {
 fn durable(answer: StoreAnswer) -> Input {
     match answer {
         StoreAnswer::Committed => Input::Committed,
-        StoreAnswer::Loaded(messages) => Input::Loaded(messages),
+        StoreAnswer::Loaded(records) => Input::Loaded(records),
         StoreAnswer::CommitFailed { reason } => Input::CommitFailed { reason },
     }
 }

@@ -239,7 +239,7 @@ impl Relay {
             Input::Fetched { call, result } => self.fetched(now, call, result),
             Input::Alerted { delivery, result } => self.alerted(now, delivery, result),
             Input::Committed => self.committed(now),
-            Input::Loaded(messages) => self.loaded(now, messages),
+            Input::Loaded(records) => self.loaded(now, records),
             Input::CommitFailed { reason } => self.commit_failed(now, &reason),
             Input::Joined { session, principal, format, subscribe } => {
                 self.joined(now, session, principal, format, subscribe);

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::access::Principal;
-use super::record::{Operation, StoredMessage};
+use super::record::{Operation, Stored, Wanted};
 use super::time::{Mono, Time};
 use crate::config::Config;
 use crate::config::alerts::AlertTarget;
@@ -112,9 +112,9 @@ pub enum Output {
     },
     /// Make these changes durable, all or none.
     Commit(Vec<Operation>),
-    /// Read these messages, by their places in the order of acceptance. All of them were made durable by a `Commit` that was
-    /// answered, and none has ended.
-    Load(Vec<u64>),
+    /// Read these. All of them were made durable by a `Commit` that was answered; none was removed by a `Commit` that was asked
+    /// for before.
+    Load(Vec<Wanted>),
     /// Write a batch to a session's socket.
     Deliver {
         /// Whose.
@@ -363,8 +363,8 @@ pub enum Input {
     },
     /// Everything of the last `Commit` is durable.
     Committed,
-    /// The messages of the last `Load`.
-    Loaded(Vec<Arc<StoredMessage>>),
+    /// What the last `Load` asked for.
+    Loaded(Vec<Stored>),
     /// The store failed, writing or reading; nothing of the last `Commit` may be relied on and the store is dead.
     CommitFailed {
         /// Why, for people.

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outbox::{Lane, OnUnknown, Outcome};
+use super::outbox::{Lane, OnUnknown, Outcome, OutcomeState};
 use super::rng::Rng;
 use super::stats::Cost;
 use super::time::{Time, Wall};
@@ -185,6 +185,49 @@ pub struct Failure {
     pub reason: Box<str>,
 }
 
+/// What is kept in memory of an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptOutcome {
+    /// The message's id.
+    pub id: MessageId,
+    /// When the time began that it is kept.
+    pub since: Wall,
+    /// How the message ended.
+    pub state: OutcomeState,
+    /// Its idempotency key, if it has one.
+    pub known: Option<Known>,
+    /// All of it, if it is a dead letter.
+    pub letter: Option<Arc<StoredOutcome>>,
+}
+
+/// One record to be read from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A message, by its place in the order of acceptance.
+    Message(u64),
+    /// The outcome of a message.
+    Outcome(MessageId),
+}
+
+/// A record that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// A message.
+    Message(Arc<StoredMessage>),
+    /// An outcome.
+    Outcome(Arc<StoredOutcome>),
+}
+
+impl Stored {
+    /// Of which message it is.
+    pub fn id(&self) -> MessageId {
+        match self {
+            Stored::Message(message) => message.id,
+            Stored::Outcome(outcome) => outcome.id,
+        }
+    }
+}
+
 /// One change of the store. A commit is a list of them, durable all or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -275,8 +318,8 @@ pub enum KeptTally {
 pub struct Restored {
     /// Undelivered messages in the order of acceptance, in parts so that the memory of what was taken over is free again.
     pub messages: Vec<Vec<Queued>>,
-    /// Outcomes still kept, oldest first.
-    pub outcomes: Vec<Arc<StoredOutcome>>,
+    /// Outcomes still kept, in parts like the messages.
+    pub outcomes: Vec<Vec<KeptOutcome>>,
     /// The sequence that the next accepted message gets.
     pub next_sequence: u64,
     /// Messages and outcomes that were durable once and are not there any more.

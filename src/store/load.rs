@@ -13,18 +13,18 @@ use sled::{Db, IVec};
 use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
-use crate::relay::record::{KeptTally, Queued, Restored, StoredMessage, StoredOutcome};
+use crate::relay::record::{KeptOutcome, KeptTally, MessageId, Queued, Restored, Stored, Wanted};
 
 /// At most so many damages are told one by one.
 const TOLD: usize = 20;
-/// Messages in one part of what the relay gets.
+/// Messages, or outcomes, in one part of what the relay gets.
 const PART: usize = 4_096;
 
 /// Everything that sled gave.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     messages: Vec<Vec<Queued>>,
-    outcomes: Vec<Arc<StoredOutcome>>,
+    outcomes: Vec<Vec<KeptOutcome>>,
     /// The counts of the last batch that sled has.
     census: Option<Census>,
     /// How large records are.
@@ -71,30 +71,41 @@ pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
     scan.take(&mut group, &mut attempts)?;
     scan.index.attempted = attempts.keys().copied().collect();
     scan.drop_settled();
-    scan.outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
     Ok(scan)
 }
 
-/// Reads these messages, which must be there.
-pub(super) fn messages(db: &Db, sequences: &[u64]) -> Result<Vec<Arc<StoredMessage>>, String> {
-    sequences.iter().map(|sequence| message(db, *sequence).map(Arc::new)).collect()
+/// Reads these records, which must be there.
+pub(super) fn records(db: &Db, wanted: &[Wanted]) -> Result<Vec<Stored>, String> {
+    wanted.iter().map(|wanted| record(db, *wanted)).collect()
 }
 
-fn message(db: &Db, sequence: u64) -> Result<StoredMessage, String> {
-    let failed = |problem: String| format!("reading message number {sequence}: {problem}");
+fn record(db: &Db, wanted: Wanted) -> Result<Stored, String> {
+    let failed = |problem: String| match wanted {
+        Wanted::Message(sequence) => format!("reading message number {sequence}: {problem}"),
+        Wanted::Outcome(id) => format!("reading the outcome of {id}: {problem}"),
+    };
     let mut bytes = Vec::new();
     for piece in 0.. {
-        let value = db.get(Key::message(sequence, piece)).map_err(|error| failed(error.to_string()))?;
+        let key = match wanted {
+            Wanted::Message(sequence) => Key::message(sequence, piece),
+            Wanted::Outcome(id) => Key::outcome(id.0, piece),
+        };
+        let value = db.get(key).map_err(|error| failed(error.to_string()))?;
         let Some(value) = value else { break };
         bytes.extend_from_slice(&value);
         if value.len() < record::PIECE {
             break;
         }
     }
-    match record::decode(&bytes) {
-        Ok(Record::Message(message)) if message.sequence == sequence => Ok(message),
-        Ok(_) => Err(failed("another record is in its place".to_owned())),
-        Err(damage) => Err(failed(damage.to_string())),
+    match (record::decode(&bytes), wanted) {
+        (Ok(Record::Message(message)), Wanted::Message(sequence)) if message.sequence == sequence => {
+            Ok(Stored::Message(Arc::new(message)))
+        }
+        (Ok(Record::Outcome(outcome)), Wanted::Outcome(id)) if outcome.id == id => {
+            Ok(Stored::Outcome(Arc::new(outcome)))
+        }
+        (Ok(_), _) => Err(failed("another record is in its place".to_owned())),
+        (Err(damage), _) => Err(failed(damage.to_string())),
     }
 }
 
@@ -105,6 +116,18 @@ fn whose(key: &[u8]) -> Option<Place> {
         Place::Outcome(id, _) => Place::Outcome(id, 0),
         other => other,
     })
+}
+
+/// Puts one to the others, in parts.
+fn found<T>(parts: &mut Vec<Vec<T>>, one: T) {
+    match parts.last_mut().filter(|part| part.len() < PART) {
+        Some(part) => part.push(one),
+        None => {
+            let mut part = Vec::with_capacity(PART);
+            part.push(one);
+            parts.push(part);
+        }
+    }
 }
 
 impl Scan {
@@ -142,14 +165,14 @@ impl Scan {
                     self.index.message_pieces.insert(sequence, pieces);
                 }
                 self.sizes.message(bytes);
-                self.found(Queued::of(&message, attempts.get(&sequence).copied().unwrap_or(0)));
+                found(&mut self.messages, Queued::of(&message, attempts.get(&sequence).copied().unwrap_or(0)));
             }
             (Some(Place::Outcome(id, _)), Ok(Record::Outcome(outcome))) if outcome.id.0 == id => {
                 if pieces > 1 {
                     self.index.outcome_pieces.insert(id, pieces);
                 }
                 self.sizes.outcome(bytes);
-                self.outcomes.push(Arc::new(outcome));
+                found(&mut self.outcomes, KeptOutcome::of(&Arc::new(outcome)));
             }
             (_, Err(Damage::Newer(version))) => return Err(ScanError::Newer(version)),
             (place, decoded) => {
@@ -167,17 +190,6 @@ impl Scan {
         Ok(())
     }
 
-    fn found(&mut self, message: Queued) {
-        match self.messages.last_mut().filter(|part| part.len() < PART) {
-            Some(part) => part.push(message),
-            None => {
-                let mut part = Vec::with_capacity(PART);
-                part.push(message);
-                self.messages.push(part);
-            }
-        }
-    }
-
     fn damage(&mut self, place: Option<Place>, damage: Damage, group: &mut Vec<(IVec, IVec)>) {
         if matches!(place, Some(Place::Message(..) | Place::Outcome(..))) {
             self.damaged_records += 1;
@@ -185,7 +197,7 @@ impl Scan {
         if self.told.len() < TOLD {
             self.told.push(match place {
                 Some(Place::Message(sequence, _)) => format!("message number {sequence}: {damage}"),
-                Some(Place::Outcome(id, _)) => format!("outcome of {}: {damage}", crate::relay::record::MessageId(id)),
+                Some(Place::Outcome(id, _)) => format!("outcome of {}: {damage}", MessageId(id)),
                 Some(Place::Attempts(sequence)) => {
                     format!("attempts of message number {sequence}: {damage}; taken as one")
                 }
@@ -199,11 +211,16 @@ impl Scan {
 
     /// A message beside its own outcome: damage took the removal. The outcome was told perhaps, so it stands.
     fn drop_settled(&mut self) {
-        // Still in the order of ids, as scanned.
         let (outcomes, settled) = (&self.outcomes, &mut self.settled);
+        // In the order of ids, as scanned.
+        let is_there = |id: MessageId| {
+            let after = outcomes.partition_point(|part| part.first().is_some_and(|first| first.id <= id));
+            let part = after.checked_sub(1).and_then(|part| outcomes.get(part));
+            part.is_some_and(|part| part.binary_search_by_key(&id, |outcome| outcome.id).is_ok())
+        };
         for part in &mut self.messages {
             part.retain(|message| {
-                let ended = outcomes.binary_search_by_key(&message.id, |outcome| outcome.id).is_ok();
+                let ended = is_there(message.id);
                 if ended {
                     settled.push(message.sequence);
                 }
@@ -215,7 +232,7 @@ impl Scan {
     /// Compares what is there with what both witnesses say should be; gives the relay's part and the counts to go on with.
     pub(super) fn judge(mut self, mark: Found) -> Judged {
         let messages = self.messages.iter().map(Vec::len).sum::<usize>() as u64;
-        let outcomes = self.outcomes.len() as u64;
+        let outcomes = self.outcomes.iter().map(Vec::len).sum::<usize>() as u64;
         let mut lost = self.damaged_records;
         let missing =
             |expected: Census| expected.messages.saturating_sub(messages) + expected.outcomes.saturating_sub(outcomes);

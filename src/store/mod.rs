@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::relay::record::{Operation, Restored, StoredMessage};
+use crate::relay::record::{Operation, Restored, Stored, Wanted};
 
 pub use recover::panic_is_guarded;
 pub use salvage::{Salvage, Salvaged, salvage};
@@ -71,8 +71,8 @@ impl Default for StoreConfig {
 pub enum StoreAnswer {
     /// All of it is on stable storage.
     Committed,
-    /// The messages that were asked for.
-    Loaded(Vec<Arc<StoredMessage>>),
+    /// What was asked for.
+    Loaded(Vec<Stored>),
     /// The store is dead from now on, by a write or a read. Whether this batch survives a restart is unknown.
     CommitFailed {
         /// Why, for people.
@@ -198,10 +198,9 @@ impl Store {
         self.ask(Task::Commit(operations))
     }
 
-    /// Asks for messages by their places in the order of acceptance. The answer comes through the callback: all of them, or
-    /// the store is dead.
-    pub fn load(&self, sequences: Vec<u64>) -> Result<(), StoreAnswer> {
-        self.ask(Task::Load(sequences))
+    /// Asks for records that are there. The answer comes through the callback: all of them, or the store is dead.
+    pub fn load(&self, wanted: Vec<Wanted>) -> Result<(), StoreAnswer> {
+        self.ask(Task::Load(wanted))
     }
 
     fn ask(&self, task: Task) -> Result<(), StoreAnswer> {

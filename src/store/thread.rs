@@ -16,15 +16,15 @@ use super::load;
 use super::recover;
 use super::stats::Counters;
 use super::{OpenError, StoreAnswer, StoreConfig};
-use crate::relay::record::{Operation, Restored};
+use crate::relay::record::{Operation, Restored, Wanted};
 
 /// What the thread is asked.
 #[derive(Debug)]
 pub(super) enum Task {
     /// Make this durable and answer.
     Commit(Vec<Operation>),
-    /// Read these messages and answer.
-    Load(Vec<u64>),
+    /// Read these records and answer.
+    Load(Vec<Wanted>),
     /// Close everything and end.
     Stop,
 }
@@ -116,7 +116,7 @@ impl Keeper {
             self.counters.progressed();
             match inbox.recv_timeout(self.idle_for()) {
                 Ok(Task::Commit(operations)) => self.commit(&operations),
-                Ok(Task::Load(sequences)) => self.load(&sequences),
+                Ok(Task::Load(wanted)) => self.load(&wanted),
                 Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -142,10 +142,10 @@ impl Keeper {
         });
     }
 
-    fn load(&mut self, sequences: &[u64]) {
-        let result = self.with_committer(|committer| load::messages(committer.data()?, sequences));
+    fn load(&mut self, wanted: &[Wanted]) {
+        let result = self.with_committer(|committer| load::records(committer.data()?, wanted));
         (self.answer)(match result {
-            Ok(messages) => StoreAnswer::Loaded(messages),
+            Ok(records) => StoreAnswer::Loaded(records),
             Err(reason) => StoreAnswer::CommitFailed { reason },
         });
     }

@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, channel};
 
 use tidegate::protocol::request::ChannelRequest;
 use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
-use tidegate::relay::record::{MessageId, Operation, Provisional, Queued, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{
+    KeptOutcome, MessageId, Operation, Provisional, Queued, Stored, StoredMessage, StoredOutcome, Wanted,
+};
 use tidegate::relay::time::Wall;
 use tidegate::store::{OpenError, Store, StoreAnswer, StoreConfig};
 
@@ -17,7 +19,7 @@ pub struct Opened {
     pub answers: Receiver<StoreAnswer>,
 }
 
-/// What a store held at start, with the messages read whole.
+/// What a store held at start, with everything read whole; outcomes oldest first.
 #[derive(Debug)]
 pub struct Restored {
     pub messages: Vec<(Arc<StoredMessage>, u32)>,
@@ -38,13 +40,35 @@ pub fn try_open_with(path: &Path, config: StoreConfig) -> Result<(Opened, Restor
     let (store, restored) = opened?;
     let opened = Opened { store, answers };
     let queued: Vec<_> = restored.messages.into_iter().flatten().collect();
-    let messages = opened.load(queued.iter().map(|queued| queued.sequence).collect());
+    let messages = opened.load(queued.iter().map(|queued| Wanted::Message(queued.sequence)).collect());
+    let messages: Vec<_> = messages.into_iter().map(message_of).collect();
     for (queued, message) in queued.iter().zip(&messages) {
         assert_eq!(*queued, Queued::of(message, queued.attempts));
     }
     let messages = messages.into_iter().zip(queued.iter().map(|queued| queued.attempts)).collect();
-    let (outcomes, next_sequence) = (restored.outcomes, restored.next_sequence);
+    let kept: Vec<_> = restored.outcomes.into_iter().flatten().collect();
+    let outcomes = opened.load(kept.iter().map(|kept| Wanted::Outcome(kept.id)).collect());
+    let mut outcomes: Vec<_> = outcomes.into_iter().map(outcome_of).collect();
+    for (kept, outcome) in kept.iter().zip(&outcomes) {
+        assert_eq!(*kept, KeptOutcome::of(outcome));
+    }
+    outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
+    let next_sequence = restored.next_sequence;
     Ok((opened, Restored { messages, outcomes, next_sequence, lost: restored.lost, losses: restored.losses }))
+}
+
+fn message_of(record: Stored) -> Arc<StoredMessage> {
+    match record {
+        Stored::Message(message) => message,
+        Stored::Outcome(outcome) => panic!("{outcome:?} is no message"),
+    }
+}
+
+fn outcome_of(record: Stored) -> Arc<StoredOutcome> {
+    match record {
+        Stored::Outcome(outcome) => outcome,
+        Stored::Message(message) => panic!("{message:?} is no outcome"),
+    }
 }
 
 pub fn open(path: &Path) -> (Opened, Restored) {
@@ -83,10 +107,10 @@ impl Opened {
         assert_eq!(self.try_commit(operations), StoreAnswer::Committed);
     }
 
-    pub fn load(&self, sequences: Vec<u64>) -> Vec<Arc<StoredMessage>> {
-        self.store.load(sequences).unwrap();
+    pub fn load(&self, wanted: Vec<Wanted>) -> Vec<Stored> {
+        self.store.load(wanted).unwrap();
         match self.answers.recv().unwrap() {
-            StoreAnswer::Loaded(messages) => messages,
+            StoreAnswer::Loaded(records) => records,
             other => panic!("{other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use tidegate::relay::pairs::{
     AttemptId, CallId, CallRequest, Credentials, Disconnect, FetchAnswer, Input, LeftReason, Notice, Output, Reply,
     SessionId,
 };
-use tidegate::relay::record::Operation;
+use tidegate::relay::record::{Operation, Wanted};
 use tidegate::relay::stats::ThrottlePlace;
 use tidegate::relay::time::Mono;
 
@@ -51,7 +51,7 @@ impl World {
             // Nothing of this service is polled.
             Output::Upgrade { .. } | Output::KeepPolling { .. } => {}
             Output::Commit(operations) => self.commit(operations),
-            Output::Load(sequences) => self.load(&sequences),
+            Output::Load(wanted) => self.load(&wanted),
             Output::Deliver { session, batch } => self.deliver(session, batch.items()),
             Output::Answer { reply: Reply::Json { body, .. }, call: CallId(1) } => {
                 self.status = serde_json::from_slice(&body).unwrap_or_default();
@@ -136,17 +136,20 @@ impl World {
         }
     }
 
-    pub fn load(&mut self, sequences: &[u64]) {
-        let first = sequences.first().copied().unwrap_or_default();
+    pub fn load(&mut self, wanted: &[Wanted]) {
+        let first = wanted.first().map_or(0, |wanted| match *wanted {
+            Wanted::Message(sequence) => sequence,
+            Wanted::Outcome(id) => id.time().millis(),
+        });
         let at = self.now.mono + std::time::Duration::from_millis(1 + first % 12);
-        let answer = match self.disk.load(sequences) {
+        let answer = match self.disk.load(wanted) {
             _ if self.disk.dead => Input::CommitFailed { reason: "no answer".into() },
-            Some(messages) => {
+            Some(records) => {
                 self.covered("read from the disk");
-                Input::Loaded(messages)
+                Input::Loaded(records)
             }
             None => {
-                self.violation = Some(format!("S8: one of the messages {sequences:?} is not on the disk"));
+                self.violation = Some(format!("S8: one of {wanted:?} is not on the disk"));
                 return;
             }
         };

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidegate::relay::record::{KeptTally, MessageId, Operation, Queued, Restored, StoredMessage, StoredOutcome};
+use tidegate::relay::record::{
+    KeptOutcome, KeptTally, MessageId, Operation, Queued, Restored, Stored, StoredMessage, StoredOutcome, Wanted,
+};
 
 #[derive(Default)]
 pub struct Disk {
@@ -70,9 +72,15 @@ impl Disk {
         self.ever.contains(&id)
     }
 
-    /// These messages; `None` if one of them is not there.
-    pub fn load(&self, sequences: &[u64]) -> Option<Vec<Arc<StoredMessage>>> {
-        sequences.iter().map(|sequence| self.messages.get(sequence).map(|(message, _)| Arc::clone(message))).collect()
+    /// These records; `None` if one of them is not there.
+    pub fn load(&self, wanted: &[Wanted]) -> Option<Vec<Stored>> {
+        let read = |wanted: &Wanted| match wanted {
+            Wanted::Message(sequence) => {
+                self.messages.get(sequence).map(|(message, _)| Stored::Message(Arc::clone(message)))
+            }
+            Wanted::Outcome(id) => self.outcomes.get(id).map(|outcome| Stored::Outcome(Arc::clone(outcome))),
+        };
+        wanted.iter().map(read).collect()
     }
 
     pub fn pending(&self) -> usize {
@@ -89,11 +97,9 @@ impl Disk {
             self.tally = if self.used { KeptTally::Absent } else { KeptTally::New };
         }
         self.used = true;
-        let mut outcomes: Vec<_> = self.outcomes.values().cloned().collect();
-        outcomes.sort_by_key(|outcome| (outcome.ended, outcome.id));
         Restored {
             messages: vec![self.messages.values().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
-            outcomes,
+            outcomes: vec![self.outcomes.values().map(KeptOutcome::of).collect()],
             next_sequence: self.next_sequence,
             tally: self.tally.clone(),
             ..Restored::default()

@@ -83,7 +83,7 @@ impl Relay {
             for id in ids {
                 self.close_session(id, if exit { CloseCode::Restart } else { CloseCode::GoingAway });
             }
-            self.answer_all_waiting(now);
+            self.answer_all_waiting();
             self.outbox.note_in_flight();
             self.leave_upstream(now);
             self.draining = Draining::Closing { until: Some(now.mono + CLOSE_WITHIN), exit };

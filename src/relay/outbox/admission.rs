@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::idempotency::{body_hash, known};
+use super::idempotency::{body_hash, digest, known};
 use super::message::{Pending, footprint};
 use super::staging::{COMMIT_OPERATIONS, Effect};
 use super::{Lane, Outbox, OutboxStats};
@@ -274,7 +274,7 @@ impl Outbox {
         let Some(pending) = self.release(id) else { return };
         let Some(message) = pending.message() else { return };
         if let Some(key) = &message.idempotency_key {
-            self.idempotency.remove(&message.principal, key);
+            self.idempotency.remove(digest(&message.principal, key));
         }
     }
 

@@ -99,7 +99,7 @@ impl Outbox {
     /// Whether an answer about this message can mean anything; counts it if not, or if it comes late.
     fn is_answerable(&self, id: MessageId, stats: &mut OutboxStats) -> bool {
         let Some(pending) = self.messages.get(id) else {
-            let known = self.outcomes.get(id).is_some();
+            let known = self.has_ended(id);
             *(if known { &mut stats.late_acks } else { &mut stats.unknown_acks }) += 1;
             return false;
         };

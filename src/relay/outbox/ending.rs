@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::admission::{Admitted, Refusal};
 use super::idempotency::order;
 use super::message::{Pending, Phase};
+use super::outcomes::Gone;
 use super::staging::Effect;
 use super::{Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN};
 use crate::protocol::codes::ErrorCode;
@@ -49,6 +50,7 @@ impl Outbox {
                 Effect::Accepted(id) => durable.extend(self.accepted(now, id, stats)),
                 Effect::Attempted(id, attempts) => self.attempted(id, attempts),
                 Effect::Settled(id) => durable.extend(self.settled(id, stats)),
+                Effect::Amended(id) => self.outcomes.remember(id, &self.config),
                 Effect::Nothing => {}
             }
         }
@@ -174,7 +176,7 @@ impl Outbox {
         }
         stats.lane(pending.lane).depth -= 1;
         stats.outcomes.bump(outcome.outcome.state);
-        self.outcomes.insert(Arc::clone(&outcome));
+        self.outcomes.insert(Arc::clone(&outcome), &self.config);
         Some(Durable::Settled { outcome, publishers: pending.publishers() })
     }
 
@@ -190,7 +192,8 @@ impl Outbox {
         unaccepted
     }
 
-    /// Withdraws a message of this principal that is not in flight. It has ended once that is durable. It must be at hand.
+    /// Withdraws a message of this principal that is not in flight. It has ended once that is durable. All of it must be at
+    /// hand.
     ///
     /// # Errors
     /// `not_found` for what does not exist and for what is somebody else's, `conflict` for what is in flight or has ended.
@@ -225,8 +228,8 @@ impl Outbox {
             self.amend(&outcome, None, false);
             stats.dead_letters_dropped += 1;
         }
-        while let Some(outcome) = self.outcomes.drop_surplus(self.config.keep_outcomes_max) {
-            self.forget(&outcome);
+        while let Some(gone) = self.outcomes.drop_surplus(self.config.keep_outcomes_max) {
+            self.forget(gone);
             stats.outcomes_dropped += 1;
         }
     }
@@ -234,8 +237,8 @@ impl Outbox {
     /// Forgets outcomes that were kept long enough.
     pub(super) fn forget_due(&mut self) {
         for _ in 0..TIMERS_PER_TURN {
-            let Some(outcome) = self.outcomes.take_due(self.config.keep_outcomes, &self.clock) else { break };
-            self.forget(&outcome);
+            let Some(gone) = self.outcomes.take_due(self.config.keep_outcomes, &self.clock) else { break };
+            self.forget(gone);
         }
     }
 
@@ -246,15 +249,15 @@ impl Outbox {
             letter.message = None;
             letter.redriven = redriven;
         }
-        let amended = Arc::new(amended);
-        self.outcomes.insert(Arc::clone(&amended));
-        self.staging.push(Operation::Amend { outcome: amended }, Effect::Nothing, 0, joined);
+        let (id, amended) = (outcome.id, Arc::new(amended));
+        self.outcomes.insert_undurable(Arc::clone(&amended));
+        self.staging.push(Operation::Amend { outcome: amended }, Effect::Amended(id), 0, joined);
     }
 
-    pub(super) fn forget(&mut self, outcome: &StoredOutcome) {
-        if let Some(key) = &outcome.idempotency_key {
-            self.idempotency.remove(&outcome.principal, key);
+    pub(super) fn forget(&mut self, Gone { id, key }: Gone) {
+        if let Some(key) = key {
+            self.idempotency.remove(key);
         }
-        self.staging.push(Operation::Forget { id: outcome.id }, Effect::Nothing, 0, false);
+        self.staging.push(Operation::Forget { id }, Effect::Nothing, 0, false);
     }
 }

@@ -3,36 +3,39 @@
 //! A key is scoped to its principal. It is kept as a digest, so that a long key costs no more than a short one; two keys
 //! with one digest (2^-128) would answer `conflict`, never a wrong message.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
+use super::packed::Packed;
 use crate::protocol::request::Publish;
 use crate::relay::record::{Known, MessageId, Order, StoredMessage};
 
+/// An idempotency key with its principal.
+pub(super) type Digest = [u64; 2];
+
 /// The known keys: which message each made, and the start of its body's hash.
 #[derive(Debug, Default)]
-pub(super) struct Idempotency(BTreeMap<[u64; 2], (MessageId, u64)>);
+pub(super) struct Idempotency(Packed<Digest, (MessageId, u64)>);
 
 impl Idempotency {
     /// The message of this key, and whether its body is the same.
     pub(super) fn find(&self, known: Known) -> Option<(MessageId, bool)> {
-        let (id, body) = self.0.get(&known.key)?;
+        let (id, body) = self.0.get(known.key)?;
         Some((*id, *body == known.body))
     }
 
     /// Whether the key was used.
     pub(super) fn contains(&self, principal: &str, key: &str) -> bool {
-        self.0.contains_key(&digest(principal, key))
+        self.0.get(digest(principal, key)).is_some()
     }
 
     pub(super) fn insert(&mut self, known: Known, id: MessageId) {
         self.0.insert(known.key, (id, known.body));
     }
 
-    pub(super) fn remove(&mut self, principal: &str, key: &str) {
-        self.0.remove(&digest(principal, key));
+    pub(super) fn remove(&mut self, key: Digest) {
+        self.0.remove(key);
     }
 }
 
@@ -55,7 +58,7 @@ pub(super) fn order(message: &StoredMessage) -> Option<Order> {
     Some(Order { key, target: number(&hasher.finalize().into(), 0) })
 }
 
-fn digest(principal: &str, key: &str) -> [u64; 2] {
+pub(super) fn digest(principal: &str, key: &str) -> Digest {
     let mut hasher = Sha256::new();
     feed(&mut hasher, Some(principal));
     feed(&mut hasher, Some(key));

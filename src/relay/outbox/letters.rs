@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::idempotency::digest;
+use super::outcomes::Gone;
 use super::outcomes::letter;
 use super::{Lane, OnUnknown, Outbox, OutboxStats, Publisher, Refusal};
 use crate::protocol::codes::ErrorCode;
@@ -26,7 +28,7 @@ impl Outbox {
         self.outcomes.letter_count()
     }
 
-    /// A dead letter's message, as it was accepted.
+    /// A dead letter's message, as it was accepted. It must be at hand.
     ///
     /// # Errors
     /// `not_found` for what is no dead letter, `conflict` for what was published again.
@@ -78,7 +80,8 @@ impl Outbox {
         }
         let outcome = self.outcomes.take_letter(id);
         let outcome = outcome.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such dead letter"))?;
-        self.forget(&outcome);
+        let key = outcome.idempotency_key.as_ref().map(|key| digest(&outcome.principal, key));
+        self.forget(Gone { id, key });
         Ok(())
     }
 
@@ -97,7 +100,7 @@ impl Outbox {
         object.text_if("next", next.as_deref()).end()
     }
 
-    /// One dead letter, whole; also one that was published again.
+    /// One dead letter, whole; also one that was published again. It must be at hand.
     pub fn letter_shown(&self, id: MessageId, params: impl Fn(&str) -> String) -> Option<Vec<u8>> {
         let outcome = self.outcomes.get(id)?;
         let letter = outcome.letter.as_ref()?;

@@ -6,7 +6,7 @@
 //! that nothing ends as never sent that upstream may have; after an error of the store nothing is accepted,
 //! sent or ended any more.
 //!
-//! - `message`: where a message stands. `shelf`: which are in memory. `lanes`, `keys`: which one leaves next. `clock`: times
+//! - `message`: where a message stands. `shelf`: which are in memory, and what is read. `lanes`, `keys`: which one leaves next. `clock`: times
 //!   to live. `packed`: a table for a million of them.
 //! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
 //! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
@@ -36,9 +36,8 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
-use super::record::{MessageId, Queued, Restored, StoredOutcome};
+use super::record::{KeptOutcome, MessageId, Queued, Restored};
 use super::stats::OutboxStats;
 use super::time::{Mono, Time, Wall};
 use crate::config::OutboxConfig;
@@ -47,9 +46,10 @@ pub use admission::{Admitted, Publisher, Refusal};
 pub use answers::Nack;
 pub use ending::Durable;
 pub use letters::as_publish;
+pub use shown::ended_state;
 
 use clock::Clock;
-use idempotency::{Idempotency, known};
+use idempotency::Idempotency;
 use keys::OrderKeys;
 use lanes::Lanes;
 use message::{Messages, Pending, Phase};
@@ -232,9 +232,10 @@ impl Outbox {
             room: true,
             failed: None,
         };
-        for outcome in restored.outcomes {
+        for outcome in restored.outcomes.into_iter().flatten() {
             outbox.restore_outcome(outcome);
         }
+        outbox.outcomes.sort();
         for queued in restored.messages.into_iter().flatten() {
             outbox.restore_message(now, &queued, stats);
         }
@@ -242,12 +243,12 @@ impl Outbox {
         outbox
     }
 
-    fn restore_outcome(&mut self, outcome: Arc<StoredOutcome>) {
+    fn restore_outcome(&mut self, outcome: KeptOutcome) {
         self.last_id = self.last_id.max(outcome.id);
-        if let Some(key) = &outcome.idempotency_key {
-            self.idempotency.insert(known(&outcome.principal, key, &outcome.body_hash), outcome.id);
+        if let Some(known) = outcome.known {
+            self.idempotency.insert(known, outcome.id);
         }
-        self.outcomes.insert(outcome);
+        self.outcomes.restore(outcome);
     }
 
     fn restore_message(&mut self, now: Time, queued: &Queued, stats: &mut OutboxStats) {

@@ -2,18 +2,17 @@
 //!
 //! Whatever is being accepted, sent or ended is in memory. Of the rest at most `outbox.in_memory` are, and at most
 //! `outbox.in_memory_bytes` of them; beyond that the one held longest goes. What has to be sent, ended or shown and is not
-//! in memory is asked for ([`Outbox::take_load`]); one question is out at a time.
+//! in memory is asked for ([`Outbox::take_load`]), outcomes too (`outcomes`); one question is out at a time.
 //!
 //! Invariants: only what is durable is given up to the disk; an answer is never larger than what may be held, but for one
 //! message, so what was read is still there when its turn comes at once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use super::message::Phase;
 use super::staging::COMMIT_OPERATIONS;
 use super::{Lane, Outbox};
-use crate::relay::record::{MessageId, StoredMessage};
+use crate::relay::record::{MessageId, Stored, Wanted};
 
 /// Messages that are read at once.
 pub(super) const READ: usize = 256;
@@ -31,12 +30,14 @@ pub(super) struct Shelf {
     youngest: u64,
     /// Messages whose next attempt is not due yet.
     pub(super) backoffs: usize,
-    /// Messages that are to end or to be shown, and are on disk.
+    /// Messages that are to end or to be shown, and outcomes that are to be shown; they are on disk.
     wanted: VecDeque<MessageId>,
     /// Lanes whose next message is on disk.
     starved: [bool; Lane::COUNT],
-    /// A question is out.
-    asked: bool,
+    /// Records that the store was asked for and has not given yet.
+    asked: usize,
+    /// Messages that were wanted and need not be read, or cannot be any more.
+    unread: Vec<MessageId>,
 }
 
 impl Shelf {
@@ -62,44 +63,54 @@ impl Shelf {
 
     /// Nothing is asked of the disk, or waits for it.
     pub(super) fn is_idle(&self) -> bool {
-        !self.asked && self.wanted.is_empty()
+        self.asked == 0 && self.wanted.is_empty()
     }
 }
 
 impl Outbox {
-    /// What has to be read from the disk now, by its place in the order of acceptance; answered by [`Outbox::loaded`].
-    pub fn take_load(&mut self) -> Option<Vec<u64>> {
+    /// What has to be read from the disk now; answered by [`Outbox::loaded`], one by one.
+    pub fn take_load(&mut self) -> Option<Vec<Wanted>> {
         // What was read to be ended waits for the disk next: not too much of it.
-        if self.failed.is_some() || self.shelf.asked || self.staging.len() > COMMIT_OPERATIONS {
+        if self.failed.is_some() || self.shelf.asked > 0 || self.staging.len() > COMMIT_OPERATIONS {
             return None;
         }
-        let (mut sequences, mut bytes) = (Vec::new(), 0);
-        while sequences.len() < READ && bytes < READ_BYTES {
+        let (mut wanted, mut bytes) = (Vec::new(), 0);
+        while wanted.len() < READ && bytes < READ_BYTES {
             let Some(id) = self.shelf.wanted.pop_front() else { break };
-            // What was read meanwhile may be gone from the disk soon: it has ended.
-            let Some(pending) = self.messages.get(id).filter(|pending| pending.message().is_none()) else { continue };
-            sequences.push(pending.sequence);
-            bytes += u64::from(pending.bytes);
+            // What was read or forgotten meanwhile may be gone from the disk.
+            if let Some(pending) = self.messages.get(id).filter(|pending| pending.message().is_none()) {
+                wanted.push(Wanted::Message(pending.sequence));
+                bytes += u64::from(pending.bytes);
+            } else if self.outcomes.is_on_disk(id) {
+                wanted.push(Wanted::Outcome(id));
+            } else {
+                self.shelf.unread.push(id);
+            }
         }
         if let Some(lane) = Lane::ALL.into_iter().find(|lane| self.shelf.starved[lane.index()]) {
             self.shelf.starved[lane.index()] = false;
-            self.add_heads(lane, &mut sequences, bytes);
+            self.add_heads(lane, &mut wanted, bytes);
         }
-        self.shelf.asked = !sequences.is_empty();
-        self.shelf.asked.then_some(sequences)
+        self.shelf.asked = wanted.len();
+        (!wanted.is_empty()).then_some(wanted)
+    }
+
+    /// What [`Outbox::take_load`] did not ask for though it was to be fetched: it is at hand, or forgotten.
+    pub fn take_unread(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.shelf.unread)
     }
 
     /// The next of the lane that are not in memory.
-    fn add_heads(&self, lane: Lane, sequences: &mut Vec<u64>, mut bytes: u64) {
+    fn add_heads(&self, lane: Lane, wanted: &mut Vec<Wanted>, mut bytes: u64) {
         let most = READ.min(self.config.in_memory / 2).max(1);
         let most_bytes = READ_BYTES.min(self.config.in_memory_bytes / 2);
         let ready = self.lanes.ready(lane).take(most * 2).filter_map(|id| self.messages.get(id));
         for pending in ready.filter(|pending| pending.message().is_none()).take(most) {
             bytes += u64::from(pending.bytes);
-            if bytes > most_bytes && !sequences.is_empty() {
+            if bytes > most_bytes && !wanted.is_empty() {
                 break;
             }
-            sequences.push(pending.sequence);
+            wanted.push(Wanted::Message(pending.sequence));
         }
     }
 
@@ -115,30 +126,35 @@ impl Outbox {
         }
     }
 
-    /// What was asked for.
-    pub fn loaded(&mut self, messages: Vec<Arc<StoredMessage>>) {
-        self.shelf.asked = false;
+    /// One record of those that were asked for.
+    pub fn loaded(&mut self, record: Stored) {
+        self.shelf.asked = self.shelf.asked.saturating_sub(1);
         if self.failed.is_some() {
             return;
         }
-        for message in messages {
-            let id = message.id;
-            let Some(pending) = self.messages.get_mut(id) else { continue };
-            pending.live_mut().message = Some(message);
-            if pending.live().end.is_some() {
-                self.settle(id);
-            } else {
-                self.keep(id);
-            }
+        let message = match record {
+            Stored::Message(message) => message,
+            Stored::Outcome(outcome) => return self.outcomes.loaded(outcome, &self.config),
+        };
+        let id = message.id;
+        let Some(pending) = self.messages.get_mut(id) else { return };
+        pending.live_mut().message = Some(message);
+        if pending.live().end.is_some() {
+            self.settle(id);
+        } else {
+            self.keep(id);
         }
     }
 
-    /// Whether everything about the message is in memory. One that ended is.
+    /// Whether everything about the message, or about its end, is in memory. There is nothing about one that is unknown.
     pub fn is_at_hand(&self, id: MessageId) -> bool {
-        self.messages.get(id).is_none_or(|pending| pending.message().is_some())
+        match self.messages.get(id) {
+            Some(pending) => pending.message().is_some(),
+            None => !self.outcomes.is_on_disk(id),
+        }
     }
 
-    /// Asks for a message that is not at hand.
+    /// Asks for what is not at hand of a message.
     pub fn fetch(&mut self, id: MessageId) {
         self.shelf.want(id);
     }

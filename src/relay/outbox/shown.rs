@@ -1,10 +1,12 @@
 //! What people and publishers see of messages: JSON, without payloads.
 
+use std::sync::Arc;
+
 use super::message::{Pending, Phase};
 use super::{Lane, Outbox, OutboxStats};
 use crate::protocol::control::{List, Object, outcome_members};
 use crate::protocol::duration::millis;
-use crate::relay::record::{MessageId, StoredMessage};
+use crate::relay::record::{MessageId, StoredMessage, StoredOutcome};
 use crate::relay::stats::LaneStats;
 use crate::relay::time::{Mono, Time, Wall};
 
@@ -17,30 +19,33 @@ impl Outbox {
             let visible = ours && *pending.phase() != Phase::Accepting;
             return visible.then(|| pending_members(now, Object::new(), id, pending).end());
         }
-        let stored = self.outcomes.get(id).filter(|stored| &*stored.principal == principal)?;
-        let object = Object::new().text("message", &id.to_string()).number("attempts", u64::from(stored.attempts));
-        Some(outcome_members(object.text("ended", &stored.ended.rfc3339()), &stored.outcome).end())
+        self.outcomes.get(id).filter(|stored| &*stored.principal == principal).map(|stored| ended_state(stored))
     }
 
     /// The state of a message as one word.
     pub fn state_text(&self, id: MessageId) -> &'static str {
-        match (self.messages.get(id), self.outcomes.get(id)) {
+        match (self.messages.get(id), self.outcomes.state(id)) {
             (Some(pending), _) if pending.is_in_flight() => "in_flight",
-            (None, Some(stored)) => crate::protocol::control::state_text(stored.outcome.state),
+            (None, Some(state)) => crate::protocol::control::state_text(state),
             _ => "accepted",
         }
     }
 
-    /// How a message ended, if it has and that is still kept.
-    pub fn outcome(&self, id: MessageId) -> Option<&super::Outcome> {
-        self.outcomes.get(id).map(|stored| &stored.outcome)
+    /// Whether a message has ended, and that is still kept.
+    pub fn has_ended(&self, id: MessageId) -> bool {
+        self.outcomes.state(id).is_some()
+    }
+
+    /// How it ended; it must be at hand.
+    pub fn outcome(&self, id: MessageId) -> Option<&Arc<StoredOutcome>> {
+        self.outcomes.get(id)
     }
 
     /// Whether a message is accepted: known, and durable.
     pub fn is_accepted(&self, id: MessageId) -> bool {
         match self.messages.get(id) {
             Some(pending) => *pending.phase() != Phase::Accepting,
-            None => self.outcomes.get(id).is_some(),
+            None => self.has_ended(id),
         }
     }
 
@@ -71,6 +76,12 @@ impl Outbox {
         let object = object.text_if("store_failed", self.failed.as_deref());
         object.raw("lanes", &lanes.end()).raw("messages", &messages.end()).end()
     }
+}
+
+/// The state of a message that has ended.
+pub fn ended_state(stored: &StoredOutcome) -> Vec<u8> {
+    let object = Object::new().text("message", &stored.id.to_string()).number("attempts", u64::from(stored.attempts));
+    outcome_members(object.text("ended", &stored.ended.rfc3339()), &stored.outcome).end()
 }
 
 fn pending_members(now: Time, object: Object, id: MessageId, pending: &Pending) -> Object {

@@ -23,6 +23,8 @@ pub(super) enum Effect {
     Attempted(MessageId, u32),
     /// The message has ended.
     Settled(MessageId),
+    /// What is known of the message's end is what it should be.
+    Amended(MessageId),
     /// Nothing that anybody waits for.
     Nothing,
 }
@@ -96,7 +98,7 @@ impl Staging {
         let effects = out.chain(self.waiting.drain(..).map(|staged| staged.effect));
         let accepted = effects.filter_map(|effect| match effect {
             Effect::Accepted(id) => Some(id),
-            Effect::Attempted(..) | Effect::Settled(_) | Effect::Nothing => None,
+            Effect::Attempted(..) | Effect::Settled(_) | Effect::Amended(_) | Effect::Nothing => None,
         });
         accepted.collect()
     }

@@ -13,6 +13,7 @@ use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::feed::ring::Ring;
 use crate::relay::link::rotation::Why;
+use crate::relay::meet::messages::letters::LetterCall;
 use crate::relay::meet::messages::publishing::Published;
 use crate::relay::meet::messages::waiting::Asker;
 use crate::relay::naming;
@@ -52,8 +53,10 @@ impl Relay {
             CallRequest::Sessions => self.answer_json(call, 200, &self.sessions_json(now)),
             CallRequest::Outbox => self.outbox_listing(now, call),
             CallRequest::DeadLetters { after } => self.list_letters(call, after.as_deref()),
-            CallRequest::DeadLetter(id) => self.show_letter(call, &id),
-            CallRequest::Redrive { id: Some(id), edit } => self.redrive_letter(now, call, &id, &edit),
+            CallRequest::DeadLetter(id) => self.one_letter(now, call, &id, LetterCall::Show),
+            CallRequest::Redrive { id: Some(id), edit } => {
+                self.one_letter(now, call, &id, LetterCall::Redrive { edit })
+            }
             CallRequest::Redrive { id: None, .. } => self.redrive_letters(now, call),
             CallRequest::Purge(id) => self.purge_letters(call, id.as_deref()),
             CallRequest::Reconnect => {

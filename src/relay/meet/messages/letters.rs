@@ -19,11 +19,23 @@ use crate::relay::record::{MessageId, StoredMessage};
 use crate::relay::time::Time;
 
 use super::publishing::problem;
+use super::reading::Look;
 
 /// Dead letters on one page, and of one request that is about all of them.
 const PAGE: usize = 100;
 /// Dead letters that one request publishes again or purges.
 const AT_ONCE: usize = 1_000;
+
+/// What an operator wants of one dead letter.
+pub(in crate::relay) enum LetterCall {
+    /// To see it.
+    Show,
+    /// To publish it again.
+    Redrive {
+        /// Members that are to be others, as a JSON object; empty: none.
+        edit: Box<str>,
+    },
+}
 
 impl Relay {
     pub(in crate::relay) fn list_letters(&mut self, call: CallId, after: Option<&str>) {
@@ -35,27 +47,34 @@ impl Relay {
         self.answer(call, Reply::Json { status: 200, body, location: None });
     }
 
-    pub(in crate::relay) fn show_letter(&mut self, call: CallId, id: &str) {
-        let shown = MessageId::parse(id)
-            .and_then(|id| self.outbox.letter_shown(id, |params| naming::shown(params, self.dialect.secret_params())));
-        let reply = match shown {
-            Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
-            None => problem(&not_found()),
-        };
-        self.answer(call, reply);
+    /// About one of them; what was published again is not in memory any more.
+    pub(in crate::relay) fn one_letter(&mut self, now: Time, call: CallId, id: &str, wish: LetterCall) {
+        match MessageId::parse(id) {
+            Some(id) if !self.outbox.is_at_hand(id) => self.look_later(id, Look::Letter(call, wish)),
+            Some(id) => self.about_letter(now, call, id, &wish),
+            None => self.answer(call, problem(&not_found())),
+        }
     }
 
-    pub(in crate::relay) fn redrive_letter(&mut self, now: Time, call: CallId, id: &str, edit: &str) {
-        let redriven = MessageId::parse(id).ok_or_else(not_found).and_then(|id| self.redrive(now, id, edit));
-        match redriven {
-            Ok(new) => {
-                let body = json!({"message": new.to_string(), "redrive_of": id});
-                let location = Some(format!("/v1/messages/{new}"));
-                let body = Bytes::from(body.to_string());
-                self.answer(call, Reply::Json { status: 202, body, location });
-            }
-            Err(refusal) => self.answer(call, problem(&refusal)),
-        }
+    pub(in crate::relay) fn about_letter(&mut self, now: Time, call: CallId, id: MessageId, wish: &LetterCall) {
+        let reply = match wish {
+            LetterCall::Show => self.letter_shown(id),
+            LetterCall::Redrive { edit } => self.letter_redriven(now, id, edit),
+        };
+        self.answer(call, reply.unwrap_or_else(|refusal| problem(&refusal)));
+    }
+
+    fn letter_shown(&self, id: MessageId) -> Result<Reply, Refusal> {
+        let shown = self.outbox.letter_shown(id, |params| naming::shown(params, self.dialect.secret_params()));
+        let body = Bytes::from(shown.ok_or_else(not_found)?);
+        Ok(Reply::Json { status: 200, body, location: None })
+    }
+
+    fn letter_redriven(&mut self, now: Time, id: MessageId, edit: &str) -> Result<Reply, Refusal> {
+        let new = self.redrive(now, id, edit)?;
+        let body = json!({"message": new.to_string(), "redrive_of": id.to_string()});
+        let location = Some(format!("/v1/messages/{new}"));
+        Ok(Reply::Json { status: 202, body: Bytes::from(body.to_string()), location })
     }
 
     /// All of them, oldest first, up to [`AT_ONCE`] or until one is refused.

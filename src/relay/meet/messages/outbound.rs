@@ -60,8 +60,11 @@ struct Joins {
 impl Relay {
     /// Asks the store for what is staged, and for what has to be read, if it does not do that already.
     pub(in crate::relay) fn pump_store(&mut self, now: Time) {
-        if let Some(sequences) = self.outbox.take_load() {
-            self.outputs.push_back(Output::Load(sequences));
+        if let Some(wanted) = self.outbox.take_load() {
+            self.outputs.push_back(Output::Load(wanted));
+        }
+        for message in self.outbox.take_unread() {
+            self.answer_looks(now, message);
         }
         let tally = self.next_tally(now);
         if let Some(operations) = self.outbox.take_commit(tally) {
@@ -74,13 +77,13 @@ impl Relay {
         for durable in self.outbox.committed(now, &mut self.stats.outbox) {
             match durable {
                 Durable::Accepted(id) => {
-                    self.tell_accepted(now, id);
+                    self.tell_accepted(id);
                     self.overlay_accepted(now, id);
                 }
                 Durable::Settled { outcome, publishers } => {
                     self.leave_channel(now, outcome.id);
                     self.overlay_ended(now, &outcome);
-                    self.tell_settled(now, &outcome, &publishers);
+                    self.tell_settled(&outcome, &publishers);
                 }
             }
         }
@@ -127,7 +130,7 @@ impl Relay {
     /// The bytes of these messages are with the kernel.
     pub(in crate::relay) fn messages_written(&mut self, now: Time, messages: &[MessageId]) {
         self.outbox.written(now, messages, &mut self.stats.outbox);
-        self.volatile_written(now, messages);
+        self.volatile_written(messages);
     }
 
     pub(in crate::relay) fn message_acked(&mut self, now: Time, message: MessageId, by: Confirm, reply: Option<&str>) {
@@ -170,7 +173,7 @@ impl Relay {
     /// The attempt is gone: what was in flight may have left.
     pub(in crate::relay) fn messages_lost(&mut self, now: Time) {
         self.outbox.lost(now, &mut self.rng, &mut self.stats.outbox);
-        self.volatile_lost(now);
+        self.volatile_lost();
     }
 
     pub(in crate::relay) fn outbound_due(&self) -> Option<Mono> {

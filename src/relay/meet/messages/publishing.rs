@@ -14,7 +14,7 @@ use crate::protocol::request::Publish;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::naming;
-use crate::relay::outbox::{Admitted, Publisher, Refusal};
+use crate::relay::outbox::{Admitted, Publisher, Refusal, ended_state};
 use crate::relay::pairs::{CallId, Reply, SessionId};
 use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::Time;
@@ -46,11 +46,11 @@ impl Relay {
     ) {
         let count = messages.len();
         if count == 0 {
-            self.expect_answers(&asker, &principal.name, Expected { count: 1, list: true, until: None });
-            return self.answer_refused(now, &asker, 0, Refusal::new(ErrorCode::Invalid, "messages is empty"));
+            self.expect_answers(&asker, Expected { count: 1, list: true, until: None });
+            return self.answer_refused(&asker, 0, Refusal::new(ErrorCode::Invalid, "messages is empty"));
         }
         let until = (!wait.is_zero()).then(|| now.mono + wait);
-        self.expect_answers(&asker, &principal.name, Expected { count, list: count != 1 || atomic, until });
+        self.expect_answers(&asker, Expected { count, list: count != 1 || atomic, until });
         let session = match asker {
             Asker::Session(session, _) => Some(session),
             Asker::Call(_) => None,
@@ -60,7 +60,7 @@ impl Relay {
             let checked: Result<Vec<Publish>, Refusal> =
                 messages.into_iter().map(|message| self.checked(principal, message)).collect();
             let admitted = checked.and_then(|checked| self.hand_over(now, from, checked));
-            return self.answer_atomic(now, &asker, count, admitted);
+            return self.answer_atomic(&asker, count, admitted);
         }
         for (place, message) in messages.into_iter().enumerate() {
             let checked = match self.checked(principal, message) {
@@ -71,8 +71,8 @@ impl Relay {
                 checked => checked,
             };
             match checked.and_then(|checked| self.hand_over(now, from, vec![checked])) {
-                Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(now, &asker, place, one)),
-                Err(refusal) => self.answer_refused(now, &asker, place, refusal),
+                Ok(admitted) => admitted.into_iter().for_each(|one| self.answer_once_accepted(&asker, place, one)),
+                Err(refusal) => self.answer_refused(&asker, place, refusal),
             }
         }
     }
@@ -83,16 +83,16 @@ impl Relay {
         Ok(admitted)
     }
 
-    fn answer_atomic(&mut self, now: Time, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
+    fn answer_atomic(&mut self, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
         match admitted {
             Ok(admitted) => {
                 for (place, one) in admitted.into_iter().enumerate() {
-                    self.answer_once_accepted(now, asker, place, one);
+                    self.answer_once_accepted(asker, place, one);
                 }
             }
             Err(refusal) => {
                 let places = if matches!(asker, Asker::Call(_)) { count } else { 1 };
-                (0..places).for_each(|place| self.answer_refused(now, asker, place, refusal.clone()));
+                (0..places).for_each(|place| self.answer_refused(asker, place, refusal.clone()));
             }
         }
     }
@@ -157,36 +157,44 @@ impl Relay {
     }
 
     /// Answers now if the message is durable already, else when it is.
-    fn answer_once_accepted(&mut self, now: Time, asker: &Asker, place: usize, admitted: Admitted) {
+    fn answer_once_accepted(&mut self, asker: &Asker, place: usize, admitted: Admitted) {
         let id = admitted.id();
         if self.outbox.is_accepted(id) {
-            self.answer_accepted(now, asker, place, id);
+            self.answer_accepted(asker, place, id);
         } else {
             self.outbound.waiting.accepted.entry(id).or_default().push((asker.clone(), place));
         }
     }
 
-    pub(in crate::relay) fn tell_accepted(&mut self, now: Time, id: MessageId) {
+    pub(in crate::relay) fn tell_accepted(&mut self, id: MessageId) {
         for (asker, place) in self.outbound.waiting.accepted.remove(&id).unwrap_or_default() {
-            self.answer_accepted(now, &asker, place, id);
+            self.answer_accepted(&asker, place, id);
         }
     }
 
-    fn answer_accepted(&mut self, now: Time, asker: &Asker, place: usize, id: MessageId) {
+    fn answer_accepted(&mut self, asker: &Asker, place: usize, id: MessageId) {
         let state = self.outbox.state_text(id);
         match asker {
             Asker::Session(session, reference) => {
                 self.tell(*session, control::accepted(reference.as_ref(), id, state));
                 // A repeated publish of what has ended gets the end once more.
-                if let Some(frame) = self.outbox.outcome(id).map(|outcome| control::outcome(id, outcome)) {
-                    self.tell(*session, frame);
+                if self.outbox.is_at_hand(id) {
+                    self.tell_end_again(*session, id);
+                } else if self.outbox.has_ended(id) {
+                    self.look_later(id, Look::Repeated(*session));
                 }
             }
-            Asker::Call(call) => self.answer_part(now, *call, place, Part::Accepted(id)),
+            Asker::Call(call) => self.answer_part(*call, place, Part::Accepted(id)),
         }
     }
 
-    pub(in crate::relay) fn answer_refused(&mut self, now: Time, asker: &Asker, place: usize, refusal: Refusal) {
+    pub(in crate::relay) fn tell_end_again(&mut self, session: SessionId, id: MessageId) {
+        if let Some(frame) = self.outbox.outcome(id).map(|stored| control::outcome(id, &stored.outcome)) {
+            self.tell(session, frame);
+        }
+    }
+
+    pub(in crate::relay) fn answer_refused(&mut self, asker: &Asker, place: usize, refusal: Refusal) {
         self.stats.outbox.refused.bump(refusal.code.text());
         match asker {
             Asker::Session(session, reference) if refusal.code.retryable() => {
@@ -197,24 +205,24 @@ impl Relay {
             Asker::Session(session, reference) => {
                 self.refuse(*session, reference.as_ref(), None, refusal.code, &refusal.message, None);
             }
-            Asker::Call(call) => self.answer_part(now, *call, place, Part::Refused(refusal)),
+            Asker::Call(call) => self.answer_part(*call, place, Part::Refused(refusal)),
         }
     }
 
     /// Tells everybody concerned how a message ended.
-    pub(in crate::relay) fn tell_settled(&mut self, now: Time, outcome: &StoredOutcome, publishers: &[SessionId]) {
+    pub(in crate::relay) fn tell_settled(&mut self, outcome: &StoredOutcome, publishers: &[SessionId]) {
         for session in publishers {
             self.tell(*session, control::outcome(outcome.id, &outcome.outcome));
         }
         match self.outbound.waiting.cancelled.remove(&outcome.id) {
             Some(Asker::Session(session, reference)) => self.tell(session, control::ok(reference.as_ref())),
             Some(Asker::Call(call)) => {
-                let reply = self.state_reply(now, &outcome.principal, outcome.id);
-                self.answer(call, reply);
+                let body = Bytes::from(ended_state(outcome));
+                self.answer(call, Reply::Json { status: 200, body, location: None });
             }
             None => {}
         }
-        self.answer_ended(now, outcome.id);
+        self.answer_ended(outcome);
     }
 
     /// The store failed: whoever waits for it is told so.
@@ -222,13 +230,13 @@ impl Relay {
         self.outbox.commit_failed(reason, &mut self.stats.outbox);
         let accepted = std::mem::take(&mut self.outbound.waiting.accepted);
         for (asker, place) in accepted.into_values().flatten() {
-            self.answer_refused(now, &asker, place, Refusal::store_failed(reason));
+            self.answer_refused(&asker, place, Refusal::store_failed(reason));
         }
         for asker in std::mem::take(&mut self.outbound.waiting.cancelled).into_values() {
             self.answer_uncancelled(asker, &Refusal::store_failed(reason));
         }
         self.nothing_is_read(reason);
-        self.answer_all_waiting(now);
+        self.answer_all_waiting();
         self.tally_failed(now);
     }
 
@@ -236,7 +244,9 @@ impl Relay {
         let id = MessageId::parse(message);
         let found = id.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such message"));
         match found {
-            Ok(id) if !self.outbox.is_at_hand(id) => self.look_later(id, Look::Cancel(asker), principal),
+            Ok(id) if !self.outbox.is_at_hand(id) => {
+                self.look_later(id, Look::Cancel(asker, Arc::clone(principal)));
+            }
             Ok(id) => self.cancel_known(now, asker, principal, id),
             Err(refusal) => self.answer_uncancelled(asker, &refusal),
         }
@@ -275,7 +285,9 @@ impl Relay {
         message: &str,
     ) {
         let reply = match MessageId::parse(message) {
-            Some(id) if !self.outbox.is_at_hand(id) => return self.look_later(id, Look::State(call), principal),
+            Some(id) if !self.outbox.is_at_hand(id) => {
+                return self.look_later(id, Look::State(call, Arc::clone(principal)));
+            }
             Some(id) => self.state_reply(now, &principal.name, id),
             None => problem(&Refusal::new(ErrorCode::NotFound, "no such message")),
         };

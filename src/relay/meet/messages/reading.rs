@@ -1,6 +1,6 @@
-//! Messages that wait on disk are read: because their turn is near, and because somebody asks about one.
+//! What is on disk is read because somebody asks about it: messages that wait, and how messages ended.
 //!
-//! Invariant: whoever asked is answered when the message was read, or when the store fails.
+//! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, or when the store fails.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Refusal;
-use crate::relay::pairs::CallId;
-use crate::relay::record::{MessageId, StoredMessage};
+use crate::relay::pairs::{CallId, SessionId};
+use crate::relay::record::{MessageId, Stored};
 use crate::relay::time::Time;
 
+use super::letters::LetterCall;
 use super::publishing::problem;
 use super::waiting::Asker;
 
@@ -22,21 +23,27 @@ const LOOKS_MAX: usize = 1_024;
 /// What somebody wants of a message that is on disk.
 pub(in crate::relay) enum Look {
     /// Its state.
-    State(CallId),
+    State(CallId, Arc<Principal>),
     /// To withdraw it.
-    Cancel(Asker),
+    Cancel(Asker, Arc<Principal>),
+    /// How it ended, because it was published again.
+    Repeated(SessionId),
+    /// How it ended, for a request that waits for that.
+    Awaited(CallId),
+    /// What operators want of a dead letter.
+    Letter(CallId, LetterCall),
 }
 
 /// Who waits for which message to be read.
 #[derive(Default)]
 pub(in crate::relay) struct Reading {
-    looks: BTreeMap<MessageId, Vec<(Look, Arc<Principal>)>>,
+    looks: BTreeMap<MessageId, Vec<Look>>,
     count: usize,
 }
 
 impl Relay {
-    /// Answers once the message was read.
-    pub(in crate::relay) fn look_later(&mut self, id: MessageId, look: Look, principal: &Arc<Principal>) {
+    /// Answers once what is known of the message was read.
+    pub(in crate::relay) fn look_later(&mut self, id: MessageId, look: Look) {
         if let Some(reason) = self.outbox.failure() {
             let refusal = Refusal::store_failed(reason);
             return self.answer_look(look, &refusal);
@@ -46,24 +53,33 @@ impl Relay {
             return self.answer_look(look, &Refusal::new(ErrorCode::LimitExceeded, words));
         }
         self.outbound.reading.count += 1;
-        self.outbound.reading.looks.entry(id).or_default().push((look, Arc::clone(principal)));
+        self.outbound.reading.looks.entry(id).or_default().push(look);
         self.outbox.fetch(id);
     }
 
-    /// The store's answer: these messages, whole.
-    pub(in crate::relay) fn loaded(&mut self, now: Time, messages: Vec<Arc<StoredMessage>>) {
-        let ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
-        self.outbox.loaded(messages);
-        for id in ids {
-            for (look, principal) in self.outbound.reading.looks.remove(&id).unwrap_or_default() {
-                self.outbound.reading.count -= 1;
-                match look {
-                    Look::State(call) => {
-                        let reply = self.state_reply(now, &principal.name, id);
-                        self.answer(call, reply);
-                    }
-                    Look::Cancel(asker) => self.cancel_known(now, asker, &principal, id),
+    /// The store's answer.
+    pub(in crate::relay) fn loaded(&mut self, now: Time, records: Vec<Stored>) {
+        for record in records {
+            let id = record.id();
+            self.outbox.loaded(record);
+            // At once: the next one may take its place in memory.
+            self.answer_looks(now, id);
+        }
+    }
+
+    /// Nothing of this message has to be read any more.
+    pub(in crate::relay) fn answer_looks(&mut self, now: Time, id: MessageId) {
+        for look in self.outbound.reading.looks.remove(&id).unwrap_or_default() {
+            self.outbound.reading.count -= 1;
+            match look {
+                Look::State(call, principal) => {
+                    let reply = self.state_reply(now, &principal.name, id);
+                    self.answer(call, reply);
                 }
+                Look::Cancel(asker, principal) => self.cancel_known(now, asker, &principal, id),
+                Look::Repeated(session) => self.tell_end_again(session, id),
+                Look::Awaited(call) => self.answer_awaited(call, id),
+                Look::Letter(call, wish) => self.about_letter(now, call, id, &wish),
             }
         }
     }
@@ -71,15 +87,19 @@ impl Relay {
     /// Nothing will be read any more.
     pub(in crate::relay) fn nothing_is_read(&mut self, reason: &str) {
         let reading = std::mem::take(&mut self.outbound.reading);
-        for (look, _) in reading.looks.into_values().flatten() {
+        for look in reading.looks.into_values().flatten() {
             self.answer_look(look, &Refusal::store_failed(reason));
         }
     }
 
     fn answer_look(&mut self, look: Look, refusal: &Refusal) {
         match look {
-            Look::State(call) => self.answer(call, problem(refusal)),
-            Look::Cancel(asker) => self.answer_uncancelled(asker, refusal),
+            Look::State(call, _) | Look::Letter(call, _) => self.answer(call, problem(refusal)),
+            Look::Cancel(asker, _) => self.answer_uncancelled(asker, refusal),
+            // It was told the state already; the rest is there to be asked for.
+            Look::Repeated(_) => {}
+            // It is answered at its time, with the state alone.
+            Look::Awaited(_) => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Publishing through the whole relay, in virtual time: what publishers are told and what upstream gets, with built-in
 //! dialects and a store that answers when it is told to.
 
+mod disk;
 mod joining;
 mod overlaying;
 mod reading;
@@ -24,8 +25,10 @@ use crate::relay::outbox::{Lane, OnUnknown};
 use crate::relay::pairs::{
     AttemptId, CallId, CallRequest, Credentials, Disconnect, FetchAnswer, Input, LeftReason, Output, Reply, SessionId,
 };
-use crate::relay::record::{Operation, Restored, StoredMessage};
+use crate::relay::record::{Restored, Stored};
 use crate::relay::time::{Mono, Time, Wall};
+
+use disk::Disk;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -44,7 +47,11 @@ struct House {
     /// It cannot read.
     broken_store: bool,
     /// What was accepted.
-    disk: Vec<Arc<StoredMessage>>,
+    /// It does not answer what it is asked to read …
+    stuck_store: bool,
+    /// … which is this.
+    stuck_loads: Vec<Stored>,
+    disk: Disk,
     /// What upstream got, parsed.
     sent: Vec<Value>,
     told: Vec<(SessionId, Value)>,
@@ -74,7 +81,9 @@ impl House {
             committing: false,
             stuck: false,
             broken_store: false,
-            disk: Vec::new(),
+            stuck_store: false,
+            stuck_loads: Vec::new(),
+            disk: Disk::default(),
             sent: Vec::new(),
             told: Vec::new(),
             answers: Vec::new(),
@@ -124,17 +133,16 @@ impl House {
             }
             Output::Commit(operations) => {
                 self.committing = true;
-                for operation in operations {
-                    if let Operation::Accept(message) = operation {
-                        self.disk.push(message);
-                    }
-                }
+                operations.into_iter().for_each(|operation| self.disk.apply(operation));
                 (!self.slow_store).then_some(Input::Committed)
             }
+            Output::Load(wanted) if self.stuck_store => {
+                self.stuck_loads = wanted.into_iter().map(|wanted| self.disk.read(wanted)).collect();
+                None
+            }
             Output::Load(_) if self.broken_store => Some(Input::CommitFailed { reason: "no answer".into() }),
-            Output::Load(sequences) => {
-                let asked = self.disk.iter().filter(|message| sequences.contains(&message.sequence));
-                Some(Input::Loaded(asked.cloned().collect()))
+            Output::Load(wanted) => {
+                Some(Input::Loaded(wanted.into_iter().map(|wanted| self.disk.read(wanted)).collect()))
             }
             Output::Deliver { session, batch } => {
                 let texts = batch.items().iter().map(|item| serde_json::from_slice(item.text()).unwrap());
@@ -156,6 +164,13 @@ impl House {
         if std::mem::take(&mut self.committing) {
             self.input(Input::Committed);
         }
+    }
+
+    /// The store answers what it was asked to read, and is quick from now on.
+    fn unstick(&mut self) {
+        self.stuck_store = false;
+        let records = std::mem::take(&mut self.stuck_loads);
+        self.input(Input::Loaded(records));
     }
 
     /// Lets time pass, with every timer on the way.

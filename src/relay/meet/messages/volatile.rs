@@ -44,7 +44,7 @@ impl Relay {
     pub(in crate::relay) fn publish_volatile(&mut self, now: Time, asker: &Asker, place: usize, publish: Publish) {
         if let Err(refusal) = self.may_leave_now(now) {
             self.stats.outbox.volatile.bump(VolatileEnd::Refused);
-            return self.answer_refused(now, asker, place, refusal);
+            return self.answer_refused(asker, place, refusal);
         }
         let id = MessageId::volatile(&mut self.rng);
         self.outbound.volatile.waiting.push_back((id, publish, Owed { asker: asker.clone(), place }));
@@ -102,24 +102,24 @@ impl Relay {
                 Err(error) => self.unpublishable(error),
             };
             self.stats.outbox.volatile.bump(VolatileEnd::Refused);
-            self.answer_refused(now, &owed.asker, owed.place, refusal);
+            self.answer_refused(&owed.asker, owed.place, refusal);
         }
     }
 
     /// The bytes of these messages are with the kernel; of those that are volatile nothing more will be heard.
-    pub(in crate::relay) fn volatile_written(&mut self, now: Time, messages: &[MessageId]) {
+    pub(in crate::relay) fn volatile_written(&mut self, messages: &[MessageId]) {
         for id in messages {
             let Some(Owed { asker, place }) = self.outbound.volatile.leaving.remove(id) else { continue };
             self.stats.outbox.volatile.bump(VolatileEnd::Sent);
             match asker {
                 Asker::Session(session, reference) => self.tell(session, control::ok(reference.as_ref())),
-                Asker::Call(call) => self.answer_part(now, call, place, Part::Sent),
+                Asker::Call(call) => self.answer_part(call, place, Part::Sent),
             }
         }
     }
 
     /// The connection is gone.
-    pub(in crate::relay) fn volatile_lost(&mut self, now: Time) {
+    pub(in crate::relay) fn volatile_lost(&mut self) {
         let Volatile { waiting, leaving } = std::mem::take(&mut self.outbound.volatile);
         let unsent = waiting.into_iter().map(|(_, _, owed)| (owed, VolatileEnd::Refused));
         let unknown = leaving.into_values().map(|owed| (owed, VolatileEnd::Lost));
@@ -129,7 +129,7 @@ impl Relay {
                 VolatileEnd::Lost => "the connection was lost while it left: upstream may have it",
                 _ => "the connection was lost before it left: publish again, or without volatile",
             };
-            self.answer_refused(now, &asker, place, Refusal::new(ErrorCode::Unavailable, words));
+            self.answer_refused(&asker, place, Refusal::new(ErrorCode::Unavailable, words));
         }
     }
 }

@@ -5,19 +5,19 @@
 //! then, and what it asked for goes on without it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::protocol::control::Object;
 use crate::protocol::request::Ref;
 use crate::relay::Relay;
-use crate::relay::outbox::{Outbox, Refusal};
+use crate::relay::outbox::{Outbox, Refusal, ended_state};
 use crate::relay::pairs::{CallId, Reply, SessionId};
-use crate::relay::record::MessageId;
+use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::{Mono, Time};
 
 use super::publishing::problem;
+use super::reading::Look;
 
 /// Who waits for the answer to a publish or cancel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Waiting {
         if let Some(until) = answers.expected.until {
             self.deadlines.remove(&(until, call));
         }
-        for id in answers.accepted() {
+        for id in answers.open() {
             self.ends.remove(&(id, call));
         }
         Some(answers)
@@ -74,6 +74,8 @@ pub(in crate::relay) struct Expected {
 #[derive(Debug, Clone)]
 pub(in crate::relay) enum Part {
     Accepted(MessageId),
+    /// It was accepted and has ended, which the request waited for; the end, as JSON.
+    Ended(MessageId, Vec<u8>),
     /// It was volatile, and left.
     Sent,
     Refused(Refusal),
@@ -81,65 +83,73 @@ pub(in crate::relay) enum Part {
 
 /// The answers to the messages of one HTTP request.
 struct Answers {
-    principal: Arc<str>,
     expected: Expected,
     /// By the message's place in the request.
     known: Vec<Option<Part>>,
 }
 
 impl Answers {
-    fn accepted(&self) -> impl Iterator<Item = MessageId> {
+    /// Those accepted of which the end is not known here.
+    fn open(&self) -> impl Iterator<Item = MessageId> {
         self.known.iter().flatten().filter_map(|part| match part {
             Part::Accepted(id) => Some(*id),
-            Part::Sent | Part::Refused(_) => None,
+            Part::Ended(..) | Part::Sent | Part::Refused(_) => None,
         })
     }
 
+    /// The end of a message.
+    fn end(&mut self, message: MessageId, body: &[u8]) {
+        for part in self.known.iter_mut().flatten() {
+            if matches!(part, Part::Accepted(id) if *id == message) {
+                *part = Part::Ended(message, body.to_vec());
+            }
+        }
+    }
+
     /// The answer to the whole request. 202 if something was accepted of which the end is not told, else 200.
-    fn reply(&self, now: Time, outbox: &Outbox) -> Reply {
+    fn reply(&self, outbox: &Outbox) -> Reply {
         let parts: Vec<&Part> = self.known.iter().flatten().collect();
         if let Some(Part::Refused(refusal)) = parts.first()
             && parts.iter().all(|part| matches!(part, Part::Refused(_)))
         {
             return problem(refusal);
         }
-        let ended = self.expected.until.is_some() && self.accepted().all(|id| outbox.outcome(id).is_some());
         let body = |part: &&Part| match part {
             Part::Refused(refusal) => {
                 let object = Object::new().text("code", refusal.code.text()).text("detail", &refusal.message);
                 object.flag("retryable", refusal.code.retryable()).end()
             }
             Part::Sent => Object::new().text("state", "sent").end(),
+            Part::Ended(_, body) => body.clone(),
             Part::Accepted(id) => {
-                let state = ended.then(|| outbox.message_state(now, &self.principal, *id)).flatten();
-                state.unwrap_or_else(|| {
-                    Object::new().text("message", &id.to_string()).text("state", outbox.state_text(*id)).end()
-                })
+                Object::new().text("message", &id.to_string()).text("state", outbox.state_text(*id)).end()
             }
         };
         let bodies: Vec<Vec<u8>> = parts.iter().map(body).collect();
-        let first = self.accepted().next();
-        let status = if ended || first.is_none() { 200 } else { 202 };
+        let status = if self.open().next().is_none() { 200 } else { 202 };
         if self.expected.list {
             let list = [b"[".as_slice(), &bodies.join(&b","[..]), b"]"].concat();
             let body = Bytes::from(Object::new().raw("messages", &list).end());
             return Reply::Json { status, body, location: None };
         }
-        let location = first.map(|id| format!("/v1/messages/{id}"));
+        let location = parts.iter().find_map(|part| match part {
+            Part::Accepted(id) | Part::Ended(id, _) => Some(format!("/v1/messages/{id}")),
+            Part::Sent | Part::Refused(_) => None,
+        });
         Reply::Json { status, body: Bytes::from(bodies.concat()), location }
     }
 }
 
 impl Relay {
-    pub(in crate::relay) fn expect_answers(&mut self, asker: &Asker, principal: &Arc<str>, expected: Expected) {
+    pub(in crate::relay) fn expect_answers(&mut self, asker: &Asker, expected: Expected) {
         if let Asker::Call(call) = asker {
-            let answers = Answers { principal: Arc::clone(principal), expected, known: vec![None; expected.count] };
+            let answers = Answers { expected, known: vec![None; expected.count] };
             self.outbound.waiting.calls.insert(*call, answers);
         }
     }
 
     /// One message of an HTTP request is accepted or refused; when all are, the request is answered or waits on.
-    pub(in crate::relay) fn answer_part(&mut self, now: Time, call: CallId, place: usize, part: Part) {
+    pub(in crate::relay) fn answer_part(&mut self, call: CallId, place: usize, part: Part) {
         let waiting = &mut self.outbound.waiting;
         let Some(answers) = waiting.calls.get_mut(&call) else { return };
         if let Some(slot) = answers.known.get_mut(place) {
@@ -149,34 +159,60 @@ impl Relay {
             return;
         }
         if let Some(until) = answers.expected.until {
-            let open = answers.accepted().filter(|id| self.outbox.outcome(*id).is_none());
-            waiting.ends.extend(open.map(|id| (id, call)));
+            let open: Vec<MessageId> = answers.open().collect();
+            waiting.ends.extend(open.iter().map(|id| (*id, call)));
             waiting.deadlines.insert((until, call));
+            for id in open.into_iter().filter(|id| self.outbox.has_ended(*id)).collect::<Vec<_>>() {
+                // A repeated publish of what has ended.
+                match self.outbox.is_at_hand(id) {
+                    true => self.answer_awaited(call, id),
+                    false => self.look_later(id, Look::Awaited(call)),
+                }
+            }
         }
-        self.answer_if_ended(now, call);
+        self.answer_if_ended(call);
+    }
+
+    /// What has ended and a request waits for was read.
+    pub(in crate::relay) fn answer_awaited(&mut self, call: CallId, message: MessageId) {
+        let Some(body) = self.outbox.outcome(message).map(|stored| ended_state(stored)) else { return };
+        self.end_part(call, message, &body);
+        self.answer_if_ended(call);
     }
 
     /// A message ended: the requests that wait for it may be complete.
-    pub(in crate::relay) fn answer_ended(&mut self, now: Time, message: MessageId) {
+    pub(in crate::relay) fn answer_ended(&mut self, outcome: &StoredOutcome) {
+        let message = outcome.id;
         let every = (message, CallId(0))..=(message, CallId(u64::MAX));
         let calls: Vec<CallId> = self.outbound.waiting.ends.range(every).map(|(_, call)| *call).collect();
+        if calls.is_empty() {
+            return;
+        }
+        let body = ended_state(outcome);
         for call in calls {
-            self.outbound.waiting.ends.remove(&(message, call));
-            self.answer_if_ended(now, call);
+            self.end_part(call, message, &body);
+            self.answer_if_ended(call);
         }
     }
 
-    fn answer_if_ended(&mut self, now: Time, call: CallId) {
+    fn end_part(&mut self, call: CallId, message: MessageId, body: &[u8]) {
+        self.outbound.waiting.ends.remove(&(message, call));
+        if let Some(answers) = self.outbound.waiting.calls.get_mut(&call) {
+            answers.end(message, body);
+        }
+    }
+
+    fn answer_if_ended(&mut self, call: CallId) {
         let Some(answers) = self.outbound.waiting.calls.get(&call) else { return };
         let waits = answers.expected.until.is_some();
-        if !(waits && answers.accepted().any(|id| self.outbox.outcome(id).is_none())) {
-            self.answer_now(now, call);
+        if !(waits && answers.open().next().is_some()) {
+            self.answer_now(call);
         }
     }
 
-    fn answer_now(&mut self, now: Time, call: CallId) {
+    fn answer_now(&mut self, call: CallId) {
         if let Some(answers) = self.outbound.waiting.take(call) {
-            let reply = answers.reply(now, &self.outbox);
+            let reply = answers.reply(&self.outbox);
             self.answer(call, reply);
         }
     }
@@ -184,13 +220,13 @@ impl Relay {
     /// Requests that have waited long enough get the states of now.
     pub(in crate::relay) fn answer_waited(&mut self, now: Time) {
         while let Some((_, call)) = self.outbound.waiting.deadlines.first().copied().filter(|(at, _)| *at <= now.mono) {
-            self.answer_now(now, call);
+            self.answer_now(call);
         }
     }
 
     /// No outcome will come any more while this process runs: whoever waits for one gets the states of now.
-    pub(in crate::relay) fn answer_all_waiting(&mut self, now: Time) {
+    pub(in crate::relay) fn answer_all_waiting(&mut self) {
         let calls: Vec<CallId> = self.outbound.waiting.deadlines.iter().map(|(_, call)| *call).collect();
-        calls.into_iter().for_each(|call| self.answer_now(now, call));
+        calls.into_iter().for_each(|call| self.answer_now(call));
     }
 }

@@ -14,11 +14,13 @@ fn dead(bench: &mut Bench, publish: Publish) -> MessageId {
     id
 }
 
-fn shown(bench: &Bench, id: MessageId) -> serde_json::Value {
+fn shown(bench: &mut Bench, id: MessageId) -> serde_json::Value {
+    bench.look_up(id);
     serde_json::from_slice(&bench.outbox.letter_shown(id, str::to_owned).expect("a dead letter")).unwrap()
 }
 
 fn again(bench: &mut Bench, id: MessageId, data: &str) -> Result<MessageId, Refusal> {
+    bench.look_up(id);
     bench.outbox.redrive(bench.now, id, message(data), &mut bench.rng, &mut bench.stats)
 }
 
@@ -28,7 +30,7 @@ fn a_dead_letter_is_kept_whole_beyond_the_time_of_outcomes_and_over_a_restart() 
     let id = dead(&mut bench, Publish { order_key: Some("a".into()), ..keyed("{\"n\":1.10}", "k") });
     bench.pass(100 * 3600 * SECOND);
     bench.restart();
-    let letter = shown(&bench, id);
+    let letter = shown(&mut bench, id);
     assert_eq!((&letter["reason"], &letter["attempts"]), (&"outcome_unknown".into(), &1.into()));
     assert_eq!(letter["history"][0]["reason"], "connection_lost");
     assert_eq!(letter["publish"]["order_key"], "a");
@@ -52,7 +54,7 @@ fn it_is_published_again_once_in_one_commit_with_the_word_of_it() {
     bench.outbox.committed(bench.now, &mut bench.stats);
     bench.restart();
     assert_eq!(again(&mut bench, id, "3").unwrap_err().code, ErrorCode::Conflict, "also after a restart");
-    assert_eq!(shown(&bench, id)["redriven_as"], new.to_string());
+    assert_eq!(shown(&mut bench, id)["redriven_as"], new.to_string());
     assert_eq!(bench.state(id)["state"], "dead_lettered", "its own end is what it was");
     assert_eq!(bench.publish(keyed("1", "k")), Ok(Admitted::Known(id)), "its key goes on to name it");
     assert_eq!(bench.send(), Some(new));

@@ -17,7 +17,7 @@ use crate::config::BackoffConfig;
 use crate::dialect::Then;
 use crate::protocol::request::{ChannelRequest, Publish};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{Operation, StoredMessage};
+use crate::relay::record::{KeptOutcome, Operation, Stored, StoredMessage, StoredOutcome, Wanted};
 use crate::relay::rng::Rng;
 
 const MS: Duration = Duration::from_millis(1);
@@ -69,15 +69,20 @@ impl Disk {
         }
     }
 
-    fn load(&self, sequences: &[u64]) -> Vec<Arc<StoredMessage>> {
-        let find = |sequence: &u64| self.messages.iter().find(|(message, _)| message.sequence == *sequence);
-        sequences.iter().map(|sequence| Arc::clone(&find(sequence).expect("only what is held is read").0)).collect()
+    fn load(&self, wanted: &[Wanted]) -> Vec<Stored> {
+        let message = |sequence| self.messages.iter().find(|(message, _)| message.sequence == sequence);
+        let outcome = |id| self.outcomes.iter().find(|outcome| outcome.id == id);
+        let find = |wanted: &Wanted| match *wanted {
+            Wanted::Message(sequence) => message(sequence).map(|(message, _)| Stored::Message(Arc::clone(message))),
+            Wanted::Outcome(id) => outcome(id).map(|outcome| Stored::Outcome(Arc::clone(outcome))),
+        };
+        wanted.iter().map(|wanted| find(wanted).expect("only what is held is read")).collect()
     }
 
     fn restored(&self) -> Restored {
         Restored {
             messages: vec![self.messages.iter().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
-            outcomes: self.outcomes.clone(),
+            outcomes: vec![self.outcomes.iter().map(KeptOutcome::of).collect()],
             next_sequence: self.next_sequence,
             ..Restored::default()
         }
@@ -189,12 +194,12 @@ impl Bench {
         durable
     }
 
-    /// Lets the store read all that it is asked for; says how many messages that was.
+    /// Lets the store read all that it is asked for; says how many records that was.
     fn load(&mut self) -> usize {
         let mut count = 0;
-        while let Some(sequences) = self.outbox.take_load() {
-            count += sequences.len();
-            self.outbox.loaded(self.disk.load(&sequences));
+        while let Some(wanted) = self.outbox.take_load() {
+            count += wanted.len();
+            self.disk.load(&wanted).into_iter().for_each(|record| self.outbox.loaded(record));
         }
         count
     }
@@ -247,11 +252,16 @@ impl Bench {
         self.now = end;
     }
 
-    fn state(&mut self, id: MessageId) -> serde_json::Value {
+    /// Reads what is known of the message, if that is on disk.
+    fn look_up(&mut self, id: MessageId) {
         if !self.outbox.is_at_hand(id) {
             self.outbox.fetch(id);
             self.load();
         }
+    }
+
+    fn state(&mut self, id: MessageId) -> serde_json::Value {
+        self.look_up(id);
         let text = self.outbox.message_state(self.now, "local", id).expect("the message is known");
         serde_json::from_slice(&text).unwrap()
     }

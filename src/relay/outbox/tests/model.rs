@@ -60,7 +60,7 @@ struct World {
     out: Option<Vec<Operation>>,
     /// Messages whose attempts are on disk once `out` is.
     noting: BTreeSet<MessageId>,
-    asked: Option<Vec<u64>>,
+    asked: Option<Vec<Stored>>,
     failed: bool,
 }
 
@@ -165,14 +165,15 @@ impl World {
 
     fn load(&mut self) {
         if self.asked.is_none() {
-            self.asked = self.bench.outbox.take_load();
+            // The store does what it is asked in order: no later commit takes away what was asked for before.
+            self.asked = self.bench.outbox.take_load().map(|wanted| self.bench.disk.load(&wanted));
             assert!(self.asked.is_none() || !self.failed, "S16");
         }
     }
 
     fn loaded(&mut self) {
-        if let Some(sequences) = self.asked.take() {
-            self.bench.outbox.loaded(self.bench.disk.load(&sequences));
+        for record in self.asked.take().into_iter().flatten() {
+            self.bench.outbox.loaded(record);
         }
     }
 
@@ -441,7 +442,19 @@ impl World {
             assert!(!self.bench.outbox.is_accepted(*id), "G-O1: accepted before it was durable");
         }
         for (id, known) in &self.known {
-            assert_eq!(self.bench.outbox.outcome(*id), known.end.as_ref(), "G-O6: an end is seen when it is durable");
+            let outbox = &self.bench.outbox;
+            assert_eq!(outbox.has_ended(*id), known.end.is_some(), "G-O6: an end is seen when it is durable");
+            if let Some(shown) = outbox.outcome(*id) {
+                assert_eq!(Some(&shown.outcome), known.end.as_ref(), "G-O6: it never changes");
+            }
+        }
+    }
+
+    /// How everything ended can be read.
+    fn look_back(&mut self) {
+        for (id, known) in &self.known {
+            self.bench.look_up(*id);
+            assert_eq!(self.bench.outbox.outcome(*id).map(|shown| &shown.outcome), known.end.as_ref(), "G-O6");
         }
     }
 
@@ -462,7 +475,7 @@ impl World {
             if self.known.values().all(|known| known.end.is_some()) && self.admitted.is_empty() {
                 let depth: u64 = self.bench.stats.lanes.iter().map(|lane| lane.depth).sum();
                 assert_eq!((depth, self.bench.outbox.in_flight()), (0, 0));
-                return;
+                return self.look_back();
             }
             self.take(&Step::Pass(500));
         }

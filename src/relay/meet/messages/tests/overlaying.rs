@@ -182,7 +182,7 @@ fn values_are_pending_again_after_a_restart() {
     house.cut();
     let session = house.join();
     house.publish(session, vec![favour("42", "1"), favour("43", "2")], false);
-    let queued = house.disk.iter().map(|message| Queued::of(message, 0)).collect();
+    let queued = house.disk.messages.iter().map(|message| Queued::of(message, 0)).collect();
     let mut again = with_conflict(Conflict::Queue);
     let restored = Restored { messages: vec![queued], next_sequence: 2, ..Restored::default() };
     let config = Arc::clone(&again.relay.config);
@@ -194,6 +194,7 @@ fn values_are_pending_again_after_a_restart() {
     assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
     again.settle(true);
     assert_eq!(again.shown(session), ["event 42 0", "confirmed 42 0"]);
-    let ended: Vec<MessageId> = again.disk.iter().map(|message| message.id).collect();
-    assert_eq!(again.relay.outbox.outcome(ended[0]).map(|outcome| outcome.state), Some(OutcomeState::Delivered));
+    let ended: Vec<MessageId> = again.disk.messages.iter().map(|message| message.id).collect();
+    let outcome = again.relay.outbox.outcome(ended[0]).map(|stored| stored.outcome.state);
+    assert_eq!(outcome, Some(OutcomeState::Delivered));
 }

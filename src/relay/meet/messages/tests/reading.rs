@@ -1,6 +1,7 @@
 //! Questions about messages that wait on disk.
 
 use super::*;
+use crate::relay::record::MessageId;
 
 /// Ten messages in an outage, of which one is in memory.
 fn shelved() -> (House, Vec<String>) {
@@ -40,5 +41,72 @@ fn who_asks_a_store_that_fails_is_told_so() {
     let cancel = house.call(CallRequest::Cancel(ids[9].as_str().into()));
     for call in [state, cancel] {
         assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::StoreFailed));
+    }
+}
+
+/// Four messages with keys that upstream acknowledged; one of their ends is in memory.
+fn ended() -> (House, Vec<String>) {
+    let mut house = House::with("plain", |config| {
+        (config.outbox.in_memory, config.outbox.keep_outcomes) = (1, 60 * SECOND);
+    });
+    let messages = (0..4).map(|n| Publish { idempotency_key: Some(n.to_string().into()), ..message("orders", "1") });
+    let call = house.call(CallRequest::Publish { messages: messages.collect(), atomic: true, wait: Duration::ZERO });
+    let ids = house.answer(call).unwrap().1["messages"].as_array().unwrap().clone();
+    for frame in house.sent() {
+        house.receive(&json!({"type": "ack", "id": frame["id"]}));
+    }
+    (house, ids.iter().map(|id| id["message"].as_str().unwrap().to_owned()).collect())
+}
+
+fn again(n: &str, data: &str) -> Publish {
+    Publish { idempotency_key: Some(n.into()), ..message("orders", data) }
+}
+
+#[test]
+fn how_a_message_ended_is_read_from_the_disk() {
+    let (mut house, ids) = ended();
+    for id in &ids {
+        let call = house.call(CallRequest::Message(id.as_str().into()));
+        let (status, body) = house.answer(call).unwrap();
+        assert_eq!((status, &body["state"], &body["confirmed_by"]), (Ok(200), &json!("delivered"), &json!("ack")));
+        let call = house.call(CallRequest::Cancel(id.as_str().into()));
+        assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Conflict), "it has ended");
+    }
+    let call = house.call(CallRequest::Message(MessageId(77).to_string().into()));
+    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::NotFound));
+}
+
+#[test]
+fn a_repeated_publish_is_told_an_end_that_is_on_disk() {
+    let (mut house, ids) = ended();
+    let session = house.join();
+    house.publish(session, vec![again("0", "1")], false);
+    assert_eq!(house.told(session), ["accepted delivered", "outcome delivered"]);
+    house.publish(session, vec![again("0", "2")], false);
+    assert_eq!(house.told(session), ["error conflict"]);
+    // Two of a request that waits are on disk, the third is new.
+    let messages = vec![again("1", "1"), again("2", "1"), message("orders", "5")];
+    let call = house.call(CallRequest::Publish { messages, atomic: false, wait: 5 * SECOND });
+    assert!(house.answer(call).is_none(), "the new one has not ended");
+    house.wait(5 * SECOND);
+    let (status, body) = house.answer(call).unwrap();
+    let states: Vec<_> = (0..3).map(|n| body["messages"][n]["state"].as_str().unwrap()).collect();
+    assert_eq!((status, states), (Ok(202), vec!["delivered", "delivered", "in_flight"]));
+    assert_eq!((&body["messages"][1]["message"], &body["messages"][1]["attempts"]), (&json!(ids[2]), &json!(1)));
+    let call = house.call(CallRequest::Publish { messages: vec![again("3", "1")], atomic: false, wait: SECOND });
+    assert_eq!(house.answer(call).unwrap().0, Ok(200));
+}
+
+#[test]
+fn who_asks_about_an_end_that_is_forgotten_meanwhile_is_answered() {
+    let (mut house, ids) = ended();
+    // The store reads something else, so the question waits; meanwhile the end's time is over.
+    house.stuck_store = true;
+    let first = house.call(CallRequest::Message(ids[0].as_str().into()));
+    let second = house.call(CallRequest::Message(ids[1].as_str().into()));
+    house.wait(60 * SECOND);
+    house.unstick();
+    for call in [first, second] {
+        assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::NotFound));
     }
 }

@@ -1,6 +1,7 @@
 //! What a stop leaves behind.
 
 use super::*;
+use crate::relay::record::Operation;
 
 #[test]
 fn a_hurried_stop_waits_until_the_store_knows_of_what_is_in_flight() {

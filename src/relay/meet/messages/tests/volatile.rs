@@ -27,7 +27,7 @@ fn it_leaves_at_once_is_told_once_and_never_stored() {
     // What upstream says to it concerns nobody.
     house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
     house.receive(&json!({"type": "ack", "id": sent[0]["id"]}));
-    assert_eq!((house.told(session), house.disk.len()), (vec![], 0));
+    assert_eq!((house.told(session), house.disk.messages.len()), (vec![], 0));
     assert_eq!(house.relay.stats.outbox.unknown_acks, 0);
     assert_eq!(ends(&house), [1, 0, 0]);
 }
