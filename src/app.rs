@@ -11,6 +11,7 @@ use tokio::task::LocalSet;
 
 use crate::clock;
 use crate::config::Config;
+use crate::config::OutboxConfig;
 use crate::dialect::Dialect;
 use crate::downstream::writer::Writers;
 use crate::driver::{Carriers, Course, Driver, Sources};
@@ -147,8 +148,8 @@ fn open_store(config: &Config) -> Result<Opened, Failure> {
         // A driver that is gone asked for nothing.
         let _ = answers.send(answer);
     };
-    let (rotate_above, ballast) = (config.outbox.rotate_above, config.outbox.ballast);
-    let settings = StoreConfig { rotate_above, ballast, ..StoreConfig::default() };
+    let OutboxConfig { rotate_above, max_disk, ballast, .. } = config.outbox;
+    let settings = StoreConfig { rotate_above, max_disk, ballast, ..StoreConfig::default() };
     let (store, restored) = Store::open(&config.outbox.path, settings, answer).map_err(Failure::Store)?;
     Ok((store, restored, received))
 }

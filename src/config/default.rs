@@ -148,6 +148,7 @@ impl Default for OutboxConfig {
             principal_messages: None,
             principal_bytes: None,
             min_free: 256 << 20,
+            max_disk: 8 << 30,
             rotate_above: 128 << 20,
             ballast: 32 << 20,
             keep_outcomes: Duration::from_secs(86_400),

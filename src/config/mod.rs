@@ -329,6 +329,8 @@ pub struct OutboxConfig {
     pub principal_bytes: Option<u64>,
     /// Free bytes of the file system below which nothing is accepted.
     pub min_free: u64,
+    /// Bytes that the store's files may take; nothing is accepted from there on.
+    pub max_disk: u64,
     /// Bytes on disk above which the store is written anew if a quarter of that would do.
     pub rotate_above: u64,
     /// Bytes set aside on disk, given back when it is full; 0: none.

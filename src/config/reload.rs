@@ -50,6 +50,7 @@ keys! {
     "upstream.max_frame" => upstream.max_frame;
     "feed.listen" => feed.listen;
     "outbox.path" => outbox.path;
+    "outbox.max_disk" => outbox.max_disk;
     "outbox.rotate_above" => outbox.rotate_above;
     "outbox.ballast" => outbox.ballast;
     "admin.listen" => admin.listen;

@@ -383,6 +383,7 @@ fn outbox(r: &mut Reader, d: OutboxConfig) -> OutboxConfig {
         principal_messages: Some(r.count("outbox.principal_messages", 0, 0..=MANY)).filter(|most| *most > 0),
         principal_bytes: Some(r.size("outbox.principal_bytes", 0, 0..=1 << 50)).filter(|most| *most > 0),
         min_free: r.size("outbox.min_free", d.min_free, 0..=1 << 50),
+        max_disk: r.size("outbox.max_disk", d.max_disk, 64 << 20..=1 << 50),
         rotate_above: r.size("outbox.rotate_above", d.rotate_above, 4 << 20..=1 << 50),
         ballast: r.size("outbox.ballast", d.ballast, 0..=1 << 40),
         keep_outcomes: r.duration("outbox.keep_outcomes", d.keep_outcomes, from_millis(0, 366 * 86_400)),

@@ -224,6 +224,7 @@ fn outbox(config: &OutboxConfig) -> Value {
         "principal_messages": config.principal_messages.unwrap_or(0),
         "principal_bytes": size::write(config.principal_bytes.unwrap_or(0)),
         "min_free": size::write(config.min_free),
+        "max_disk": size::write(config.max_disk),
         "rotate_above": size::write(config.rotate_above),
         "ballast": size::write(config.ballast),
         "keep_outcomes": duration::write(config.keep_outcomes),

@@ -94,7 +94,7 @@ pub struct Driver {
     feed_watchdog_at: Option<Instant>,
     meter: Meter,
     news: News,
-    disk_free: Option<(u64, Mono)>,
+    disk: Option<((u64, u64), Mono)>,
     /// What was taken out of a source to see whether it has something.
     held: Option<Held>,
     stopped: bool,
@@ -120,7 +120,7 @@ impl Driver {
             watchdog,
             meter: Meter::default(),
             news: News::default(),
-            disk_free: None,
+            disk: None,
             held: None,
             stopped: false,
         }
@@ -169,11 +169,11 @@ impl Driver {
     }
 
     fn take_store(&mut self, now: Time) {
-        let bytes = self.carriers.store.free_bytes();
-        let due = |(before, at): (u64, Mono)| before != bytes && now.mono.since(at) >= DISK_EVERY;
-        if self.disk_free.is_none_or(due) {
-            self.disk_free = Some((bytes, now.mono));
-            self.relay.handle_input(now, Input::DiskFree { bytes });
+        let (free, used) = self.carriers.store.disk();
+        let due = |(before, at): ((u64, u64), Mono)| before != (free, used) && now.mono.since(at) >= DISK_EVERY;
+        if self.disk.is_none_or(due) {
+            self.disk = Some(((free, used), now.mono));
+            self.relay.handle_input(now, Input::Disk { free, used });
         }
         let held = self.held.take_if(|held| matches!(held, Held::Store(_)));
         let answer = match held {

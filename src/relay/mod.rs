@@ -248,7 +248,7 @@ impl Relay {
             Input::Delivered { .. } => {}
             Input::Left { session, reason } => self.left(now, session, reason),
             Input::Call { call, principal, request } => self.called(now, call, &principal, request),
-            Input::DiskFree { bytes } => self.disk_free(bytes),
+            Input::Disk { free, used } => self.disk(free, used),
             Input::Stop { now: at_once } => self.stop(now, at_once),
             Input::Reload(config) => self.reload(now, config),
         }

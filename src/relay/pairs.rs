@@ -16,7 +16,7 @@
 //! | `Notify` | - | the log |
 //! | `Alert` | `Alerted` | `notify/` |
 //! | `Stopped` | - (it answers `Stop`) | `main.rs` |
-//! | unasked | `Received`, `Joined`, `Request`, `Call`, `DiskFree`, `Stop`, `Reload` | |
+//! | unasked | `Received`, `Joined`, `Request`, `Call`, `Disk`, `Stop`, `Reload` | |
 //!
 //! Invariant: a sink (attempt, store, session) has at most one request out; the store one of each kind. `attempt`,
 //! `session` and `call` numbers make stale input harmless.
@@ -411,11 +411,12 @@ pub enum Input {
         /// What.
         request: CallRequest,
     },
-    /// So many bytes are free on the file system under the store; said at start and whenever it changed, at most once a
-    /// second.
-    DiskFree {
-        /// For this user.
-        bytes: u64,
+    /// The disk under the store; said at start and whenever it changed, at most once a second.
+    Disk {
+        /// Bytes that are free on the file system for this user.
+        free: u64,
+        /// Bytes that the store's files occupy.
+        used: u64,
     },
     /// Drain and stop.
     Stop {

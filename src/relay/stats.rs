@@ -573,8 +573,14 @@ pub struct OutboxStats {
     pub in_memory_bytes: u64,
     /// In flight to upstream now.
     pub in_flight: u64,
+    /// How many may be: `outbox.window`, or fewer while upstream does not keep up.
+    pub window: u64,
     /// Outcomes and idempotency keys kept now.
     pub outcomes_kept: u64,
+    /// `outbox.max_messages`.
+    pub max_messages: u64,
+    /// `outbox.max_bytes`.
+    pub max_bytes: u64,
     /// Messages accepted by this process.
     pub accepted: u64,
     /// Messages found undelivered at start.
@@ -624,10 +630,15 @@ impl OutboxStats {
         &self.lanes[place(lane)]
     }
 
+    /// Messages accepted and not settled, over all lanes.
+    pub fn depth(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.depth).sum()
+    }
+
     /// Messages accepted or restored that are neither settled nor pending: 0 unless there is a bug.
     pub fn conservation_error(&self) -> i128 {
-        let pending: u64 = self.lanes.iter().map(|lane| lane.depth).sum();
-        i128::from(self.accepted) + i128::from(self.restored) - i128::from(self.outcomes.total()) - i128::from(pending)
+        let ended = i128::from(self.outcomes.total()) + i128::from(self.depth());
+        i128::from(self.accepted) + i128::from(self.restored) - ended
     }
 }
 

@@ -49,8 +49,10 @@ impl Sizes {
     /// About how many bytes the records have that are there.
     fn estimate(self, census: Census, index: &Index) -> u64 {
         let of = |count: u64, large: usize, pieces: u64, (known, bytes): (u64, u64)| {
-            let small = count.saturating_sub(large as u64) * (bytes / known.max(1) + ENTRY);
-            small + pieces * record::PIECE as u64
+            let (large, piece) = (large as u64, record::PIECE as u64);
+            let small = count.saturating_sub(large) * (bytes / known.max(1) + ENTRY);
+            // The last piece of each is half full, on average.
+            small + pieces * piece - large * piece / 2
         };
         let messages = index.message_pieces.values().map(|pieces| u64::from(*pieces)).sum();
         let outcomes = index.outcome_pieces.values().map(|pieces| u64::from(*pieces)).sum();
@@ -234,7 +236,8 @@ impl Committer {
     /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it.
     pub(super) fn consider_rotation(&mut self, directory: &Directory, config: StoreConfig, disk: u64, free: u64) {
         let needed = self.sizes.estimate(self.census, &self.index);
-        let above = config.rotate_above.max(self.rotate_above).max(needed.saturating_mul(rotate::WASTE));
+        let waste = if disk >= config.max_disk { rotate::WASTE_OF_FULL } else { rotate::WASTE };
+        let above = config.rotate_above.max(self.rotate_above).max(needed.saturating_mul(waste));
         if self.rotation.is_some() || disk <= above || free < needed.saturating_mul(2) {
             return;
         }

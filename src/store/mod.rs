@@ -56,13 +56,15 @@ pub struct StoreConfig {
     pub cache: u64,
     /// Bytes on disk above which the data is written anew if a quarter of that would do.
     pub rotate_above: u64,
+    /// Bytes on disk above which the data is written anew if half of that would do.
+    pub max_disk: u64,
     /// Bytes set aside on disk for a start after it was full.
     pub ballast: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20, ballast: 0 }
+        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20, max_disk: 8 << 30, ballast: 0 }
     }
 }
 
@@ -222,9 +224,9 @@ impl Store {
         StoreNumbers(Arc::clone(&self.counters))
     }
 
-    /// Free bytes of the file system under the store for this user, at most a second old.
-    pub fn free_bytes(&self) -> u64 {
-        self.counters.free_bytes()
+    /// Free bytes of the file system under the store for this user, and bytes that its files take, at most a second old.
+    pub fn disk(&self) -> (u64, u64) {
+        (self.counters.free_bytes(), self.counters.disk_bytes())
     }
 
     /// Rises at least once a second while the store's thread is well; stands still while the disk does not answer.

@@ -27,6 +27,8 @@ use super::recover::{self, DATA, OLD, REBUILT, guarded};
 const PART: usize = 500;
 /// The file is so many times larger than what is needed of it.
 pub(super) const WASTE: u64 = 4;
+/// The same where it takes all that it may (`outbox.max_disk`).
+pub(super) const WASTE_OF_FULL: u64 = 2;
 
 /// A copy that grows.
 #[derive(Debug)]

@@ -95,6 +95,10 @@ impl Counters {
         self.failure.get().cloned()
     }
 
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes.load(Relaxed)
+    }
+
     pub(super) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Relaxed)
     }

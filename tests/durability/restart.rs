@@ -93,7 +93,7 @@ fn the_numbers_are_the_numbers() {
     assert_eq!(stats.commit_buckets.iter().sum::<u64>(), 2);
     assert!(stats.commit_nanos > 0 && stats.disk_bytes > 0);
     let free = rustix::fs::statvfs(directory.path()).unwrap();
-    let (free, total) = (opened.store.free_bytes(), free.f_blocks * free.f_frsize);
+    let (free, total) = (opened.store.disk().0, free.f_blocks * free.f_frsize);
     assert!(free > 0 && free <= total);
 
     // Without any batch the thread shows that it lives.

@@ -81,3 +81,29 @@ fn data_that_is_needed_is_not_written_anew() {
     assert_eq!(opened.store.stats().rotations, 0);
     opened.close();
 }
+
+#[test]
+fn a_store_that_takes_all_that_it_may_gives_back_what_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = StoreConfig { rotate_above: 8 << 20, max_disk: 64 << 20, ..StoreConfig::default() };
+    let (opened, _) = try_open_with(directory.path(), config).unwrap();
+    // 80 MB of which a third stays: too much of it is needed to write it anew for any other reason.
+    let all: Vec<_> = (5_000..9_000).map(original).collect();
+    for part in all.chunks(50) {
+        opened.commit(part.iter().map(accept).collect());
+    }
+    let (gone, kept) = all.split_at(2_600);
+    let full = opened.store.stats().disk_bytes;
+    for part in gone.chunks(50) {
+        opened.commit(part.iter().map(|m| settle(m, &outcome(m, 1, 20))).collect());
+    }
+    let began = Instant::now();
+    while opened.store.stats().rotations == 0 {
+        assert!(began.elapsed() < Duration::from_secs(120), "never written anew: {:?}", opened.store.stats());
+        std::thread::yield_now();
+    }
+    let used = opened.store.stats().disk_bytes;
+    assert!(used < full, "{used} bytes of {full}");
+    opened.close();
+    assert_eq!(read(directory.path()).messages.len(), kept.len());
+}

@@ -8,6 +8,7 @@ use super::idempotency::{body_hash, digest, known};
 use super::message::{Pending, footprint};
 use super::staging::{COMMIT_OPERATIONS, Effect};
 use super::{Lane, Outbox, OutboxStats};
+use crate::config::OutboxConfig;
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::request::{Optimistic, Publish};
 use crate::relay::pairs::SessionId;
@@ -174,6 +175,23 @@ impl Outbox {
         Err(Refusal::new(ErrorCode::Conflict, words))
     }
 
+    /// Why the disk takes nothing more, if it does not.
+    pub(super) fn disk_refuses(&self) -> Option<String> {
+        let (OutboxConfig { min_free, max_disk, path, .. }, (free, used)) = (&self.config, self.disk);
+        let path = path.display();
+        if free < *min_free {
+            return Some(format!(
+                "less than outbox.min_free ({min_free} bytes) is free on the disk under {path}: free some"
+            ));
+        }
+        (used >= *max_disk).then(|| {
+            format!(
+                "the files below {path} take {used} bytes, outbox.max_disk is {max_disk}: try again when more of what waits was \
+                 delivered; damaged data that was set aside there counts, too"
+            )
+        })
+    }
+
     fn check_limits(&self, publish: &Publish, principal: &str) -> Result<(), Refusal> {
         let config = &self.config;
         if let Some(reason) = &self.failed {
@@ -184,12 +202,8 @@ impl Outbox {
             return Err(Refusal::new(ErrorCode::TooLarge, words));
         }
         let full = |words: String| Err(Refusal::new(ErrorCode::StoreFull, words));
-        if !self.room {
-            return full(format!(
-                "less than outbox.min_free ({} bytes) is free on the disk under {}: free some",
-                config.min_free,
-                config.path.display()
-            ));
+        if let Some(words) = self.disk_refuses() {
+            return full(words);
         }
         if self.staging.bytes() > config.in_memory_bytes {
             return full(format!(

@@ -46,6 +46,11 @@ impl Nack<'_> {
         }
     }
 
+    /// Upstream got too much, by its own words.
+    fn asks_for_a_pause(&self) -> bool {
+        self.retry_after.is_some() || matches!(self.then, Some(Then::Pause(_)))
+    }
+
     fn reason(&self) -> &str {
         if self.code.is_empty() { "refused" } else { cut(self.code) }
     }
@@ -74,6 +79,7 @@ impl Outbox {
     /// Upstream has the message. `reply` is JSON text.
     pub fn acked(&mut self, now: Time, id: MessageId, by: Confirm, reply: Option<&str>, stats: &mut OutboxStats) {
         if self.is_answerable(id, stats) {
+            self.widen(id);
             let reply = reply.filter(|text| text.len() <= REPLY_MAX).map(Box::from);
             self.end(now, id, Outcome::delivered(by, reply));
         }
@@ -86,13 +92,34 @@ impl Outbox {
         }
         stats.nacks += 1;
         match nack.retry() {
-            None => self.end(now, id, nack.outcome()),
+            None => {
+                self.widen(id);
+                self.end(now, id, nack.outcome());
+            }
             Some(floor) => {
                 // Where the attempt was given up already, the next one is on its way: nothing changes.
-                if self.messages.get(id).is_some_and(Pending::is_in_flight) {
+                if let Some(order) = self.departed_as(id) {
+                    if nack.asks_for_a_pause() {
+                        self.window.refused(order, self.departures);
+                    }
                     self.fail(now, id, Try { floor: Some(floor), reason: nack.reason() }, rng, stats);
                 }
             }
+        }
+    }
+
+    /// Upstream took an attempt: the window may grow.
+    fn widen(&mut self, id: MessageId) {
+        if let Some(order) = self.departed_as(id) {
+            self.window.answered(order, self.config.window);
+        }
+    }
+
+    /// The number of the attempt that is in flight, if one is.
+    fn departed_as(&self, id: MessageId) -> Option<u64> {
+        match self.messages.get(id)?.phase() {
+            Phase::Sent { order, .. } => Some(*order),
+            _ => None,
         }
     }
 
@@ -205,8 +232,9 @@ impl Outbox {
                 self.timers.extend(deadline.map(|at| (at, id)));
                 self.note(id);
             }
-            Phase::Sent { .. } => {
+            Phase::Sent { order, .. } => {
                 stats.ack_timeouts += 1;
+                self.window.overdue(order, self.departures);
                 let reason = "ack_timeout";
                 self.unanswered(now, id, Try { floor: Some(Duration::ZERO), reason }, rng, stats);
             }

@@ -22,7 +22,7 @@ const PREPARE_AHEAD: usize = 8;
 impl Outbox {
     /// Whether something could leave, as far as the window and the lanes know.
     pub fn has_next(&self, critical_only: bool) -> bool {
-        self.failed.is_none() && self.in_flight.len() < self.config.window && !self.lanes.is_empty(critical_only)
+        self.failed.is_none() && self.in_flight.len() < self.window() && !self.lanes.is_empty(critical_only)
     }
 
     /// A message that has not ended, if it is in memory.
@@ -63,7 +63,7 @@ impl Outbox {
 
     /// Makes the next attempts of a lane durable.
     fn prepare(&mut self, lane: Lane) {
-        let room = self.config.window.saturating_sub(self.in_flight.len()).min(PREPARE_AHEAD);
+        let room = self.window().saturating_sub(self.in_flight.len()).min(PREPARE_AHEAD);
         for id in self.lanes.ready(lane).take(room).collect::<Vec<_>>() {
             let Some(pending) = self.messages.get_mut(id) else { continue };
             if pending.live().preparing == 0 && pending.needs_commit() {

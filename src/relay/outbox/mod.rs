@@ -9,7 +9,7 @@
 //! - `message`: where a message stands. `shelf`: which are in memory, and what is read. `lanes`, `keys`: which one leaves next. `clock`: times
 //!   to live. `packed`: a table for a million of them.
 //! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
-//! - `departure`: an attempt leaves. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
+//! - `departure`: an attempt leaves. `window`: how many at once. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
 //!   `shown`: what people see.
 //!
 //! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling
@@ -33,6 +33,7 @@ mod shown;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -58,6 +59,7 @@ use packed::Packed;
 use principals::Principals;
 use shelf::Shelf;
 use staging::Staging;
+use window::Window;
 
 /// How urgent a message is. Higher lanes go first; a guard keeps lower ones from starving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -180,8 +182,9 @@ pub struct Outbox {
     principals: Principals,
     lanes: Lanes,
     keys: OrderKeys,
-    /// The window: what was sent and neither answered nor given up.
+    /// What was sent and neither answered nor given up.
     in_flight: BTreeSet<MessageId>,
+    window: Window,
     /// Messages of which an attempt is durable, or about to be, that has not left.
     prepared: BTreeSet<MessageId>,
     /// Attempts that left.
@@ -198,8 +201,8 @@ pub struct Outbox {
     staging: Staging,
     last_id: MessageId,
     next_sequence: u64,
-    /// Whether the disk has room.
-    room: bool,
+    /// Bytes that are free on the disk, and bytes that the store takes of it.
+    disk: (u64, u64),
     /// Why the store failed, if it did.
     failed: Option<Box<str>>,
 }
@@ -218,6 +221,7 @@ impl Outbox {
             lanes: Lanes::default(),
             keys: OrderKeys::default(),
             in_flight: BTreeSet::new(),
+            window: Window::new(config.window),
             prepared: BTreeSet::new(),
             departures: 0,
             barrier: None,
@@ -229,7 +233,7 @@ impl Outbox {
             staging: Staging::default(),
             last_id: MessageId(0),
             next_sequence: restored.next_sequence,
-            room: true,
+            disk: (u64::MAX, 0),
             failed: None,
         };
         for outcome in restored.outcomes.into_iter().flatten() {
@@ -271,9 +275,9 @@ impl Outbox {
         self.config = config.clone();
     }
 
-    /// How many bytes are free on the file system under the store.
-    pub fn disk_has_free(&mut self, bytes: u64) {
-        self.room = bytes >= self.config.min_free;
+    /// How many bytes are free on the file system under the store, and how many its files take.
+    pub fn disk(&mut self, free: u64, used: u64) {
+        self.disk = (free, used);
     }
 
     /// Why the store failed, if it did.
@@ -284,6 +288,11 @@ impl Outbox {
     /// Messages in flight to upstream.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// How many may be.
+    pub fn window(&self) -> usize {
+        self.window.size(self.config.window)
     }
 
     /// The largest message in flight.
@@ -313,6 +322,9 @@ impl Outbox {
     pub fn gauges(&self, stats: &mut OutboxStats) {
         stats.bytes = self.bytes;
         stats.in_flight = u64::try_from(self.in_flight.len()).unwrap_or(u64::MAX);
+        stats.window = u64::try_from(self.window()).unwrap_or(u64::MAX);
+        stats.max_messages = u64::try_from(self.config.max_messages).unwrap_or(u64::MAX);
+        stats.max_bytes = self.config.max_bytes;
         stats.outcomes_kept = u64::try_from(self.outcomes.len()).unwrap_or(u64::MAX);
         stats.dead_letters = u64::try_from(self.outcomes.letter_count()).unwrap_or(u64::MAX);
         let (held, held_bytes) = self.shelf.held();

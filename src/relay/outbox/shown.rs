@@ -72,7 +72,9 @@ impl Outbox {
         }
         let object = Object::new().number("depth", stats.lanes.iter().map(|lane| lane.depth).sum());
         let object = object.number("bytes", self.bytes).number("in_flight", count(self.in_flight.len()));
-        let object = object.number("outcomes_kept", count(self.outcomes.len())).flag("disk_full", !self.room);
+        let object = object.number("window", count(self.window()));
+        let object =
+            object.number("outcomes_kept", count(self.outcomes.len())).flag("disk_full", self.disk_refuses().is_some());
         let object = object.text_if("store_failed", self.failed.as_deref());
         object.raw("lanes", &lanes.end()).raw("messages", &messages.end()).end()
     }

@@ -163,7 +163,7 @@ impl Relay {
         let budget = self.budget_json(now.mono);
         let link: Value = serde_json::from_slice(&self.link_json(now)).unwrap_or(Value::Null);
         let lanes = self.outbox.lanes(&self.stats.outbox);
-        let depth: u64 = lanes.iter().map(|lane| lane.depth).sum();
+        let depth = self.stats.outbox.depth();
         let oldest = lanes.iter().filter_map(|lane| lane.oldest).min();
         json!({
             "version": env!("CARGO_PKG_VERSION"),

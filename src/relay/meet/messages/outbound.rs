@@ -185,15 +185,15 @@ impl Relay {
         self.answer_waited(now);
     }
 
-    /// What is free on the disk under the store, for `outbox.min_free`.
-    pub(in crate::relay) fn disk_free(&mut self, bytes: u64) {
-        self.disk_bytes = Some(bytes);
+    /// What is free on the disk under the store, for `outbox.min_free`, and what the store takes of it, for `outbox.max_disk`.
+    pub(in crate::relay) fn disk(&mut self, free: u64, used: u64) {
+        self.disk_bytes = Some(free);
         let min_free = self.config.outbox.min_free;
-        let low = bytes < min_free;
+        let low = free < min_free;
         if std::mem::replace(&mut self.disk_low, low) != low {
-            self.outputs.push_back(Output::Notify(Notice::Disk { low, free: bytes, min_free }));
+            self.outputs.push_back(Output::Notify(Notice::Disk { low, free, min_free }));
         }
-        self.outbox.disk_has_free(bytes);
+        self.outbox.disk(free, used);
     }
 
     pub(in crate::relay) fn nothing_in_flight(&self) -> bool {

@@ -476,7 +476,7 @@ fn what_may_not_or_cannot_be_published_is_refused_before_acceptance() {
     let session = house.join();
     house.publish(session, vec![message("$status", "1")], false);
     assert_eq!(house.told(session), ["error forbidden"]);
-    house.relay.disk_free(0);
+    house.relay.disk(0, 0);
     house.publish(session, vec![message("orders", "1")], false);
     assert_eq!(house.told(session), ["error store_full"]);
     let ready = house.call(CallRequest::Ready);

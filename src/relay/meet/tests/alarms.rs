@@ -109,7 +109,7 @@ fn a_message_that_does_not_arrive_is_tried_again_and_then_given_up() {
 fn every_quantity_is_measured_where_it_can_be() {
     use crate::config::alerts::Quantity;
     let mut service = alarmed(&[]);
-    service.input(Input::DiskFree { bytes: 7 });
+    service.input(Input::Disk { free: 7, used: 0 });
     service.pass_seconds(10);
     let now = service.now;
     for quantity in Quantity::ALL {

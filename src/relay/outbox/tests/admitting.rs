@@ -69,9 +69,12 @@ fn limits_refuse_before_acceptance_and_leave_accepted_messages_alone() {
 #[test]
 fn a_short_disk_refuses_until_there_is_room_again() {
     let mut bench = Bench::new();
-    bench.outbox.disk_has_free((1 << 20) - 1);
+    bench.outbox.disk((1 << 20) - 1, 0);
     assert_eq!(code(bench.publish(message("1"))), ErrorCode::StoreFull);
-    bench.outbox.disk_has_free(1 << 20);
+    bench.outbox.disk(1 << 20, 1 << 30);
+    let refusal = bench.publish(message("1")).unwrap_err();
+    assert!(refusal.message.contains("outbox.max_disk"), "the store takes all that it may: {}", refusal.message);
+    bench.outbox.disk(1 << 20, (1 << 30) - 1);
     bench.accept(message("1"));
 }
 

@@ -203,3 +203,32 @@ fn undelivered_messages_are_sent_in_order_after_a_restart() {
     }
     assert_eq!(bench.stats.conservation_error(), 0);
 }
+
+#[test]
+fn less_is_in_flight_while_upstream_does_not_keep_up() {
+    let mut bench = Bench::new();
+    let ids: Vec<MessageId> = (0..40).map(|n| bench.accept(message(&n.to_string()))).collect();
+    assert_eq!(bench.send_all(), ids[..4], "the window of the configuration");
+    let pause = Nack { then: Some(Then::Pause(SECOND)), ..Nack::default() };
+    bench.nack(ids[0], pause);
+    bench.nack(ids[1], pause);
+    assert_eq!((bench.outbox.window(), bench.send_all()), (2, vec![]), "two are in flight still");
+    bench.ack(ids[2]);
+    bench.ack(ids[3]);
+    assert_eq!((bench.outbox.window(), bench.send_all().len()), (3, 3), "upstream takes them again");
+    bench.pass(10 * SECOND);
+    assert_eq!(bench.outbox.window(), 1, "nothing is answered in time");
+    bench.outbox.gauges(&mut bench.stats);
+    assert_eq!(bench.stats.window, 1);
+    assert_eq!(bench.send_all().len(), 1);
+}
+
+#[test]
+fn an_error_of_one_message_says_nothing_about_the_others() {
+    let mut bench = Bench::new();
+    let ids: Vec<MessageId> = (0..4).map(|n| bench.accept(message(&n.to_string()))).collect();
+    bench.send_all();
+    bench.nack(ids[0], Nack { then: Some(Then::Retry), ..Nack::default() });
+    bench.nack(ids[1], Nack { then: Some(Then::Reject), ..Nack::default() });
+    assert_eq!(bench.outbox.window(), 4);
+}

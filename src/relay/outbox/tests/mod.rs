@@ -106,6 +106,7 @@ fn config() -> OutboxConfig {
         principal_messages: None,
         principal_bytes: None,
         min_free: 1 << 20,
+        max_disk: 1 << 30,
         rotate_above: 1 << 30,
         ballast: 0,
         keep_outcomes: 3600 * SECOND,
