@@ -1,9 +1,13 @@
 //! What is kept on disk, as plain data: the outbox, and what is spent of upstream's limits. `store/` turns it into
 //! bytes; nothing here knows how.
 
+mod backlog;
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use backlog::{Backlog, More, Queued};
 
 use super::outbox::{Lane, OnUnknown, Outcome, OutcomeState};
 use super::rng::Rng;
@@ -97,33 +101,6 @@ pub struct Provisional {
     pub value: Box<str>,
     /// What it has in common with those of the same atomic batch.
     pub batch: Option<MessageId>,
-}
-
-/// What is kept in memory of a message that waits on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Queued {
-    /// Its id.
-    pub id: MessageId,
-    /// Its place in the order of acceptance.
-    pub sequence: u64,
-    /// How urgent.
-    pub lane: Lane,
-    /// What a lost connection between sending and ack means.
-    pub on_unknown: OnUnknown,
-    /// When it expires unless an attempt began.
-    pub expires: Option<Wall>,
-    /// The name of the principal that published it.
-    pub principal: Arc<str>,
-    /// Its order key.
-    pub order: Option<Order>,
-    /// What it will make of a channel.
-    pub optimistic: Option<Arc<Provisional>>,
-    /// Its idempotency key, if it has one.
-    pub known: Option<Known>,
-    /// About what it takes on disk.
-    pub bytes: u32,
-    /// The attempts that were committed.
-    pub attempts: u32,
 }
 
 /// An order key, as digests.
@@ -316,9 +293,9 @@ pub enum KeptTally {
 /// What the store held at start.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Undelivered messages in the order of acceptance, in parts so that the memory of what was taken over is free again.
-    pub messages: Vec<Vec<Queued>>,
-    /// Outcomes still kept, in parts like the messages.
+    /// Undelivered messages.
+    pub messages: Backlog,
+    /// Outcomes still kept, in parts, so that the memory of what was taken over is free again.
     pub outcomes: Vec<Vec<KeptOutcome>>,
     /// The sequence that the next accepted message gets.
     pub next_sequence: u64,

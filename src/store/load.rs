@@ -13,17 +13,17 @@ use sled::{Db, IVec};
 use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
-use crate::relay::record::{KeptOutcome, KeptTally, MessageId, Queued, Restored, Stored, Wanted};
+use crate::relay::record::{Backlog, KeptOutcome, KeptTally, MessageId, Restored, Stored, Wanted};
 
 /// At most so many damages are told one by one.
 const TOLD: usize = 20;
-/// Messages, or outcomes, in one part of what the relay gets.
+/// Outcomes in one part of what the relay gets.
 const PART: usize = 4_096;
 
 /// Everything that sled gave.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    messages: Vec<Vec<Queued>>,
+    messages: Backlog,
     outcomes: Vec<Vec<KeptOutcome>>,
     /// The counts of the last batch that sled has.
     census: Option<Census>,
@@ -118,18 +118,6 @@ fn whose(key: &[u8]) -> Option<Place> {
     })
 }
 
-/// Puts one to the others, in parts.
-fn found<T>(parts: &mut Vec<Vec<T>>, one: T) {
-    match parts.last_mut().filter(|part| part.len() < PART) {
-        Some(part) => part.push(one),
-        None => {
-            let mut part = Vec::with_capacity(PART);
-            part.push(one);
-            parts.push(part);
-        }
-    }
-}
-
 impl Scan {
     /// Takes the pieces of one record, in the order of their keys.
     fn take(&mut self, group: &mut Vec<(IVec, IVec)>, attempts: &mut BTreeMap<u64, u32>) -> Result<(), ScanError> {
@@ -165,14 +153,14 @@ impl Scan {
                     self.index.message_pieces.insert(sequence, pieces);
                 }
                 self.sizes.message(bytes);
-                found(&mut self.messages, Queued::of(&message, attempts.get(&sequence).copied().unwrap_or(0)));
+                self.messages.add(&message, attempts.get(&sequence).copied().unwrap_or(0));
             }
             (Some(Place::Outcome(id, _)), Ok(Record::Outcome(outcome))) if outcome.id.0 == id => {
                 if pieces > 1 {
                     self.index.outcome_pieces.insert(id, pieces);
                 }
                 self.sizes.outcome(bytes);
-                found(&mut self.outcomes, KeptOutcome::of(&Arc::new(outcome)));
+                self.found(KeptOutcome::of(&Arc::new(outcome)));
             }
             (_, Err(Damage::Newer(version))) => return Err(ScanError::Newer(version)),
             (place, decoded) => {
@@ -188,6 +176,17 @@ impl Scan {
         }
         group.clear();
         Ok(())
+    }
+
+    fn found(&mut self, outcome: KeptOutcome) {
+        match self.outcomes.last_mut().filter(|part| part.len() < PART) {
+            Some(part) => part.push(outcome),
+            None => {
+                let mut part = Vec::with_capacity(PART);
+                part.push(outcome);
+                self.outcomes.push(part);
+            }
+        }
     }
 
     fn damage(&mut self, place: Option<Place>, damage: Damage, group: &mut Vec<(IVec, IVec)>) {
@@ -218,20 +217,18 @@ impl Scan {
             let part = after.checked_sub(1).and_then(|part| outcomes.get(part));
             part.is_some_and(|part| part.binary_search_by_key(&id, |outcome| outcome.id).is_ok())
         };
-        for part in &mut self.messages {
-            part.retain(|message| {
-                let ended = is_there(message.id);
-                if ended {
-                    settled.push(message.sequence);
-                }
-                !ended
-            });
-        }
+        self.messages.retain(|message| {
+            let ended = is_there(message.id);
+            if ended {
+                settled.push(message.sequence);
+            }
+            !ended
+        });
     }
 
     /// Compares what is there with what both witnesses say should be; gives the relay's part and the counts to go on with.
     pub(super) fn judge(mut self, mark: Found) -> Judged {
-        let messages = self.messages.iter().map(Vec::len).sum::<usize>() as u64;
+        let messages = self.messages.len() as u64;
         let outcomes = self.outcomes.iter().map(Vec::len).sum::<usize>() as u64;
         let mut lost = self.damaged_records;
         let missing =
@@ -271,7 +268,7 @@ impl Scan {
         let sound = lost == 0 && self.damaged.is_empty() && self.settled.is_empty();
         let mark = if let Found::Counts(mark) = mark { mark } else { Census::default() };
         let known = self.census.unwrap_or_default();
-        let last = self.messages.iter().flatten().next_back();
+        let last = self.messages.iter().next_back();
         let after_last = last.map_or(0, |message| message.sequence.saturating_add(1));
         let census = Census {
             commit: known.commit.max(mark.commit),

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use tidegate::protocol::request::ChannelRequest;
 use tidegate::relay::outbox::{Confirm, Lane, OnUnknown, Outcome, OutcomeState};
 use tidegate::relay::record::{
-    KeptOutcome, MessageId, Operation, Provisional, Queued, Stored, StoredMessage, StoredOutcome, Wanted,
+    Backlog, KeptOutcome, MessageId, Operation, Provisional, Queued, Stored, StoredMessage, StoredOutcome, Wanted,
 };
 use tidegate::relay::time::Wall;
 use tidegate::store::{OpenError, Store, StoreAnswer, StoreConfig};
@@ -39,13 +39,13 @@ pub fn try_open_with(path: &Path, config: StoreConfig) -> Result<(Opened, Restor
     let opened = Store::open(path, config, move |said| drop(answer.send(said)));
     let (store, restored) = opened?;
     let opened = Opened { store, answers };
-    let queued: Vec<_> = restored.messages.into_iter().flatten().collect();
+    let queued: Vec<_> = restored.messages.iter().cloned().collect();
     let messages = opened.load(queued.iter().map(|queued| Wanted::Message(queued.sequence)).collect());
     let messages: Vec<_> = messages.into_iter().map(message_of).collect();
-    for (queued, message) in queued.iter().zip(&messages) {
-        assert_eq!(*queued, Queued::of(message, queued.attempts));
-    }
-    let messages = messages.into_iter().zip(queued.iter().map(|queued| queued.attempts)).collect();
+    let mut backlog = Backlog::default();
+    queued.iter().zip(&messages).for_each(|(queued, message)| backlog.add(message, queued.attempts()));
+    assert!(backlog.iter().eq(&queued));
+    let messages = messages.into_iter().zip(queued.iter().map(Queued::attempts)).collect();
     let kept: Vec<_> = restored.outcomes.into_iter().flatten().collect();
     let outcomes = opened.load(kept.iter().map(|kept| Wanted::Outcome(kept.id)).collect());
     let mut outcomes: Vec<_> = outcomes.into_iter().map(outcome_of).collect();

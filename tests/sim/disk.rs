@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate::relay::record::{
-    KeptOutcome, KeptTally, MessageId, Operation, Queued, Restored, Stored, StoredMessage, StoredOutcome, Wanted,
+    Backlog, KeptOutcome, KeptTally, MessageId, Operation, Restored, Stored, StoredMessage, StoredOutcome, Wanted,
 };
 
 #[derive(Default)]
@@ -97,8 +97,10 @@ impl Disk {
             self.tally = if self.used { KeptTally::Absent } else { KeptTally::New };
         }
         self.used = true;
+        let mut messages = Backlog::default();
+        self.messages.values().for_each(|(message, attempts)| messages.add(message, *attempts));
         Restored {
-            messages: vec![self.messages.values().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
+            messages,
             outcomes: vec![self.outcomes.values().map(KeptOutcome::of).collect()],
             next_sequence: self.next_sequence,
             tally: self.tally.clone(),

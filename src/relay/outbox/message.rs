@@ -13,7 +13,7 @@ use super::packed::Packed;
 use super::principals::PrincipalNumber;
 use super::{Confirm, Lane, OUTCOME_UNKNOWN, OnUnknown, Outcome};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{Failure, MessageId, Queued, StoredMessage, StoredOutcome};
+use crate::relay::record::{Backlog, Failure, MessageId, More, Queued, StoredMessage, StoredOutcome};
 use crate::relay::time::{Mono, Wall};
 
 /// Sessions that are told how a message ended; of more (repeated publishes by ever new sessions) the first are forgotten and
@@ -170,26 +170,28 @@ const fn only(phase: Phase) -> Live {
 impl Pending {
     /// One that is being accepted.
     pub(super) fn new(message: Arc<StoredMessage>) -> Self {
-        let mut pending = Pending::queued(&Queued::of(&message, 0));
+        let mut pending = Pending::queued(&queued(&message, 0));
         *pending.live_mut() = Live { message: Some(message), ..only(Phase::Accepting) };
         pending
     }
 
     /// One that was accepted before and is on disk.
     pub(super) fn queued(queued: &Queued) -> Self {
+        let more = queued.more.as_deref();
         let mut pending = Pending {
             sequence: queued.sequence,
-            expires: queued.expires.unwrap_or(Wall(u64::MAX)),
-            order: queued.order.map(|order| order.key),
+            expires: more.and_then(|more| more.expires).unwrap_or(Wall(u64::MAX)),
+            order: more.and_then(|more| more.order).map(|order| order.key),
             publisher: SessionId::default(),
             bytes: queued.bytes,
             principal: PrincipalNumber::default(),
             lane: queued.lane,
-            flags: Flags::new(queued.on_unknown, queued.known.is_some()),
+            flags: Flags::new(queued.on_unknown, more.is_some_and(|more| more.known.is_some())),
             live: None,
         };
-        if queued.attempts > 0 {
-            let (attempts, committed, failures) = (queued.attempts, queued.attempts, queued.attempts);
+        let attempts = queued.attempts();
+        if attempts > 0 {
+            let (committed, failures) = (attempts, attempts);
             // Upstream may have refused them since: that is not on record.
             *pending.live_mut() = Live { attempts, committed, failures, unknown: true, ..only(Phase::Waiting) };
         }
@@ -284,29 +286,28 @@ impl Pending {
     }
 }
 
-impl Queued {
-    /// What is kept in memory of this message. `attempts`: those that were committed.
-    pub fn of(message: &StoredMessage, attempts: u32) -> Self {
-        let optional =
-            [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
-        let value = message.optimistic.as_ref().map_or(0, |provisional| provisional.value.len());
-        let bytes = footprint([&message.principal, &message.channel.name, &message.data], optional, value);
-        let key = message.idempotency_key.as_ref();
-        Queued {
-            id: message.id,
-            sequence: message.sequence,
-            lane: message.lane,
-            on_unknown: message.on_unknown,
-            expires: message.expires,
-            principal: Arc::clone(&message.principal),
-            order: order(message),
-            optimistic: message.optimistic.clone(),
-            known: key.map(|key| known(&message.principal, key, &message.body_hash)),
-            // `outbox.message_max` is at most 1 GiB.
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-            attempts,
-        }
+impl Backlog {
+    /// Adds what is kept in memory of this message. `attempts`: those that were committed.
+    pub fn add(&mut self, message: &StoredMessage, attempts: u32) {
+        self.push(&message.principal, queued(message, attempts));
     }
+}
+
+fn queued(message: &StoredMessage, attempts: u32) -> Queued {
+    let optional = [&message.channel.params, &message.key, &message.kind, &message.idempotency_key, &message.order_key];
+    let value = message.optimistic.as_ref().map_or(0, |provisional| provisional.value.len());
+    let bytes = footprint([&message.principal, &message.channel.name, &message.data], optional, value);
+    let key = message.idempotency_key.as_ref();
+    let more = More {
+        expires: message.expires,
+        order: order(message),
+        known: key.map(|key| known(&message.principal, key, &message.body_hash)),
+        optimistic: message.optimistic.clone(),
+        attempts,
+    };
+    // `outbox.message_max` is at most 1 GiB.
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Queued::new(message.id, message.sequence, bytes, (message.lane, message.on_unknown), more)
 }
 
 /// About how many bytes a message takes on disk.

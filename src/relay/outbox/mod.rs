@@ -37,6 +37,7 @@ mod window;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use super::record::{KeptOutcome, MessageId, Queued, Restored};
 use super::stats::OutboxStats;
@@ -240,8 +241,8 @@ impl Outbox {
             outbox.restore_outcome(outcome);
         }
         outbox.outcomes.sort();
-        for queued in restored.messages.into_iter().flatten() {
-            outbox.restore_message(now, &queued, stats);
+        for (queued, principal) in restored.messages.drain() {
+            outbox.restore_message(now, &queued, &principal, stats);
         }
         outbox.drop_surplus(stats);
         outbox
@@ -255,15 +256,16 @@ impl Outbox {
         self.outcomes.restore(outcome);
     }
 
-    fn restore_message(&mut self, now: Time, queued: &Queued, stats: &mut OutboxStats) {
+    fn restore_message(&mut self, now: Time, queued: &Queued, principal: &Arc<str>, stats: &mut OutboxStats) {
+        let more = queued.more.as_deref();
         self.last_id = self.last_id.max(queued.id);
         self.next_sequence = self.next_sequence.max(queued.sequence.saturating_add(1));
-        self.hold(queued.id, Pending::queued(queued), &queued.principal, queued.known);
+        self.hold(queued.id, Pending::queued(queued), principal, more.and_then(|more| more.known));
         stats.restored += 1;
-        self.begin(queued.id, queued.order, stats);
+        self.begin(queued.id, more.and_then(|more| more.order), stats);
         let over = match queued.on_unknown {
-            OnUnknown::DeadLetter => (queued.attempts > 0).then_some(OUTCOME_UNKNOWN),
-            OnUnknown::Retry => (queued.attempts >= self.config.max_attempts).then_some(MAX_ATTEMPTS),
+            OnUnknown::DeadLetter => (queued.attempts() > 0).then_some(OUTCOME_UNKNOWN),
+            OnUnknown::Retry => (queued.attempts() >= self.config.max_attempts).then_some(MAX_ATTEMPTS),
         };
         if let Some(reason) = over {
             self.end(now, queued.id, Outcome::failed(OutcomeState::DeadLettered, reason));

@@ -17,7 +17,7 @@ use crate::config::BackoffConfig;
 use crate::dialect::Then;
 use crate::protocol::request::{ChannelRequest, Publish};
 use crate::relay::pairs::SessionId;
-use crate::relay::record::{KeptOutcome, Operation, Stored, StoredMessage, StoredOutcome, Wanted};
+use crate::relay::record::{Backlog, KeptOutcome, Operation, Stored, StoredMessage, StoredOutcome, Wanted};
 use crate::relay::rng::Rng;
 
 const MS: Duration = Duration::from_millis(1);
@@ -80,8 +80,10 @@ impl Disk {
     }
 
     fn restored(&self) -> Restored {
+        let mut messages = Backlog::default();
+        self.messages.iter().for_each(|(message, attempts)| messages.add(message, *attempts));
         Restored {
-            messages: vec![self.messages.iter().map(|(message, attempts)| Queued::of(message, *attempts)).collect()],
+            messages,
             outcomes: vec![self.outcomes.iter().map(KeptOutcome::of).collect()],
             next_sequence: self.next_sequence,
             ..Restored::default()

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{ChannelPolicy, Conflict};
 use crate::protocol::request::{OnSlow, Optimistic, Subscribe};
 use crate::relay::outbox::OutcomeState;
-use crate::relay::record::{MessageId, Queued};
+use crate::relay::record::{Backlog, MessageId};
 
 /// Whether an item is somebody's favourite, by a message for another channel.
 fn favour(key: &str, value: &str) -> Publish {
@@ -182,9 +182,10 @@ fn values_are_pending_again_after_a_restart() {
     house.cut();
     let session = house.join();
     house.publish(session, vec![favour("42", "1"), favour("43", "2")], false);
-    let queued = house.disk.messages.iter().map(|message| Queued::of(message, 0)).collect();
+    let mut messages = Backlog::default();
+    house.disk.messages.iter().for_each(|message| messages.add(message, 0));
     let mut again = with_conflict(Conflict::Queue);
-    let restored = Restored { messages: vec![queued], next_sequence: 2, ..Restored::default() };
+    let restored = Restored { messages, next_sequence: 2, ..Restored::default() };
     let config = Arc::clone(&again.relay.config);
     again.relay = Relay::new(config, Dialect::builtin("plain").unwrap(), restored, 2, again.now);
     again.disk = std::mem::take(&mut house.disk);
