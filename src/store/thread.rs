@@ -140,6 +140,9 @@ impl Keeper {
             }
             Err(reason) => StoreAnswer::CommitFailed { reason },
         });
+        if let Some(committer) = &self.committer {
+            committer.sweep(operations.len());
+        }
     }
 
     fn load(&mut self, wanted: &[Wanted]) {
