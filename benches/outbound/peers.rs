@@ -19,8 +19,10 @@ pub struct Peer {
     pub service: Box<dyn Service>,
 }
 
-const PEERS: [(&str, fn(&Path) -> Peer); 3] =
-    [("nats-server", jetstream), ("redis-server", redis), ("mosquitto", mosquitto)];
+/// Starts one in a directory of its own.
+type Start = fn(&Path) -> Peer;
+
+const PEERS: [(&str, Start); 3] = [("nats-server", jetstream), ("redis-server", redis), ("mosquitto", mosquitto)];
 
 /// Starts those that are installed, each in a directory of its own.
 pub fn start(directory: &Path) -> Vec<Peer> {
