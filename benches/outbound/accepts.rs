@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::measure::{Figure, PUBLISHERS, RECORD, Table, raw, store};
 use crate::peers::{self, Peer};
-use crate::relay::{Clients, Place};
+use crate::relay::{Clients, Place, Relay};
 use crate::swarm::publish;
 use crate::syncs;
 use crate::upstream::Upstream;
@@ -39,20 +39,28 @@ pub fn run(time: Duration, rounds: u64) {
 
 /// A fresh relay for each figure.
 fn relay(publishers: usize, time: Duration, live: bool) -> Figure {
+    with_relay(live, |relay| publish(&Clients(relay.feed), publishers, time))
+}
+
+fn with_relay<T>(live: bool, work: impl FnOnce(&Relay) -> T) -> T {
     let upstream = if live { Upstream::open() } else { Upstream::shut() };
     let place = Place::new(&upstream.url());
     let relay = place.start();
     if live {
         relay.wait_live();
     }
-    publish(&Clients(relay.feed), publishers, time)
+    work(&relay)
 }
 
-/// Only the program.
+/// Only the program, and how large its commits are.
 pub fn whole(publishers: usize, time: Duration, live: bool) {
     let mut table = Table::default();
-    table.note(&format!("Tidegate, {publishers} publishers"), relay(publishers, time, live));
+    let commits = with_relay(live, |relay| {
+        table.note(&format!("Tidegate, {publishers} publishers"), publish(&Clients(relay.feed), publishers, time));
+        relay.commits()
+    });
     table.print();
+    println!("{commits}");
 }
 
 fn who_syncs(directory: &Path, peers: &[Peer]) {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::children::disk_bytes;
-use crate::relay::{Extras, Place, Relay, fill};
+use crate::relay::{Commits, Extras, Place, Relay, fill};
 use crate::upstream::Upstream;
 
 /// Messages that wait at most.
@@ -54,8 +54,7 @@ struct Watch {
     most: u64,
     deepest: u64,
     passed: u64,
-    /// Commits, their seconds, their operations.
-    store: [f64; 3],
+    commits: Commits,
 }
 
 impl Watch {
@@ -78,21 +77,15 @@ impl Watch {
 
     /// A line about the last part.
     fn tell(&mut self, passed: u64, took: Duration, bytes: u64, relay: &Relay) {
-        let now = relay.metrics([
-            "tidegate_store_commit_seconds_count",
-            "tidegate_store_commit_seconds_sum",
-            "tidegate_store_operations_total",
-        ]);
-        let [commits, seconds, operations] = [0, 1, 2].map(|at| now[at] - self.store[at]);
+        let commits = relay.commits();
         println!(
-            "  {passed}: {:.0}/s, {} MiB of at most {} MiB; {commits:.0} commits of {:.1} ms and {:.0} operations; {}",
+            "  {passed}: {:.0}/s, {} MiB of at most {} MiB; {}; {}",
             (passed - self.passed) as f64 / took.as_secs_f64(),
             bytes >> 20,
             self.most >> 20,
-            seconds / commits * 1e3,
-            operations / commits,
+            commits.since(self.commits),
             relay.process.memory()
         );
-        (self.passed, self.store) = (passed, now);
+        (self.passed, self.commits) = (passed, commits);
     }
 }

@@ -47,7 +47,7 @@ fn start(place: &Place, after: &str) -> Relay {
     let memory = relay.process.memory();
     accept_one(&relay);
     let accepted = began.elapsed();
-    println!("  after it was {after}: ready {:.0?}, first accept {accepted:.0?}: {memory}", relay.ready);
+    println!("  after it was {after}: ready {:.2?}, first accept {accepted:.2?}: {memory}", relay.ready);
     std::thread::sleep(Duration::from_secs(3));
     println!("    3 s later: {}", relay.process.memory());
     relay

@@ -104,11 +104,15 @@ impl Relay {
         status["outbox"]["depth"].as_u64().unwrap()
     }
 
-    /// Some metrics, by name.
-    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> [f64; N] {
+    /// What the store has done.
+    pub fn commits(&self) -> Commits {
         let text = self.get("/metrics").1;
-        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        names.map(|name| value(name).unwrap_or(0.0))
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix("tidegate_store_")?.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+        };
+        let (count, seconds) = (value("commit_seconds_count "), value("commit_seconds_sum "));
+        Commits { count, seconds, operations: value("operations_total ") }
     }
 
     /// Waits until the connection to upstream serves.
@@ -135,6 +139,32 @@ impl Relay {
     pub fn kill(self) {
         self.process.signal(Signal::KILL);
         self.process.end();
+    }
+}
+
+/// What a store did in a time.
+#[derive(Default, Clone, Copy)]
+pub struct Commits {
+    count: f64,
+    seconds: f64,
+    operations: f64,
+}
+
+impl Commits {
+    /// What was done since `before`.
+    pub fn since(self, before: Commits) -> Commits {
+        Commits {
+            count: self.count - before.count,
+            seconds: self.seconds - before.seconds,
+            operations: self.operations - before.operations,
+        }
+    }
+}
+
+impl std::fmt::Display for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Commits { count, seconds, operations } = self;
+        write!(f, "{count:.0} commits of {:.2} ms and {:.1} operations", seconds / count * 1e3, operations / count)
     }
 }
 
