@@ -81,6 +81,7 @@ impl Outbox {
         if self.is_answerable(id, stats) {
             self.widen(id);
             let reply = reply.filter(|text| text.len() <= REPLY_MAX).map(Box::from);
+            self.report_acked(now, id, by);
             self.end(now, id, Outcome::delivered(by, reply));
         }
     }
@@ -292,6 +293,7 @@ impl Outbox {
             self.expiries.insert((at, id), ());
         }
         self.place(id);
+        self.report_retry(now, id, reason);
         self.keep(id);
     }
 

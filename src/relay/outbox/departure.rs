@@ -117,6 +117,7 @@ impl Outbox {
         self.in_flight.insert(id);
         self.timers.extend(look.map(|at| (at, id)));
         stats.attempts += 1;
+        self.report_sent(now, id);
         self.read_ahead(lane);
     }
 

@@ -68,6 +68,7 @@ impl Outbox {
         if let Some(order) = order.filter(|_| coalesces) {
             self.supersede(now, id, order);
         }
+        self.report_accepted(now, id);
         self.keep_if_room(id);
         Some(Durable::Accepted(id))
     }
@@ -176,6 +177,7 @@ impl Outbox {
         }
         stats.lane(pending.lane).depth -= 1;
         stats.outcomes.bump(outcome.outcome.state);
+        self.report_outcome(&outcome, &pending);
         self.outcomes.insert(Arc::clone(&outcome), &self.config);
         Some(Durable::Settled { outcome, publishers: pending.publishers() })
     }

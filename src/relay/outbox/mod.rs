@@ -10,7 +10,7 @@
 //!   to live. `packed`: a table for a million of them.
 //! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
 //! - `departure`: an attempt leaves. `window`: how many at once. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
-//!   `shown`: what people see.
+//!   `shown`: what people see. `progress`: what those who follow messages are told.
 //!
 //! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling
 //! (`meet::messages::outbound`).
@@ -28,6 +28,7 @@ mod message;
 mod outcomes;
 mod packed;
 mod principals;
+mod progress;
 mod shelf;
 mod shown;
 mod staging;
@@ -48,6 +49,7 @@ pub use admission::{Admitted, Publisher, Refusal};
 pub use answers::Nack;
 pub use ending::Durable;
 pub use letters::as_publish;
+pub use progress::Step;
 pub use shown::ended_state;
 
 use clock::Clock;
@@ -58,6 +60,7 @@ use message::{Messages, Pending, Phase};
 use outcomes::Outcomes;
 use packed::Packed;
 use principals::Principals;
+use progress::Progress;
 use shelf::Shelf;
 use staging::Staging;
 use window::Window;
@@ -200,6 +203,7 @@ pub struct Outbox {
     idempotency: Idempotency,
     outcomes: Outcomes,
     staging: Staging,
+    progress: Progress,
     last_id: MessageId,
     next_sequence: u64,
     /// Bytes that are free on the disk, and bytes that the store takes of it.
@@ -232,6 +236,7 @@ impl Outbox {
             idempotency: Idempotency::default(),
             outcomes: Outcomes::default(),
             staging: Staging::default(),
+            progress: Progress::default(),
             last_id: MessageId(0),
             next_sequence: restored.next_sequence,
             disk: (u64::MAX, 0),

@@ -86,7 +86,7 @@ pub fn ended_state(stored: &StoredOutcome) -> Vec<u8> {
     outcome_members(object.text("ended", &stored.ended.rfc3339()), &stored.outcome).end()
 }
 
-fn pending_members(now: Time, object: Object, id: MessageId, pending: &Pending) -> Object {
+pub(super) fn pending_members(now: Time, object: Object, id: MessageId, pending: &Pending) -> Object {
     let object = object
         .text("message", &id.to_string())
         .text("state", if pending.is_in_flight() { "in_flight" } else { "accepted" })
