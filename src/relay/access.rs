@@ -52,7 +52,7 @@ impl Principal {
     pub fn local() -> Self {
         Principal {
             name: Arc::from("local"),
-            read: vec!["*".to_owned(), "$unmatched".to_owned()],
+            read: vec!["*".to_owned(), "$unmatched".to_owned(), "$outbox".to_owned()],
             write: vec!["*".to_owned()],
             proof: Proof::Loopback,
         }
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!((&*who.name, access.wants_token()), ("local", false));
         assert!(who.may_read("price:BTC") && who.may_write("orders?{\"account\":\"9\"}") && who.may_read("$status"));
         assert!(!who.may_write("$status"));
-        assert!(!who.may_read("$outbox"), "a star does not cover the relay's own channels");
+        assert!(who.may_read("$outbox") && who.may_read("$unmatched") && !who.may_read("$other"));
     }
 
     #[test]
@@ -224,6 +224,11 @@ mod tests {
     #[test]
     fn missing_wrong_and_empty_tokens_are_refused_alike() {
         let access = access(AccessMode::Tokens, &[("a", "one", &["*"], &["*"])]);
+        let a = access.authenticate(Some("one")).unwrap();
+        assert!(
+            a.may_read("x") && !a.may_read("$outbox") && !a.may_read("$outbox/01J"),
+            "a star covers no own channels"
+        );
         for token in [None, Some(""), Some("on"), Some("one "), Some("ONE")] {
             assert_eq!(access.authenticate(token), Err(ErrorCode::Unauthenticated));
         }

@@ -351,8 +351,7 @@ fn check_channel(name: &str) -> Result<(), Wrong> {
     if name.strip_suffix('*').unwrap_or(name).contains('*') {
         return Err(invalid("`*` stands only at the end of a pattern; within a name write %2A"));
     }
-    let known = ["$outbox", "$outbox*"].contains(&name) || name.starts_with("$outbox/");
-    if known { Err(not_supported("the channel", &shown(name))) } else { Ok(()) }
+    Ok(())
 }
 
 fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publish>, bool), Wrong> {

@@ -133,7 +133,7 @@ impl Relay {
             (0u32..).zip(&session.subscriptions).filter_map(|(at, slot)| Some((at, slot.as_ref()?.ring))).collect();
         for (slot, ring) in slots {
             let Some(name) = self.feed.ring(ring).map(|ring| Arc::clone(&ring.name)) else { continue };
-            if !principal.may_read(&name) {
+            if !self.may_read(&principal, &name) {
                 self.end_subscription(now, id, slot);
                 let message = "not among the channels that this principal may read any more";
                 self.refuse(id, None, Some(&name), ErrorCode::Forbidden, message, None);

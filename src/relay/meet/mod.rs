@@ -17,14 +17,14 @@
 //!   upstream is, and who is told.
 //!
 //! `clients/`:
-//! - `sessions`: what they ask. `subscribing`: how subscriptions begin and end. `cutting`: what is delivered.
-//!   `snapshots`: state as frames. `calls`: HTTP requests. `accounts`: what was spent, and who reads what.
+//! - `sessions`: what they ask. `subscribing`: how subscriptions begin and end. `following`: those to the life of messages.
+//!   `cutting`: what is delivered. `snapshots`: state as frames. `calls`: HTTP requests. `accounts`: what was spent, and who reads what.
 //!
 //! `messages/`, what leaves:
 //! - `publishing`: who publishes and what they are told. `waiting`: for what, and how long. `outbound`: what leaves, the
 //!   store. `reading`: what waits on disk. `volatile`: those that leave now or never. `overlaying`:
-//!   what they will make of channels. `letters`:
-//!   dead ones, for operators.
+//!   what they will make of channels. `progress`: what becomes of them, told to who follows them. `letters`: dead
+//!   ones, for operators.
 //!
 //! `draining`: stop and reload, which concern all. `tests/`: the whole relay against a service, in virtual time.
 

@@ -22,6 +22,8 @@ use crate::relay::sample::Seen;
 use crate::relay::stats::{Histogram, Stats};
 use crate::relay::time::Time;
 
+use super::following::is_of_message;
+
 impl Relay {
     pub(in crate::relay) fn called(
         &mut self,
@@ -103,7 +105,13 @@ impl Relay {
     }
 
     fn snapshot(&mut self, principal: &Principal, channel: &ChannelRequest) -> Reply {
-        if !principal.may_read(&channel.name) {
+        let not_carried =
+            || problem(ErrorCode::NotFound, "not carried now: subscribe it, then its state becomes known");
+        if !self.may_read(principal, &channel.name) {
+            if is_of_message(&channel.name) {
+                // Whoever may not follow it cannot tell whether there is one.
+                return not_carried();
+            }
             return problem(ErrorCode::Forbidden, "not among the channels that this principal may read");
         }
         let named = match naming::resolve(&self.config, self.dialect.secret_params(), channel) {
@@ -112,7 +120,7 @@ impl Relay {
         };
         let found = self.feed.find(&named.local);
         let Some((id, ring)) = found.and_then(|id| Some((id, self.feed.ring(id)?))) else {
-            return problem(ErrorCode::NotFound, "not carried now: subscribe it, then its state becomes known");
+            return not_carried();
         };
         let stale = self.upstream_word(id) != "live";
         match super::snapshots::whole(&self.feed, ring, stale) {

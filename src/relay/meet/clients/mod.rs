@@ -3,6 +3,7 @@
 pub(in crate::relay) mod accounts;
 pub(in crate::relay) mod calls;
 pub(in crate::relay) mod cutting;
+pub(in crate::relay) mod following;
 pub(in crate::relay) mod sessions;
 pub(in crate::relay) mod snapshots;
 pub(in crate::relay) mod subscribing;

@@ -18,21 +18,28 @@ use crate::relay::session::{Pattern, Session, Subscription};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Time};
 
+use super::following::{OUTBOX_CHANNEL, is_of_message};
+
 /// Why one channel could not be subscribed.
-struct Refusal {
+pub(super) struct Refusal {
     code: ErrorCode,
     message: String,
     retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Refusal { code, message: message.into(), retry_after: None }
     }
 }
 
+/// The same words whether there is such a channel or not.
+pub(super) fn forbidden() -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, "not among the channels that this principal may read")
+}
+
 /// Where a subscription begins.
-enum Begin {
+pub(super) enum Begin {
     Fresh,
     Resumed(u64),
     Reset(ResetReason),
@@ -74,31 +81,49 @@ impl Relay {
         subscribe: &Subscribe,
         channel: &ChannelRequest,
     ) -> Result<(), Refusal> {
+        if channel.name.starts_with('$') && channel.params.is_some() {
+            return Err(Refusal::new(ErrorCode::Invalid, "the relay's own channels take no params"));
+        }
+        if is_of_message(&channel.name) {
+            return self.subscribe_message(now, id, subscribe, channel);
+        }
         self.check_channel(id, channel)?;
-        if channel.name.starts_with('$') && ![STATUS_CHANNEL, UNMATCHED_CHANNEL].contains(&&*channel.name) {
-            let words = "the relay's own channels are $status and $unmatched";
+        if channel.name.starts_with('$')
+            && ![STATUS_CHANNEL, UNMATCHED_CHANNEL, OUTBOX_CHANNEL].contains(&&*channel.name)
+        {
+            let words = "the relay's own channels are $status, $unmatched, $outbox and $outbox/MESSAGE";
             return Err(Refusal::new(ErrorCode::NotSupported, words));
         }
         let named = naming::resolve(&self.config, self.dialect.secret_params(), channel)
             .map_err(|message| Refusal::new(ErrorCode::Invalid, message))?;
-        if let Some(ring) = self.feed.find(&named.local)
-            && let Some(slot) = self.sessions.get(id).and_then(|session| session.find(ring))
-        {
-            // Asked for again: the new options and place count.
-            self.end_subscription(now, id, slot);
-        }
+        self.leave_before(now, id, &named.local);
         let (ring, upstream) = self.want(now, id, &named, channel)?;
         let begin = self.begin(ring, subscribe);
         self.stand(id, subscribe, ring, upstream, &begin);
+        self.follow_read(&named.local);
         Ok(())
+    }
+
+    /// What is subscribed already is asked for again: the new options and place count.
+    pub(super) fn leave_before(&mut self, now: Time, id: SessionId, local: &str) {
+        if let Some(ring) = self.feed.find(local)
+            && let Some(slot) = self.sessions.get(id).and_then(|session| session.find(ring))
+        {
+            self.end_subscription(now, id, slot);
+        }
     }
 
     /// Whether this session may read the channel and has room for one more.
     fn check_channel(&self, id: SessionId, channel: &ChannelRequest) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(id) else { return Ok(()) };
         if !session.principal.may_read(&channel.name) {
-            return Err(Refusal::new(ErrorCode::Forbidden, "not among the channels that this principal may read"));
+            return Err(forbidden());
         }
+        self.check_room(id)
+    }
+
+    pub(super) fn check_room(&self, id: SessionId) -> Result<(), Refusal> {
+        let Some(session) = self.sessions.get(id) else { return Ok(()) };
         if session.channels() + session.patterns.len() >= self.config.feed.session_channels {
             let message = format!("a session has at most {} channels", self.config.feed.session_channels);
             return Err(Refusal::new(ErrorCode::LimitExceeded, format!("{message} (feed.session_channels)")));
@@ -137,8 +162,7 @@ impl Relay {
             if let Some(upstream) = upstream {
                 self.interest.release(now.mono, upstream);
             }
-            let message = format!("{} channels are carried already (feed.max_channels)", self.config.feed.max_channels);
-            return Err(Refusal::new(ErrorCode::LimitExceeded, message));
+            return Err(self.too_many_channels());
         };
         if let Some(upstream) = upstream {
             self.feed.bind(ring, upstream, named.direct);
@@ -146,7 +170,12 @@ impl Relay {
         Ok((ring, upstream))
     }
 
-    fn begin(&self, ring: RingId, subscribe: &Subscribe) -> Begin {
+    pub(super) fn too_many_channels(&self) -> Refusal {
+        let message = format!("{} channels are carried already (feed.max_channels)", self.config.feed.max_channels);
+        Refusal::new(ErrorCode::LimitExceeded, message)
+    }
+
+    pub(super) fn begin(&self, ring: RingId, subscribe: &Subscribe) -> Begin {
         let Some(since) = &subscribe.since else { return Begin::Fresh };
         let Some(ring) = self.feed.ring(ring) else { return Begin::Fresh };
         match Position::parse(since) {
@@ -160,7 +189,7 @@ impl Relay {
     }
 
     /// Puts the subscription in place and tells: `subscribed`, then `reset` and snapshot where they are due.
-    fn stand(
+    pub(super) fn stand(
         &mut self,
         id: SessionId,
         subscribe: &Subscribe,
@@ -330,6 +359,9 @@ impl Relay {
                 self.end_subscription(now, id, slot);
                 self.tell(id, control::unsubscribed(reference, &name));
             }
+            _ if self.follow_no_more(id, &channel.name) => {
+                self.tell(id, control::unsubscribed(reference, &channel.name));
+            }
             _ => self.not_subscribed(id, reference, channel),
         }
     }
@@ -388,7 +420,7 @@ impl Relay {
         {
             other.reader = subscription.reader;
         }
-        if empty {
+        if empty && !self.follow_unread(subscription.ring) {
             self.feed.no_interest(subscription.ring, now.mono);
         }
     }

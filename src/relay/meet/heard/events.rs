@@ -251,7 +251,7 @@ impl Relay {
     pub(in crate::relay) fn tell_own(
         &mut self,
         now: Time,
-        channel: &'static str,
+        channel: &str,
         key: Option<&str>,
         kind: &'static str,
         data: Vec<u8>,

@@ -4,6 +4,7 @@
 pub(in crate::relay) mod letters;
 pub(in crate::relay) mod outbound;
 pub(in crate::relay) mod overlaying;
+pub(in crate::relay) mod progress;
 pub(in crate::relay) mod publishing;
 pub(in crate::relay) mod reading;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::config::UpstreamConfig;
 use crate::dialect::{Carried, ChannelId, Conversation, Dialect, SendError, Then};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::Relay;
+use crate::relay::feed::RingId;
 use crate::relay::interest::{InterestState, Want, WantError};
 use crate::relay::naming;
 use crate::relay::outbox::{Confirm, Durable, Lane, Nack};
@@ -29,6 +30,8 @@ pub(in crate::relay) struct Outbound {
     pub(in crate::relay) waiting: Waiting,
     /// Who waits for what to be read from the disk.
     pub(in crate::relay) reading: Reading,
+    /// Channels of messages that nobody reads any more; they go when the turn is over.
+    pub(in crate::relay) unread: Vec<RingId>,
     /// What leaves now or never.
     pub(in crate::relay) volatile: Volatile,
     joins: Joins,
@@ -42,6 +45,7 @@ impl Outbound {
             checker,
             waiting: Waiting::default(),
             reading: Reading::default(),
+            unread: Vec::new(),
             volatile: Volatile::default(),
             joins: Joins::default(),
         }
@@ -60,6 +64,7 @@ struct Joins {
 impl Relay {
     /// Asks the store for what is staged, and for what has to be read, if it does not do that already.
     pub(in crate::relay) fn pump_store(&mut self, now: Time) {
+        self.forget_unread();
         if let Some(wanted) = self.outbox.take_load() {
             self.outputs.push_back(Output::Load(wanted));
         }
@@ -79,10 +84,12 @@ impl Relay {
                 Durable::Accepted(id) => {
                     self.tell_accepted(id);
                     self.overlay_accepted(now, id);
+                    self.tell_progress_of(now, id);
                 }
                 Durable::Settled { outcome, publishers } => {
                     self.leave_channel(now, outcome.id);
                     self.overlay_ended(now, &outcome);
+                    self.tell_progress_of(now, outcome.id);
                     self.tell_settled(&outcome, &publishers);
                 }
             }
@@ -105,6 +112,7 @@ impl Relay {
             confirm => confirm,
         };
         self.outbox.sent(now, message, confirm, &mut self.stats.outbox);
+        self.tell_progress(now);
     }
 
     /// The dialect could not make a frame of it (`NotJoined`: it must wait for its channel).
@@ -125,17 +133,20 @@ impl Relay {
 
     fn postpone(&mut self, now: Time, message: MessageId) {
         self.outbox.postpone(now, message, &mut self.rng, &mut self.stats.outbox);
+        self.tell_progress(now);
     }
 
     /// The bytes of these messages are with the kernel.
     pub(in crate::relay) fn messages_written(&mut self, now: Time, messages: &[MessageId]) {
         self.outbox.written(now, messages, &mut self.stats.outbox);
+        self.tell_progress(now);
         self.volatile_written(messages);
     }
 
     pub(in crate::relay) fn message_acked(&mut self, now: Time, message: MessageId, by: Confirm, reply: Option<&str>) {
         if !message.is_volatile() {
             self.outbox.acked(now, message, by, reply, &mut self.stats.outbox);
+            self.tell_progress(now);
         }
     }
 
@@ -153,6 +164,7 @@ impl Relay {
         }
         let nack = Nack { then, code, text, retry_after };
         self.outbox.nacked(now, message, nack, &mut self.rng, &mut self.stats.outbox);
+        self.tell_progress(now);
     }
 
     /// Whether a request should be sent now (a ping) whose answer proves that messages before it arrived.
@@ -168,11 +180,13 @@ impl Relay {
     /// That answer came.
     pub(in crate::relay) fn barrier_passed(&mut self, now: Time) {
         self.outbox.barrier_passed(now, &mut self.stats.outbox);
+        self.tell_progress(now);
     }
 
     /// The attempt is gone: what was in flight may have left.
     pub(in crate::relay) fn messages_lost(&mut self, now: Time) {
         self.outbox.lost(now, &mut self.rng, &mut self.stats.outbox);
+        self.tell_progress(now);
         self.volatile_lost();
     }
 
@@ -182,6 +196,7 @@ impl Relay {
 
     pub(in crate::relay) fn outbound_timeout(&mut self, now: Time) {
         self.outbox.timeout(now, &mut self.rng, &mut self.stats.outbox);
+        self.tell_progress(now);
         self.answer_waited(now);
     }
 

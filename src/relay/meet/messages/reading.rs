@@ -1,4 +1,4 @@
-//! What is on disk is read because somebody asks about it: messages that wait, and how messages ended.
+//! What is on disk is read because somebody asks about it or follows it: messages that wait, and how messages ended.
 //!
 //! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, or when the store fails.
 
@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::protocol::codes::ErrorCode;
+use crate::protocol::control;
+use crate::protocol::request::Subscribe;
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::outbox::Refusal;
@@ -32,6 +34,8 @@ pub(in crate::relay) enum Look {
     Awaited(CallId),
     /// What operators want of a dead letter.
     Letter(CallId, LetterCall),
+    /// To follow it: the subscription to its channel.
+    Follow(SessionId, Box<Subscribe>),
 }
 
 /// Who waits for which message to be read.
@@ -39,6 +43,18 @@ pub(in crate::relay) enum Look {
 pub(in crate::relay) struct Reading {
     looks: BTreeMap<MessageId, Vec<Look>>,
     count: usize,
+}
+
+impl Reading {
+    /// A session follows this message no more; whether it waited for that.
+    pub(in crate::relay) fn forget_follow(&mut self, id: MessageId, session: SessionId) -> bool {
+        let Some(looks) = self.looks.get_mut(&id) else { return false };
+        let before = looks.len();
+        looks.retain(|look| !matches!(look, Look::Follow(of, _) if *of == session));
+        let gone = before - looks.len();
+        self.count -= gone;
+        gone > 0
+    }
 }
 
 impl Relay {
@@ -80,6 +96,7 @@ impl Relay {
                 Look::Repeated(session) => self.tell_end_again(session, id),
                 Look::Awaited(call) => self.answer_awaited(call, id),
                 Look::Letter(call, wish) => self.about_letter(now, call, id, &wish),
+                Look::Follow(session, subscribe) => self.subscribe(now, session, *subscribe),
             }
         }
     }
@@ -100,6 +117,13 @@ impl Relay {
             Look::Repeated(_) => {}
             // It is answered at its time, with the state alone.
             Look::Awaited(_) => {}
+            Look::Follow(session, subscribe) => {
+                // Not the client's fault: does not count against it.
+                self.stats.sessions.errors.bump(refusal.code.text());
+                let (reference, channel) = (subscribe.reference.as_ref(), subscribe.channels.first());
+                let channel = channel.map(|channel| &*channel.name);
+                self.tell(session, control::error(reference, channel, refusal.code, &refusal.message, None));
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 mod disk;
 mod joining;
 mod overlaying;
+mod progress;
 mod reading;
 mod stopping;
 mod volatile;
