@@ -6,7 +6,7 @@
 //! - what it said: `sequence`, `reorder`, `unsettled`, `repair`, `refresh`, `budget`, `watch`, `roundtrip`, `quality`,
 //!   `alerts`;
 //! - clients: `feed` (channels as rings), `session` (cursors over the feed), `access`, `naming`, `mapping`;
-//! - what leaves: `outbox`.
+//! - what leaves: `outbox`, `syncing` (how far it has come after an outage).
 //!
 //! Where two parts meet stands in `meet/`, and only there.
 //!
@@ -44,6 +44,7 @@ pub mod sample;
 pub mod sequence;
 pub mod session;
 pub mod stats;
+pub mod syncing;
 pub mod tally;
 pub mod time;
 pub mod unsettled;

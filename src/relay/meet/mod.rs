@@ -23,8 +23,8 @@
 //! `messages/`, what leaves:
 //! - `publishing`: who publishes and what they are told. `waiting`: for what, and how long. `outbound`: what leaves, the
 //!   store. `reading`: what waits on disk. `volatile`: those that leave now or never. `overlaying`:
-//!   what they will make of channels. `progress`: what becomes of them, told to who follows them. `letters`: dead
-//!   ones, for operators.
+//!   what they will make of channels. `progress`: what becomes of them, told to who follows them. `syncing`: how far those
+//!   have come that waited for the link. `letters`: dead ones, for operators.
 //!
 //! `draining`: stop and reload, which concern all. `tests/`: the whole relay against a service, in virtual time.
 

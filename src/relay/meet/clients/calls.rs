@@ -192,6 +192,7 @@ impl Relay {
                 "oldest_age_ms": oldest.map(|oldest| millis(now.wall.since(oldest))),
                 "in_flight": self.outbox.in_flight(),
                 "store_failed": self.stats.outbox.store_failed,
+                "sync": self.sync_status(now),
             },
             "repairs": self.repairs_json(),
             "budget": budget,

@@ -334,6 +334,7 @@ impl Relay {
     pub(in crate::relay) fn link_moved(&mut self, now: Time) {
         self.stats.link.state = Some(self.link.state());
         self.link_changed(now);
+        self.sync_with_link(now);
     }
 
     /// Whether an attempt is ready.

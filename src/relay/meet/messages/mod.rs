@@ -7,6 +7,7 @@ pub(in crate::relay) mod overlaying;
 pub(in crate::relay) mod progress;
 pub(in crate::relay) mod publishing;
 pub(in crate::relay) mod reading;
+pub(in crate::relay) mod syncing;
 #[cfg(test)]
 mod tests;
 pub(in crate::relay) mod volatile;

@@ -16,6 +16,7 @@ use crate::relay::naming;
 use crate::relay::outbox::{Confirm, Durable, Lane, Nack};
 use crate::relay::pairs::{Notice, Output};
 use crate::relay::record::{MessageId, StoredMessage};
+use crate::relay::syncing::Syncing;
 use crate::relay::time::{Mono, Time};
 
 use super::reading::Reading;
@@ -34,6 +35,8 @@ pub(in crate::relay) struct Outbound {
     pub(in crate::relay) unread: Vec<RingId>,
     /// What leaves now or never.
     pub(in crate::relay) volatile: Volatile,
+    /// How far those have come that waited when the link became live.
+    pub(in crate::relay) syncing: Syncing,
     joins: Joins,
 }
 
@@ -47,6 +50,7 @@ impl Outbound {
             reading: Reading::default(),
             unread: Vec::new(),
             volatile: Volatile::default(),
+            syncing: Syncing::default(),
             joins: Joins::default(),
         }
     }
@@ -91,9 +95,11 @@ impl Relay {
                     self.overlay_ended(now, &outcome);
                     self.tell_progress_of(now, outcome.id);
                     self.tell_settled(&outcome, &publishers);
+                    self.sync_ended(outcome.id);
                 }
             }
         }
+        self.tell_sync_if_due(now);
     }
 
     /// The next message that may leave now, in order; called by the upstream pump when the bucket has a token.
@@ -191,12 +197,13 @@ impl Relay {
     }
 
     pub(in crate::relay) fn outbound_due(&self) -> Option<Mono> {
-        [self.outbox.due(), self.outbound.waiting.due()].into_iter().flatten().min()
+        [self.outbox.due(), self.outbound.waiting.due(), self.outbound.syncing.due()].into_iter().flatten().min()
     }
 
     pub(in crate::relay) fn outbound_timeout(&mut self, now: Time) {
         self.outbox.timeout(now, &mut self.rng, &mut self.stats.outbox);
         self.tell_progress(now);
+        self.tell_sync_if_due(now);
         self.answer_waited(now);
     }
 

@@ -236,6 +236,7 @@ impl Relay {
             self.answer_uncancelled(asker, &Refusal::store_failed(reason));
         }
         self.nothing_is_read(reason);
+        self.stop_sync(now, "store_failed");
         self.answer_all_waiting();
         self.tally_failed(now);
     }

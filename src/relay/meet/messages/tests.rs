@@ -7,6 +7,7 @@ mod overlaying;
 mod progress;
 mod reading;
 mod stopping;
+mod syncing;
 mod volatile;
 
 use std::sync::Arc;
