@@ -31,6 +31,7 @@ mod network;
 mod outage;
 mod pacing;
 mod power;
+mod progress;
 mod recovery;
 mod replayed;
 mod resume;
