@@ -50,6 +50,16 @@ fn the_dialects_are_those_that_are_built_in() {
 }
 
 #[test]
+fn the_own_channels_are_those_that_can_be_subscribed() {
+    let source = std::fs::read_to_string(project().join("src/relay/meet/clients/subscribing.rs")).unwrap();
+    let words = source.split("the relay's own channels are ").nth(1).and_then(|rest| rest.split('"').next());
+    let words = words.expect("a refusal that names them").replace(" and ", ", ");
+    let code: BTreeSet<String> = words.split(", ").map(str::to_owned).collect();
+    let readme: BTreeSet<String> = table("channel").into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(readme, code);
+}
+
+#[test]
 fn the_frames_are_those_of_the_code() {
     let entries = EntryKind::ALL;
     let mut code: BTreeSet<String> = entries.iter().map(|kind| kind.text().to_owned()).collect();
