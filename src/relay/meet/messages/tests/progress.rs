@@ -5,7 +5,7 @@ mod histories;
 use super::*;
 use crate::config::{AccessMode, TokenGrant};
 use crate::protocol::request::{OnSlow, Secret, Subscribe};
-use crate::relay::record::{MessageId, Queued};
+use crate::relay::record::{Backlog, MessageId};
 
 fn grant(name: &str, read: &[&str]) -> TokenGrant {
     let read = read.iter().map(|pattern| (*pattern).to_owned()).collect();
@@ -339,7 +339,7 @@ fn a_channel_lasts_as_long_as_somebody_reads_it_and_costs_nothing_before_and_aft
     assert_eq!(house.relay.outbox.followed_publisher(MessageId::parse(&id).unwrap()), None);
     let three = house.join();
     house.publish(three, vec![message("orders", "2")], false);
-    let (relay, waits) = (&mut house.relay, house.disk[1].id);
+    let (relay, waits) = (&mut house.relay, house.disk.messages[1].id);
     relay.outbox.postpone(house.now, waits, &mut relay.rng, &mut relay.stats.outbox);
     assert_eq!(relay.outbox.take_step(None), None, "nothing is reported for nobody");
 }
@@ -443,11 +443,12 @@ fn a_restart_goes_on_telling_where_the_message_stands() {
     let mut house = House::new("plain");
     let session = house.join();
     house.publish_one(session, message("orders", "1"));
-    let queued = vec![Queued::of(&house.disk[0], 1)];
-    let own = channel_of(&house.disk[0].id.to_string());
+    let mut messages = Backlog::default();
+    messages.add(&house.disk.messages[0], 1);
+    let own = channel_of(&house.disk.messages[0].id.to_string());
 
     let mut again = House::new("plain");
-    let restored = Restored { messages: vec![queued], next_sequence: 2, ..Restored::default() };
+    let restored = Restored { messages, next_sequence: 2, ..Restored::default() };
     let config = Arc::clone(&again.relay.config);
     again.relay = Relay::new(config, Dialect::builtin("plain").unwrap(), restored, 2, again.now);
     again.disk = std::mem::take(&mut house.disk);

@@ -131,7 +131,7 @@ fn what_ends_otherwise_does_not_remain_and_a_store_that_fails_interrupts() {
     let (mut house, reader) = outage(3, |config| config.outbox.window = 1);
     house.until_live();
     house.sent.retain(|frame| frame["type"] == "publish");
-    let waits = house.disk[2].id.to_string();
+    let waits = house.disk.messages[2].id.to_string();
     let call = house.call(CallRequest::Cancel(waits.into()));
     assert_eq!(house.answer(call).unwrap().0, Ok(200));
     house.wait(SECOND);
