@@ -27,6 +27,11 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Says past the test runner's capture that a test could not run.
+pub fn skip(test: &str, reason: &str) {
+    std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes()).unwrap();
+}
+
 /// One request on a connection of its own; the whole answer.
 pub fn request(address: SocketAddr, line: &str, headers: &[&str], body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -56,7 +61,16 @@ impl Process {
     /// `tidegate run` with this file, nothing inherited from the environment. Where it listens goes to `ports` in `dir`, what
     /// it says to `log`.
     pub fn command(dir: &Path, config: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        Process::command_by(&[], dir, config)
+    }
+
+    /// The same, run by another program with these arguments. That must become the relay: it is waited for and signalled.
+    pub fn command_by(wrapper: &[&str], dir: &Path, config: &Path) -> Command {
+        let program = env!("CARGO_BIN_EXE_tidegate");
+        let mut command = Command::new(wrapper.first().unwrap_or(&program));
+        if let [_, arguments @ ..] = wrapper {
+            command.args(arguments).arg(program);
+        }
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEGATE_") {
                 command.env_remove(name);
@@ -72,6 +86,15 @@ impl Process {
     pub fn start(mut command: Command, dir: &Path) -> Self {
         let _ = std::fs::remove_file(dir.join("ports"));
         Process { child: Some(command.spawn().unwrap()), dir: dir.to_owned() }
+    }
+
+    /// Whether it listens; waits until it does, or has ended.
+    pub fn listens(&mut self) -> bool {
+        let (child, ports) = (self.child.as_mut().unwrap(), self.dir.join("ports"));
+        until("the process to listen or to end", || match ports.exists() {
+            true => Some(true),
+            false => child.try_wait().unwrap().map(|_| false),
+        })
     }
 
     /// Its number.

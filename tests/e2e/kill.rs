@@ -11,8 +11,9 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::common::until;
+use crate::load::Run;
 use crate::rig::{Place, Relay};
-use crate::upstream::{Upstream, plain_answer};
+use crate::upstream::{Gate, Upstream, plain_answer};
 
 const PUBLISHERS: u64 = 4;
 const EACH: u64 = 2_500;
@@ -24,6 +25,9 @@ const ACKNOWLEDGED: usize = 500;
 const KILL_AT: usize = 3_000;
 /// … while each publisher holds so many back, so that it is in the midst on the slowest machine, too.
 const HELD_BACK: u64 = 50;
+
+/// Short lives of one run.
+const LIVES: usize = 50;
 
 /// What the relay named the messages that it accepted: by publisher and number.
 type Accepted = BTreeMap<(u64, u64), String>;
@@ -125,4 +129,34 @@ fn a_kill_in_the_midst_of_ten_thousand_publishes_loses_nothing_accepted() {
     assert_eq!(rest.len() + accepted.len(), all);
     assert!(rest.values().all(|id| !known.contains(id.as_str())), "a message per key");
     assert_eq!(seen.lock().unwrap().len(), all);
+}
+
+#[test]
+fn fifty_kills_in_short_lives_under_load_break_no_promise() {
+    let run = Run::new("fifty_kills", 3);
+    for life in 0..LIVES {
+        // In some lives nothing leaves, and times to live run out.
+        let shut = life % 7 == 3;
+        run.upstream.gate(if shut { Gate::Shut } else { Gate::Open });
+        let relay = run.start();
+        run.load(relay, |relay, progress| {
+            // From the first answers to some hundreds of them.
+            progress.wait_accepted(1 + life * 37 % 250);
+            if life % 5 == 4 && !shut {
+                run.cut(&relay);
+                progress.wait_accepted(progress.accepted() + 50);
+            }
+            relay.kill();
+            None
+        });
+        if shut {
+            run.open();
+        }
+    }
+    let ends = run.finish(run.start());
+    println!("{LIVES} lives: {ends:?}");
+    // Else the run was too tame.
+    for end in ["delivered", "rejected(no)", "expired(ttl)", "dead_lettered(outcome_unknown)"] {
+        assert!(ends.get(end).is_some_and(|count| *count >= 10), "{end}: {ends:?}");
+    }
 }

@@ -77,6 +77,19 @@ impl Place {
         Relay { process, feed, admin, _dir: self.dir.clone() }
     }
 
+    /// Starts a relay by way of a program that becomes it. If it ends before it listens: its exit code, and what it said.
+    pub fn start_by(&self, wrapper: &[&str]) -> Result<Relay, (Option<i32>, String)> {
+        let before = std::fs::read(self.path("log")).map_or(0, |log| log.len());
+        let command = Process::command_by(wrapper, self.dir.path(), &self.path("tidegate.toml"));
+        let mut process = Process::start(command, self.dir.path());
+        if !process.listens() {
+            let (code, said) = process.end();
+            return Err((code, said[before..].to_owned()));
+        }
+        let (feed, admin) = (process.address("feed"), process.address("admin"));
+        Ok(Relay { process, feed, admin, _dir: self.dir.clone() })
+    }
+
     /// Starts a relay and waits until it is connected.
     pub fn start_live(&self) -> Relay {
         let relay = self.start();
@@ -131,6 +144,13 @@ impl Relay {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // A zombie is only waited for.
+        stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().is_empty() && !rest.trim_start().starts_with('Z'))
     }
 
     /// A session over WebSocket.

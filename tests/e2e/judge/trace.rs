@@ -1,0 +1,118 @@
+//! The file of a run, written line by line as things happen. It stays where the run was judged bad, or did not get that far.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use super::rules::{Judge, Violation};
+use super::seen::{Client, Seen, Upstream};
+
+/// What has to be asked about a message after a restart.
+#[derive(Clone, Copy, PartialEq)]
+enum Standing {
+    /// It has not ended, as far as anybody was told.
+    Open,
+    /// Its end was told since the last time that somebody asked.
+    Told,
+    /// Its end was told, and asked for later.
+    Settled,
+}
+
+struct Inner {
+    file: File,
+    lines: u64,
+    sessions: u64,
+    standing: BTreeMap<String, Standing>,
+}
+
+/// A trace that is being written, by all observers at once.
+pub struct Trace {
+    path: PathBuf,
+    begun: Instant,
+    inner: Mutex<Inner>,
+}
+
+impl Trace {
+    /// An empty one. The name of the test names its file.
+    pub fn begin(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("traces");
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(format!("{name}.jsonl"));
+        let file = File::create(&path).unwrap();
+        let inner = Inner { file, lines: 0, sessions: 0, standing: BTreeMap::new() };
+        Trace { path, begun: Instant::now(), inner: Mutex::new(inner) }
+    }
+
+    /// Milliseconds since it was begun.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap()
+    }
+
+    /// Writes a line.
+    pub fn note(&self, seen: &Seen) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.follow(seen);
+        let line = serde_json::to_string(seen).unwrap() + "\n";
+        inner.file.write_all(line.as_bytes()).unwrap();
+        inner.lines += 1;
+    }
+
+    /// How many lines there are.
+    pub fn lines(&self) -> u64 {
+        self.inner.lock().unwrap().lines
+    }
+
+    /// A number for a session.
+    pub fn session(&self) -> u64 {
+        let mut inner = self.inner.lock().unwrap();
+        inner.sessions += 1;
+        inner.sessions
+    }
+
+    /// Messages of which something was seen that nobody has asked for since.
+    pub fn to_ask(&self) -> Vec<String> {
+        let inner = self.inner.lock().unwrap();
+        let open = inner.standing.iter().filter(|(_, standing)| **standing != Standing::Settled);
+        open.map(|(message, _)| message.clone()).collect()
+    }
+
+    /// Judges what was written. A good trace is removed; gives how many messages ended in which way.
+    pub fn judge(&self) -> BTreeMap<String, usize> {
+        let mut judge = Judge::default();
+        for line in BufReader::new(File::open(&self.path).unwrap()).lines() {
+            judge.read(&line.unwrap());
+        }
+        let ends = judge.ends();
+        let violations = judge.end();
+        let shown: Vec<String> = violations.iter().take(20).map(Violation::to_string).collect();
+        assert!(
+            violations.is_empty(),
+            "{} violations in {}:\n{}",
+            violations.len(),
+            self.path.display(),
+            shown.join("\n")
+        );
+        std::fs::remove_file(&self.path).unwrap();
+        ends
+    }
+}
+
+impl Inner {
+    fn follow(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Client(Client::Accepted { message, .. }) | Seen::Upstream(Upstream::Attempt { message, .. }) => {
+                self.standing.entry(message.clone()).or_insert(Standing::Open);
+            }
+            Seen::Client(Client::Outcome { message, .. }) => {
+                self.standing.insert(message.clone(), Standing::Told);
+            }
+            Seen::Client(Client::State { message, end: Some(_), .. }) => {
+                self.standing.insert(message.clone(), Standing::Settled);
+            }
+            _ => {}
+        }
+    }
+}
