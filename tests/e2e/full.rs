@@ -1,12 +1,10 @@
 //! No room: refused before acceptance, and what was accepted is untouched.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use serde_json::{Value, json};
 
-use crate::common::until;
+use crate::common::{skip, until};
+use crate::disks::SmallDisk;
+use crate::load::Run;
 use crate::rig::{Place, Relay};
 use crate::upstream::{Gate, Upstream};
 
@@ -51,61 +49,26 @@ fn a_full_outbox_refuses_and_delivers_what_it_has() {
     relay.stop();
 }
 
-/// A small file system of its own, while it lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Mounts one there, or says why that cannot be.
-    fn mount(at: &Path, size: &str) -> Result<Self, String> {
-        std::fs::create_dir(at).unwrap();
-        let options = format!("size={size},mode=700");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).output();
-        match output {
-            Ok(output) if output.status.success() => Ok(SmallDisk(at.to_owned())),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-            Err(error) => Err(format!("mount: {error}")),
-        }
-    }
-
-    /// Takes all of its room but `left` bytes.
-    fn fill(&self, left: u64) {
-        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
-        let block = vec![7; 4096];
-        loop {
-            let room = rustix::fs::statvfs(&self.0).unwrap();
-            if room.f_bavail * room.f_frsize <= left || file.write_all(&block).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Gives it back.
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// A place whose state is on a small disk; `None`, told past the test runner's capture, where none can be mounted.
-fn on_small_disk(test: &str, upstream: &Upstream, min_free: &str) -> Option<(Place, SmallDisk)> {
-    let mut place = Place::new(upstream);
+/// Puts a place's state on a small disk; `None`, told past the test runner's capture, where none can be mounted.
+fn put_on_small_disk(test: &str, place: &mut Place, min_free: &str) -> Option<SmallDisk> {
     let at = place.path("small");
     match SmallDisk::mount(&at, "48m") {
         Ok(disk) => {
             place.set("outbox.path", &format!("{:?}", at.join("state"))).set("outbox.min_free", min_free);
-            Some((place, disk))
+            Some(disk)
         }
         Err(reason) => {
-            let line = format!("SKIP e2e::{test}: no tmpfs can be mounted here: {reason}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            skip(&format!("e2e::{test}"), &format!("no tmpfs can be mounted here: {reason}"));
             None
         }
     }
+}
+
+/// A place whose state is on a small disk.
+fn on_small_disk(test: &str, upstream: &Upstream, min_free: &str) -> Option<(Place, SmallDisk)> {
+    let mut place = Place::new(upstream);
+    let disk = put_on_small_disk(test, &mut place, min_free)?;
+    Some((place, disk))
 }
 
 /// Publishes until the relay refuses; gives the numbers that it accepted, from `first` on.
@@ -221,4 +184,35 @@ fn a_start_on_a_full_disk_delivers_what_waits_and_sets_room_aside_again() {
     until("acceptance to come back", || (relay.publish(&order(10_000)).status == 202).then_some(()));
     relay.wait_settled();
     relay.stop();
+}
+
+#[test]
+fn a_disk_that_runs_full_under_load_and_is_freed_breaks_no_promise() {
+    let mut run = Run::new("full_under_load", 3);
+    let Some(disk) = put_on_small_disk("full_under_load", &mut run.place, r#""8MiB""#) else { return };
+    run.place.set("outbox.rotate_above", r#""4MiB""#);
+    for life in 0..6 {
+        // Full before the end of the room, and really full.
+        let really = life % 2 == 1;
+        run.place.set("outbox.min_free", if really { "0" } else { r#""8MiB""# });
+        let relay = run.start();
+        run.load(relay, |relay, progress| {
+            progress.wait_accepted(100);
+            disk.fill(if really { 0 } else { 4 << 20 });
+            until("the publishers to be refused", || (progress.refused() >= 50).then_some(()));
+            run.scrape(&relay);
+            // What is free is looked at once a second: many at once may find the end of the room before.
+            let failed = relay.metric("tidegate_store_failed") > 0.0;
+            assert!(failed || !really, "there was no room at all");
+            if !failed {
+                disk.free();
+                progress.wait_accepted(progress.accepted() + 100);
+                disk.fill(0);
+            }
+            relay.kill();
+            None
+        });
+        disk.free();
+    }
+    run.finish(run.start());
 }

@@ -19,8 +19,10 @@ use crate::{client::Client, common::until};
 const OUTSTANDING: usize = 16;
 /// Attempts of one message.
 const MAX_ATTEMPTS: u32 = 10;
-/// Payloads of these sizes take turns; the last becomes several records.
+/// Payloads of these sizes take turns; the last becomes several records …
 const SIZES: [usize; 6] = [20, 300, 300, 300, 5_000, 40_000];
+/// … and one of so many is this large.
+const LARGE: (u64, usize) = (200, 1_000_000);
 /// The time to live of those that have one.
 const TTL_MS: u64 = 200;
 
@@ -38,6 +40,7 @@ pub struct Run {
 #[derive(Default)]
 pub struct Progress {
     accepted: AtomicUsize,
+    refused: AtomicUsize,
     failed: AtomicUsize,
     over: AtomicBool,
 }
@@ -48,7 +51,12 @@ impl Progress {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Refusals because the store failed.
+    /// Refusals, because there is no room or because the store failed.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Those because the store failed.
     pub fn failed(&self) -> usize {
         self.failed.load(Ordering::Relaxed)
     }
@@ -75,6 +83,7 @@ impl Run {
         place.set("upstream.dialect", &path).set("outbox.max_attempts", &MAX_ATTEMPTS.to_string());
         // An answer is given at once or never: none comes late, so none is owed to an attempt before the last.
         place.set("outbox.ack_timeout", r#""10m""#).set("feed.session_requests", "1000000");
+        place.set("outbox.message_max", r#""2MiB""#).set("feed.request_max", r#""2MiB""#);
         let publishers = (0..publishers).map(|number| Mutex::new(Publisher::new(number))).collect();
         Run { place, upstream, trace, calm, publishers }
     }
@@ -250,7 +259,11 @@ impl Publisher {
         let n = self.next;
         self.next += 1;
         let tag = format!("{}-{n}", self.number);
-        let fill = "x".repeat(SIZES[usize::try_from(n).unwrap() % SIZES.len()]);
+        let size = match n % LARGE.0 {
+            17 => LARGE.1,
+            _ => SIZES[usize::try_from(n).unwrap() % SIZES.len()],
+        };
+        let fill = "x".repeat(size);
         let data = json!({"tag": tag, "n": n, "fill": fill});
         let mut request = json!({"op": "publish", "ref": n, "channel": "orders", "data": data, "idempotency_key": tag});
         if n % 4 != 0 {
@@ -307,6 +320,7 @@ impl Publisher {
                     "store_full" => drop(self.unanswered.remove(&number())),
                     _ => panic!("{frame}"),
                 }
+                progress.refused.fetch_add(1, Ordering::Relaxed);
                 Said::Refused { session, tag: self.tag(number()), code }
             }
             Some("outcome") => {

@@ -10,6 +10,7 @@
 mod common;
 
 mod client;
+mod disks;
 mod hub;
 mod island;
 mod judge;

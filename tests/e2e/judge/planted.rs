@@ -325,6 +325,8 @@ fn a_time_to_live_that_is_forgotten() {
 fn an_end_as_unsent_of_what_upstream_has() {
     let sent = with(&accepted("short"), &[accepted("short"), attempt("short", 0, 6)]);
     assert_eq!(broken(&sent), [], "a kill may make the relay forget the newest attempts");
+    let read_late = with(&count(500, 1), &[count(500, 1), attempt("short", 0, 6)]);
+    assert_eq!(broken(&read_late), [], "also those that upstream reads later");
     let told = with(
         &accepted("short"),
         &[accepted("short"), attempt("short", 0, 6), outcome("short", failed("expired", "ttl"))],

@@ -122,8 +122,8 @@ pub struct Judge {
     orders: BTreeMap<(String, String), KeyLog>,
     /// Which message an attempt was of.
     attempts: BTreeMap<(usize, u64), String>,
-    /// Connections below this have ended.
-    ended: usize,
+    /// Below which number connections had ended, and in which life that was seen.
+    cuts: Vec<(usize, usize)>,
     /// How many connections had begun at which times.
     counts: Vec<(usize, u64)>,
     /// The line that told of the store's failure in this life, and the sessions that were told.
@@ -233,7 +233,7 @@ impl Judge {
             Upstream::Nack { connection, request, again } => {
                 self.answer(connection, request, if again { Answer::Later } else { Answer::Refusal });
             }
-            Upstream::Cut { connections } => self.ended = self.ended.max(connections),
+            Upstream::Cut { connections } => self.cuts.push((connections, self.life)),
             Upstream::Count { at_ms, connections } => self.counts.push((connections, at_ms)),
         }
     }
@@ -252,7 +252,9 @@ impl Judge {
             return;
         }
         self.in_time(connection, &tag, &id);
-        let (line, life, stale) = (self.line, self.life, connection < self.ended);
+        // The life that it left in.
+        let ended = self.cuts.iter().find(|(connections, _)| connection < *connections);
+        let (line, life, stale) = (self.line, ended.map_or(self.life, |(_, life)| *life), ended.is_some());
         self.attempts.insert((connection, request), id.clone());
         let publication = &self.publications[&tag];
         let (order, dead_letter) = (publication.order.clone(), publication.dead_letter);
