@@ -82,7 +82,7 @@ fn inject(test: &str, call: &str, fault: &str, last: u32) -> Lives {
             None
         });
     }
-    println!("{call} {fault}: {lives:?}; {:?}", run.finish(run.start()));
+    println!("{call} {fault}: {lives:?}; {:?}", run.finish());
     lives
 }
 
@@ -202,5 +202,5 @@ fn a_file_system_that_turns_read_only() {
         assert!(said.contains("Read-only file system"), "{said}");
         disk.mount_again();
     }
-    run.finish(run.start());
+    run.finish();
 }

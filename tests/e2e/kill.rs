@@ -141,7 +141,7 @@ fn fifty_kills_in_short_lives_under_load_break_no_promise() {
         let relay = run.start();
         run.load(relay, |relay, progress| {
             // From the first answers to some hundreds of them.
-            progress.wait_accepted(1 + life * 37 % 250);
+            progress.wait_accepted(1 + life * 37 % 150);
             if life % 5 == 4 && !shut {
                 run.cut(&relay);
                 progress.wait_accepted(progress.accepted() + 50);
@@ -153,7 +153,7 @@ fn fifty_kills_in_short_lives_under_load_break_no_promise() {
             run.open();
         }
     }
-    let ends = run.finish(run.start());
+    let ends = run.finish();
     println!("{LIVES} lives: {ends:?}");
     // Else the run was too tame.
     for end in ["delivered", "rejected(no)", "expired(ttl)", "dead_lettered(outcome_unknown)"] {

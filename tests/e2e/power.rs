@@ -88,7 +88,7 @@ fn what_clients_were_told_survives_power_cuts() {
         drop(old);
         run.place.set("outbox.path", &format!("{:?}", disk.at.join("state")));
     }
-    let ends = run.finish(run.start());
+    let ends = run.finish();
     println!("{cuts} cuts, {rotations} times written anew: {ends:?}");
     // Else the run was too tame.
     for end in ["delivered", "rejected(no)", "dead_lettered(outcome_unknown)"] {

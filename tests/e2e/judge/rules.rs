@@ -92,6 +92,8 @@ struct Message {
     news: usize,
     /// The life in which it was last asked for.
     asked: usize,
+    /// It was asked for, and unknown.
+    lost: bool,
 }
 
 impl Message {
@@ -202,7 +204,7 @@ impl Judge {
                 }
             }
             Admin::Drained => {
-                let open = self.messages.iter().filter(|(_, message)| message.end.is_none());
+                let open = self.messages.iter().filter(|(_, message)| message.end.is_none() && !message.lost);
                 let open: Vec<_> =
                     open.map(|(id, message)| (format!("{id} ({})", message.tag), lines(message))).collect();
                 for (name, lines) in open {
@@ -218,7 +220,7 @@ impl Judge {
         let must = |message: &&Message| {
             let known = message.accepted.is_some() || message.attempts.first().is_some_and(|first| first.life < life);
             let unsettled = message.end.is_none() || message.news + 1 >= life;
-            known && unsettled && message.asked < life && message.news < life
+            known && unsettled && !message.lost && message.asked < life && message.news < life
         };
         let missed: Vec<_> = self.messages.values().filter(must).map(|m| (m.tag.clone(), lines(m))).collect();
         for (tag, lines) in missed {
@@ -378,6 +380,8 @@ impl Judge {
         let is_new = message.accepted.is_none() && message.attempts.is_empty();
         message.accepted.get_or_insert((self.line, at));
         message.news = self.life;
+        // Who repeats a publish is told the end once more.
+        message.told_in.remove(&session);
         let ended = message.end.as_ref().map(|(line, end)| (*line, end.state.clone()));
         let failed = self.failed.filter(|failed| *failed < published);
         if let Some(failed) = failed.or(self.failed_sessions.get(&session).copied()).filter(|_| is_new && !repeated) {
@@ -403,6 +407,7 @@ impl Judge {
             return self.complain(Rule::Trace, format!("{id} was never heard of"), &[]);
         };
         message.asked = self.life;
+        message.lost = status != 200;
         let (before, all) = (message.end.clone(), lines(message));
         match (status, end) {
             (200, Some(end)) => self.ended(&id, end),

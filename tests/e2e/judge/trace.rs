@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::rules::{Judge, Violation};
+use super::rules::Judge;
 use super::seen::{Client, Seen, Upstream};
+
+/// Violations of one rule that are shown.
+const SHOWN: usize = 5;
 
 /// What has to be asked about a message after a restart.
 #[derive(Clone, Copy, PartialEq)]
@@ -17,7 +20,7 @@ enum Standing {
     Open,
     /// Its end was told since the last time that somebody asked.
     Told,
-    /// Its end was told, and asked for later.
+    /// Its end was told, and asked for later; or it is lost.
     Settled,
 }
 
@@ -87,7 +90,14 @@ impl Trace {
         }
         let ends = judge.ends();
         let violations = judge.end();
-        let shown: Vec<String> = violations.iter().take(20).map(Violation::to_string).collect();
+        let mut of_rule = BTreeMap::new();
+        violations.iter().for_each(|violation| of_rule.entry(violation.rule).or_insert_with(Vec::new).push(violation));
+        // Some of each: one fault breaks the same promise many times, and often another one.
+        let shown = of_rule.iter().flat_map(|(rule, all)| {
+            let some = all.iter().take(SHOWN).map(|violation| violation.to_string());
+            std::iter::once(format!("{rule:?} {} times", all.len())).chain(some)
+        });
+        let shown: Vec<String> = shown.collect();
         assert!(
             violations.is_empty(),
             "{} violations in {}:\n{}",
@@ -109,7 +119,8 @@ impl Inner {
             Seen::Client(Client::Outcome { message, .. }) => {
                 self.standing.insert(message.clone(), Standing::Told);
             }
-            Seen::Client(Client::State { message, end: Some(_), .. }) => {
+            // Of what is unknown once there is no more to hear.
+            Seen::Client(Client::State { message, status, end, .. }) if end.is_some() || *status != 200 => {
                 self.standing.insert(message.clone(), Standing::Settled);
             }
             _ => {}
