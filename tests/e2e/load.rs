@@ -25,6 +25,8 @@ const MAX_ATTEMPTS: u32 = 10;
 const SIZES: [usize; 6] = [20, 300, 300, 300, 5_000, 40_000];
 /// … and one of so many is this large.
 const LARGE: (u64, usize) = (200, 1_000_000);
+/// Free bytes without which a run's state is not kept in memory.
+const ROOM: u64 = 1 << 30;
 /// The time to live of those that have one.
 const TTL_MS: u64 = 200;
 
@@ -36,6 +38,7 @@ pub struct Run {
     /// Upstream answers everything.
     calm: Arc<AtomicBool>,
     publishers: Vec<Mutex<Publisher>>,
+    _state: Option<tempfile::TempDir>,
 }
 
 /// How far the publishers are in one life.
@@ -86,8 +89,12 @@ impl Run {
         // An answer is given at once or never: none comes late, so none is owed to an attempt before the last.
         place.set("outbox.ack_timeout", r#""10m""#).set("feed.session_requests", "1000000");
         place.set("outbox.message_max", r#""2MiB""#).set("feed.request_max", r#""2MiB""#);
+        let state = in_memory();
+        if let Some(state) = &state {
+            place.set("outbox.path", &format!("{:?}", state.path().join("state")));
+        }
         let publishers = (0..publishers).map(|number| Mutex::new(Publisher::new(number))).collect();
-        Run { place, upstream, trace, calm, publishers }
+        Run { place, upstream, trace, calm, publishers, _state: state }
     }
 
     fn admin(&self, seen: Admin) {
@@ -168,12 +175,16 @@ impl Run {
     }
 
     fn ask(&self, relay: &Relay) {
-        for message in self.trace.to_ask() {
-            let asked = self.trace.lines();
-            let answer = relay.ask(&format!("GET /v1/messages/{message}"), &[], "");
+        let messages = self.trace.to_ask();
+        let lines: Vec<String> = messages.iter().map(|message| format!("GET /v1/messages/{message}")).collect();
+        // Each is asked for after the answer about the one before.
+        let mut asked = self.trace.lines();
+        relay.ask_each(&lines, |place, answer| {
             let end = (answer.status == 200).then(|| answer.json()).and_then(|body| end(&body));
-            self.trace.note(&Seen::Client(Said::State { asked, message, status: answer.status, end }));
-        }
+            let (message, status) = (messages[place].clone(), answer.status);
+            self.trace.note(&Seen::Client(Said::State { asked, message, status, end }));
+            asked = self.trace.lines();
+        });
     }
 
     /// A last life that loses its connection under load and is not killed. Then upstream answers everything until nothing is
@@ -201,6 +212,13 @@ impl Run {
         relay.stop();
         self.trace.judge()
     }
+}
+
+/// A directory in memory, if there is room: a killed process says nothing about the disk, and need not wait for it. Runs that
+/// are about the disk set another one.
+fn in_memory() -> Option<tempfile::TempDir> {
+    let room = rustix::fs::statvfs("/dev/shm").ok()?;
+    (room.f_bavail * room.f_frsize >= ROOM).then(|| tempfile::tempdir_in("/dev/shm").ok())?
 }
 
 /// The end that an outcome or a state tells.

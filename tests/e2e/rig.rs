@@ -1,14 +1,15 @@
 //! A relay under test: its configuration key by key, its process, what it says about itself.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::common::{Process, request, until};
+use crate::common::{DEADLINE, Process, request, until};
 use crate::sse::Stream;
 use crate::upstream::Upstream;
 
@@ -178,6 +179,26 @@ impl Relay {
     /// A request to the feed.
     pub fn ask(&self, line: &str, headers: &[&str], body: &str) -> Answer {
         Answer::read(&request(self.feed, line, headers, body))
+    }
+
+    /// Many requests to the feed without bodies, one after another on one connection; gives each answer to `read`.
+    pub fn ask_each(&self, lines: &[String], mut read: impl FnMut(usize, Answer)) {
+        let mut stream = TcpStream::connect(self.feed).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap());
+        for (place, line) in lines.iter().enumerate() {
+            write!(stream, "{line} HTTP/1.1\r\nHost: {}\r\n\r\n", self.feed).unwrap();
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert!(answers.read_line(&mut head).unwrap() > 0, "no answer to {line}: {head}");
+            }
+            let length =
+                head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            answers.read_exact(&mut body).unwrap();
+            read(place, Answer::read(&(head + &String::from_utf8(body).unwrap())));
+        }
     }
 
     /// A request to the admin listener.
