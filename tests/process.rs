@@ -3,6 +3,7 @@
 //! Every wait is for a datagram, a frame or the end of the process; the deadlines are only there so that a broken build
 //! fails instead of hanging.
 
+#[expect(dead_code, reason = "each test binary needs a part of it")]
 mod common;
 
 use std::net::{SocketAddr, TcpListener};

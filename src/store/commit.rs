@@ -17,6 +17,7 @@ use super::mark::{Census, Mark};
 use super::record::{self, Key};
 use super::recover;
 use super::rotate::{self, Rotation};
+use super::wake::Watched;
 use crate::relay::record::{Operation, StoredMessage, StoredOutcome};
 
 /// What has to be known about records on disk to remove them: only what differs from the ordinary.
@@ -79,6 +80,7 @@ pub(super) struct Committer {
     /// Our own descriptor of sled's file: sled never syncs, and an own one sees every write error since it was opened.
     file: File,
     file_path: PathBuf,
+    watched: Watched,
     mark: Mark,
     index: Index,
     census: Census,
@@ -101,8 +103,20 @@ impl Committer {
         sizes: Sizes,
     ) -> std::io::Result<Self> {
         let file = File::open(&file_path)?;
-        let (db, boot) = (Some(db), super::directory::boot());
-        Ok(Committer { db, file, file_path, mark, index, census, sizes, rotation: None, rotate_above: 0, boot })
+        let (db, boot, watched) = (Some(db), super::directory::boot(), Watched::new()?);
+        Ok(Committer {
+            db,
+            file,
+            file_path,
+            watched,
+            mark,
+            index,
+            census,
+            sizes,
+            rotation: None,
+            rotate_above: 0,
+            boot,
+        })
     }
 
     /// Makes the operations durable, all or none.
@@ -227,7 +241,7 @@ impl Committer {
             self.give_up_rotation(&problem);
         }
         self.data()?.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
-        self.data()?.flush().map_err(|error| format!("flushing: {error}"))?;
+        self.watched.flush(self.data()?)?;
         self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
         self.check_place()?;
         self.mark.write(self.census).map_err(|error| format!("writing the mark: {error}"))

@@ -8,6 +8,7 @@
 //! | what sled does | what we do | where |
 //! |---|---|---|
 //! | `flush` without fsync | `fdatasync` on an own descriptor of its file | `commit` |
+//! | `flush` can miss that a write failed, and waits for ever | another one beside it | `wake` |
 //! | directory entries never synced | all synced at start | `directory` |
 //! | leftover `snap.*.generating` stops each later start | removed before | `recover` |
 //! | torn `snap.*` does the same | moved aside, one more try | `recover` |
@@ -34,6 +35,7 @@ mod rotate;
 mod salvage;
 mod stats;
 mod thread;
+mod wake;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

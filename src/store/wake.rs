@@ -1,0 +1,83 @@
+//! Wakes a flush that sled forgets: where a write fails after its buffer was full, sled notes the error and tells nobody, and
+//! a flush that waits for that write waits for ever. Any other flush finds the note, fails, and wakes the first one.
+//!
+//! Contract: a flush that takes long has others beside it, one more each [`PATIENCE`], until it ends. On a slow disk they only
+//! wait, too. Held by `tests/e2e/failing.rs`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use sled::Db;
+
+/// How long a flush is left alone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct State {
+    /// What is being flushed, and since when.
+    flushing: Option<(Db, Instant)>,
+    over: bool,
+}
+
+/// Flushes, with somebody who watches.
+pub(super) struct Watched {
+    state: Arc<Mutex<State>>,
+    thread: Thread,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watched")
+    }
+}
+
+impl Watched {
+    pub(super) fn new() -> std::io::Result<Self> {
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        let handle = thread::Builder::new().name("flushes".to_owned()).spawn(move || watch(&shared))?;
+        Ok(Watched { state, thread: handle.thread().clone() })
+    }
+
+    pub(super) fn flush(&self, db: &Db) -> Result<(), String> {
+        lock(&self.state).flushing = Some((db.clone(), Instant::now()));
+        let _over = Flushing(&self.state);
+        db.flush().map(drop).map_err(|error| format!("flushing: {error}"))
+    }
+}
+
+/// Ends with the flush, also if sled panics.
+struct Flushing<'a>(&'a Mutex<State>);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        lock(self.0).flushing = None;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        lock(&self.state).over = true;
+        self.thread.unpark();
+    }
+}
+
+fn watch(state: &Mutex<State>) {
+    loop {
+        thread::park_timeout(PATIENCE);
+        let state = lock(state);
+        if state.over {
+            return;
+        }
+        if let Some((db, _)) = state.flushing.as_ref().filter(|(_, since)| since.elapsed() >= PATIENCE) {
+            let db = db.clone();
+            // If there is no thread to be had now, there may be one later.
+            let _ = thread::Builder::new().spawn(move || drop(db.flush()));
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
