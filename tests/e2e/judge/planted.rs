@@ -159,6 +159,23 @@ fn and(more: &[Seen]) -> Vec<Seen> {
 #[test]
 fn a_good_trace_is_good() {
     assert_eq!(broken(&good()), []);
+    let (tag, message, state) = ("a".into(), id("a"), "delivered".into());
+    let again = Seen::Client(Client::Accepted { at_ms: 600, session: 1, tag, message, state });
+    let restart = [
+        publish("a"),
+        again,
+        admin(Admin::Gone { hard: true }),
+        Seen::Upstream(Upstream::Cut { connections: 2 }),
+        admin(Admin::Started),
+        state_of_delivered("unanswered", 1),
+        state_of_delivered("b", 2),
+        admin(Admin::Asked),
+    ];
+    assert_eq!(broken(&and(&restart)), [], "a repeated publish of what has ended is no news of it");
+}
+
+fn state_of_delivered(of: &str, request: u64) -> Seen {
+    state(of, Some(delivered(of, 1, request)))
 }
 
 #[test]

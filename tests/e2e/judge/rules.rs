@@ -379,7 +379,9 @@ impl Judge {
         let message = self.messages.get_mut(&id).unwrap();
         let is_new = message.accepted.is_none() && message.attempts.is_empty();
         message.accepted.get_or_insert((self.line, at));
-        message.news = self.life;
+        if message.end.is_none() {
+            message.news = self.life;
+        }
         // Who repeats a publish is told the end once more.
         message.told_in.remove(&session);
         let ended = message.end.as_ref().map(|(line, end)| (*line, end.state.clone()));
