@@ -291,7 +291,9 @@ impl Committer {
                 return Ok(false);
             }
         }
-        let Some(closed) = self.rotation.take().map(|rotation| rotation.close(directory)) else { return Ok(false) };
+        let Some(closed) = self.rotation.take().map(|rotation| rotation.close(directory, &self.watched)) else {
+            return Ok(false);
+        };
         match closed {
             Ok(entries) => tracing::info!(entries, "the store was written anew"),
             Err(problem) => {

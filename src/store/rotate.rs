@@ -22,6 +22,7 @@ use sled::{Batch, Db, IVec};
 use super::StoreConfig;
 use super::directory::Directory;
 use super::recover::{self, DATA, OLD, REBUILT, guarded};
+use super::wake::Watched;
 
 /// Entries copied between two commits.
 const PART: usize = 500;
@@ -72,10 +73,10 @@ impl Rotation {
     }
 
     /// Makes the copy durable and closes it; says how many entries were copied.
-    pub(super) fn close(self, directory: &Directory) -> Result<u64, String> {
+    pub(super) fn close(self, directory: &Directory, watched: &Watched) -> Result<u64, String> {
         let Rotation { fresh, copied, .. } = self;
         let closed = guarded(AssertUnwindSafe(|| {
-            fresh.flush().map_err(|error| error.to_string())?;
+            watched.flush(&fresh)?;
             drop(fresh);
             Ok(())
         }));

@@ -1,22 +1,29 @@
 //! Wakes a flush that sled forgets: where a write fails after its buffer was full, sled notes the error and tells nobody, and
 //! a flush that waits for that write waits for ever. Any other flush finds the note, fails, and wakes the first one.
 //!
-//! Contract: a flush that takes long has others beside it, one more each [`PATIENCE`], until it ends. On a slow disk they only
-//! wait, too. Held by `tests/e2e/failing.rs`.
+//! Contract: a flush that takes long has others beside it, one more each [`PATIENCE`], up to [`BESIDE`], until it ends. On a slow
+//! disk they only wait, too. Held by `tests/e2e/failing.rs`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use sled::Db;
 
+use super::recover::guarded;
+
 /// How long a flush is left alone.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Flushes that wait beside the first one at most.
+const BESIDE: usize = 8;
 
 #[derive(Default)]
 struct State {
     /// What is being flushed, and since when.
     flushing: Option<(Db, Instant)>,
+    /// Flushes beside it that have not ended.
+    beside: usize,
     over: bool,
 }
 
@@ -63,18 +70,23 @@ impl Drop for Watched {
     }
 }
 
-fn watch(state: &Mutex<State>) {
+fn watch(shared: &Arc<Mutex<State>>) {
     loop {
         thread::park_timeout(PATIENCE);
-        let state = lock(state);
+        let mut state = lock(shared);
         if state.over {
             return;
         }
-        if let Some((db, _)) = state.flushing.as_ref().filter(|(_, since)| since.elapsed() >= PATIENCE) {
-            let db = db.clone();
-            // If there is no thread to be had now, there may be one later.
-            let _ = thread::Builder::new().spawn(move || drop(db.flush()));
-        }
+        let late = state.flushing.as_ref().filter(|(_, since)| since.elapsed() >= PATIENCE);
+        let Some(db) = late.map(|(db, _)| db.clone()).filter(|_| state.beside < BESIDE) else { continue };
+        let shared = Arc::clone(shared);
+        let beside = thread::Builder::new().name("flush".to_owned()).spawn(move || {
+            // What comes of it is the first one's to tell.
+            let _ = guarded(AssertUnwindSafe(|| drop(db.flush())));
+            lock(&shared).beside -= 1;
+        });
+        // If there is no thread to be had now, there may be one later.
+        state.beside += usize::from(beside.is_ok());
     }
 }
 
