@@ -251,11 +251,7 @@ impl Committer {
     /// 512 things at every 128th entry into sled. A batch is one entry and replaces some three things an operation, so with
     /// large batches it falls behind for good: 7 KB more memory with every message.
     pub(super) fn sweep(&self, operations: usize) {
-        let entries = operations * if self.rotation.is_some() { 2 } else { 1 };
-        // What was replaced is free two rounds later.
-        for _ in 0..entries / 64 + 3 {
-            crossbeam_epoch::pin().flush();
-        }
+        sweep(operations * if self.rotation.is_some() { 2 } else { 1 });
     }
 
     /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it.
@@ -330,6 +326,14 @@ impl Committer {
             Ok(_) => Err(gone("replaced")),
             Err(error) => Err(gone(&error.to_string())),
         }
+    }
+}
+
+/// The same after so many entries were written or read.
+pub(super) fn sweep(entries: usize) {
+    // What was replaced is free two rounds later.
+    for _ in 0..entries / 64 + 3 {
+        crossbeam_epoch::pin().flush();
     }
 }
 

@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use sled::{Db, IVec};
 
-use super::commit::{Index, Sizes};
+use super::commit::{Index, Sizes, sweep};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
 use crate::relay::record::{Backlog, KeptOutcome, KeptTally, MessageId, Restored, Stored, Wanted};
 
 /// At most so many damages are told one by one.
 const TOLD: usize = 20;
+/// Entries after which the memory of pages that were read and given up is freed.
+const SWEEP: usize = 1_024;
 /// Outcomes in one part of what the relay gets.
 const PART: usize = 4_096;
 
@@ -57,7 +59,10 @@ pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
     let mut scan = Scan::default();
     let mut attempts = BTreeMap::new();
     let mut group: Vec<(IVec, IVec)> = Vec::new();
-    for entry in db.iter() {
+    for (place, entry) in db.iter().enumerate() {
+        if place % SWEEP == 0 {
+            sweep(SWEEP);
+        }
         let (key, value) = entry.map_err(|error| match error {
             sled::Error::Io(error) if !super::recover::is_damage(&error) => ScanError::Io(error),
             other => ScanError::Unreadable(other.to_string()),

@@ -54,7 +54,7 @@ use thread::Task;
 /// What the store may use.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreConfig {
-    /// Bytes of memory for sled's cache of pages.
+    /// Bytes of memory for sled's cache of pages, as sled counts them: it takes about three times as much.
     pub cache: u64,
     /// Bytes on disk above which the data is written anew if a quarter of that would do.
     pub rotate_above: u64,
@@ -66,7 +66,7 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { cache: 32 << 20, rotate_above: 128 << 20, max_disk: 8 << 30, ballast: 0 }
+        StoreConfig { cache: 8 << 20, rotate_above: 128 << 20, max_disk: 8 << 30, ballast: 0 }
     }
 }
 

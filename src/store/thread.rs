@@ -5,7 +5,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,8 @@ type Answer = Box<dyn FnMut(StoreAnswer) + Send>;
 /// How often the numbers about the disk are taken, and the longest time without a sign of progress.
 const MEASURE: Duration = Duration::from_secs(1);
 
-/// Starts the thread, which opens the store; returns when it is open or cannot be.
+/// Opens the store and starts its thread. Opened by the caller's thread, because what is read is handed to that one: the memory
+/// of reading is used again there.
 pub(super) fn start(
     path: &Path,
     config: StoreConfig,
@@ -42,45 +43,18 @@ pub(super) fn start(
     counters: Arc<Counters>,
     answer: Answer,
 ) -> Result<(JoinHandle<()>, Restored), OpenError> {
-    let (opened, opening) = sync_channel(1);
-    let to_open = path.to_owned();
-    let thread = std::thread::Builder::new()
-        .name("store".to_owned())
-        .spawn(move || {
-            let opened_store = Directory::open(&to_open).and_then(|directory| {
-                match ballast::give_back(&directory, config.ballast) {
-                    Ok(true) => {
-                        tracing::warn!("the disk is full: the room set aside for that (outbox.ballast) is given back")
-                    }
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(%error, "cannot give back the room set aside on the disk"),
-                }
-                recover::open(&directory, config).map(|(committer, restored)| (directory, committer, restored))
-            });
-            match opened_store {
-                Ok((directory, committer, restored)) => {
-                    counters.lost(restored.lost);
-                    let mut keeper = Keeper::new(directory, config, committer, counters, answer);
-                    keeper.measure();
-                    // Nobody waits any more: then nobody commits either, and the loop ends at once.
-                    let _ = opened.send(Ok(restored));
-                    keeper.run(&inbox);
-                }
-                Err(error) => {
-                    let _ = opened.send(Err(error));
-                }
-            }
-        })
-        .map_err(|error| OpenError::io(path, "starting the store's thread", error))?;
-    match opening.recv() {
-        Ok(Ok(restored)) => Ok((thread, restored)),
-        Ok(Err(error)) => {
-            // The lock is free again when this returns.
-            let _ = thread.join();
-            Err(error)
-        }
-        Err(_) => Err(OpenError::io(path, "opening the store", "its thread panicked")),
+    let directory = Directory::open(path)?;
+    match ballast::give_back(&directory, config.ballast) {
+        Ok(true) => tracing::warn!("the disk is full: the room set aside for that (outbox.ballast) is given back"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "cannot give back the room set aside on the disk"),
     }
+    let (committer, restored) = recover::open(&directory, config)?;
+    counters.lost(restored.lost);
+    let mut keeper = Keeper::new(directory, config, committer, counters, answer);
+    keeper.measure();
+    let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || keeper.run(&inbox));
+    Ok((thread.map_err(|error| OpenError::io(path, "starting the store's thread", error))?, restored))
 }
 
 /// The thread's state.
