@@ -1,4 +1,5 @@
-//! `docs/faults.md`: every row has its tests, every test that it names is there, and so is every metric.
+//! `docs/faults.md`, and what the README says was tried: every row has its tests, every test that it names is there, and so is
+//! every metric.
 
 use crate::{project, text};
 
@@ -35,6 +36,34 @@ fn has_test(file: &str, name: &str) -> bool {
     })
 }
 
+/// How many tests a cell names, each after its file; all of them are there.
+fn tests_named(tests: &str, what: &str) -> usize {
+    let (mut file, mut held) = (None, 0);
+    for word in quoted(tests) {
+        if word.ends_with(".rs") {
+            assert!(project().join(word).exists(), "{what}: there is no {word}");
+            file = Some(word);
+            continue;
+        }
+        let file = file.unwrap_or_else(|| panic!("{what}: {word} is in no file"));
+        assert!(has_test(file, word), "{what}: {file} has no test {word}");
+        held += 1;
+    }
+    held
+}
+
+#[test]
+fn what_the_readme_says_was_tried_is_tried() {
+    let page = text("README.md");
+    let table = page.split("| what was done to it |").nth(1).expect("the table of what was tried");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 10, "{rows:?}");
+    for row in rows {
+        let tests = row.trim_matches('|').rsplit('|').next().unwrap_or_default();
+        assert!(tests_named(tests, row) > 0, "held by nothing: {row}");
+    }
+}
+
 #[test]
 fn every_fault_has_its_row_and_every_row_its_tests() {
     let rows = rows();
@@ -44,17 +73,7 @@ fn every_fault_has_its_row_and_every_row_its_tests() {
     for row in &rows {
         let [number, .., tests] = row.as_slice() else { panic!("{row:?}") };
         assert!(row.len() == 5 && row.iter().all(|cell| !cell.is_empty()), "{number}: a cell is missing");
-        let (mut file, mut held) = (None, 0);
-        for word in quoted(tests) {
-            if word.ends_with(".rs") {
-                assert!(project().join(word).exists(), "{number}: there is no {word}");
-                file = Some(word);
-                continue;
-            }
-            let file = file.unwrap_or_else(|| panic!("{number}: {word} is in no file"));
-            assert!(has_test(file, word), "{number}: {file} has no test {word}");
-            held += 1;
-        }
+        let held = tests_named(tests, number);
         assert!(held > 0 || tests.starts_with("no test:"), "{number}: held by nothing, without a word why");
     }
 }

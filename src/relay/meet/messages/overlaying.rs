@@ -28,7 +28,13 @@ pub(in crate::relay) fn restore(
 
 impl Relay {
     /// Sees whether a provisional value may be laid where it is to be, and what that means for the order of its message.
-    pub(in crate::relay) fn check_overlay(&self, principal: &Principal, publish: &mut Publish) -> Result<(), Refusal> {
+    /// `before`: those of the same batch that were checked.
+    pub(in crate::relay) fn check_overlay(
+        &self,
+        principal: &Principal,
+        publish: &mut Publish,
+        before: &[Publish],
+    ) -> Result<(), Refusal> {
         let Some(Optimistic { channel, key, .. }) = &mut publish.optimistic else { return Ok(()) };
         if !principal.may_write(&channel.name) {
             let words =
@@ -45,7 +51,10 @@ impl Relay {
             let words = format!("{} provisional values are pending already: publish later, or without", overlays::MOST);
             return Err(Refusal::new(ErrorCode::LimitExceeded, words));
         }
-        if conflict == Conflict::Reject && !known && self.feed.overlays.covers(&channel.name, key.as_deref()) {
+        let is_same = |other: &Optimistic| other.channel.name == channel.name && other.key == *key;
+        let is_pending = self.feed.overlays.covers(&channel.name, key.as_deref())
+            || before.iter().filter_map(|other| other.optimistic.as_ref()).any(is_same);
+        if conflict == Conflict::Reject && !known && is_pending {
             let words = "another change of the same is pending: publish again when it has ended (channels.conflict)";
             return Err(Refusal::new(ErrorCode::Conflict, words));
         }

@@ -57,13 +57,16 @@ impl Relay {
         };
         let from = Publisher { principal: &principal.name, session, redrive_of: None };
         if atomic {
-            let checked: Result<Vec<Publish>, Refusal> =
-                messages.into_iter().map(|message| self.checked(principal, message)).collect();
-            let admitted = checked.and_then(|checked| self.hand_over(now, from, checked));
+            let mut checked = Vec::with_capacity(count);
+            let all = messages.into_iter().try_for_each(|message| {
+                checked.push(self.checked(principal, message, &checked)?);
+                Ok(())
+            });
+            let admitted = all.and_then(|()| self.hand_over(now, from, checked));
             return self.answer_atomic(&asker, count, admitted);
         }
         for (place, message) in messages.into_iter().enumerate() {
-            let checked = match self.checked(principal, message) {
+            let checked = match self.checked(principal, message, &[]) {
                 Ok(checked) if checked.volatile => {
                     self.publish_volatile(now, &asker, place, checked);
                     continue;
@@ -97,8 +100,9 @@ impl Relay {
         }
     }
 
-    /// Whether the message may be published and the dialect can carry it; filled in by the channel's policy.
-    fn checked(&self, principal: &Principal, mut publish: Publish) -> Result<Publish, Refusal> {
+    /// Whether the message may be published and the dialect can carry it; filled in by the channel's policy. `before`: those of
+    /// the same batch that were checked.
+    fn checked(&self, principal: &Principal, mut publish: Publish, before: &[Publish]) -> Result<Publish, Refusal> {
         if self.draining.is_draining() {
             return Err(Refusal::new(ErrorCode::Draining, "the relay is stopping: publish again in a moment"));
         }
@@ -120,7 +124,7 @@ impl Relay {
         let local = std::mem::replace(&mut publish.channel.name, named.base.into());
         publish.channel.params = named.params;
         publish.on_unknown = publish.on_unknown.or(Some(named.on_unknown));
-        self.check_overlay(principal, &mut publish)?;
+        self.check_overlay(principal, &mut publish, before)?;
         let spec = MessageSpec {
             id: MessageId(0),
             channel: &publish.channel.name,

@@ -127,6 +127,10 @@ fn a_channel_says_what_a_second_change_means() {
     house.settle(true);
     house.publish(session, vec![favour("42", "3")], false);
     assert!(!house.told(session).contains(&"error conflict".to_owned()), "the first one has ended");
+    house.publish(session, vec![favour("44", "1"), favour("44", "2")], true);
+    assert!(house.told(session).contains(&"error conflict".to_owned()), "also within one batch");
+    house.publish(session, vec![favour("45", "1"), favour("46", "2")], true);
+    assert!(!house.told(session).contains(&"error conflict".to_owned()), "two items");
 
     let mut house = with_conflict(Conflict::LastWriteWins);
     let session = house.subscribe("favourites");
