@@ -16,3 +16,5 @@ mod harness;
 mod restart;
 #[path = "durability/rotate.rs"]
 mod rotate;
+#[path = "durability/versions.rs"]
+mod versions;

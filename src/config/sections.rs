@@ -22,7 +22,7 @@ use crate::relay::stats::StaleAction;
 const LANES: [(&str, Lane); 4] =
     [("critical", Lane::Critical), ("high", Lane::High), ("medium", Lane::Medium), ("low", Lane::Low)];
 const ON_UNKNOWN: [(&str, OnUnknown); 2] = [("retry", OnUnknown::Retry), ("dead_letter", OnUnknown::DeadLetter)];
-pub(super) const CONFLICTS: [(&str, Conflict); 3] =
+const CONFLICTS: [(&str, Conflict); 3] =
     [("queue", Conflict::Queue), ("last_write_wins", Conflict::LastWriteWins), ("reject", Conflict::Reject)];
 const STALE_ACTIONS: [(&str, StaleAction); 3] =
     [("mark", StaleAction::Mark), ("resubscribe", StaleAction::Resubscribe), ("reconnect", StaleAction::Reconnect)];

@@ -5,11 +5,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    AccessConfig, AccessMode, BackoffConfig, ChannelPolicy, Config, FeedConfig, InterestConfig, Listen, LogFormat,
-    OutboxConfig, ReadyUpstream, RingConfig, SecretSource, StaleAfter, TokenSource, UpstreamConfig, size,
+    AccessConfig, AccessMode, BackoffConfig, ChannelPolicy, Config, Conflict, FeedConfig, InterestConfig, Listen,
+    LogFormat, OutboxConfig, ReadyUpstream, RingConfig, SecretSource, StaleAfter, TokenSource, UpstreamConfig, size,
 };
 use crate::protocol::duration;
-use crate::relay::outbox::{Lane, OnUnknown};
+use crate::relay::outbox::OnUnknown;
 use crate::relay::redact::{HIDDEN, address};
 
 /// Every key with its value; secrets as `***`. `secret_params` are the names of params that the dialect calls secret.
@@ -183,17 +183,16 @@ fn channel(policy: &ChannelPolicy, secret_params: &[String]) -> Value {
     let params = policy.params.as_deref().and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
     json!({
         "match": policy.pattern,
-        "priority": match policy.priority {
-            Lane::Critical => "critical",
-            Lane::High => "high",
-            Lane::Medium => "medium",
-            Lane::Low => "low",
-        },
+        "priority": policy.priority.text(),
         "on_unknown": match policy.on_unknown {
             OnUnknown::Retry => "retry",
             OnUnknown::DeadLetter => "dead_letter",
         },
-        "conflict": super::sections::CONFLICTS.iter().find(|(_, conflict)| *conflict == policy.conflict).map(|(word, _)| word),
+        "conflict": match policy.conflict {
+            Conflict::Queue => "queue",
+            Conflict::LastWriteWins => "last_write_wins",
+            Conflict::Reject => "reject",
+        },
         "params": params.map(|params| hide(&params, secret_params)),
         "upstream": policy.upstream,
         "ring": policy.ring.map(ring),

@@ -163,6 +163,13 @@ pub struct Outgoing {
     pub answered: bool,
 }
 
+impl Outgoing {
+    /// One frame that upstream answers with nothing that is matched to it.
+    pub fn unanswered(request: RequestId, purpose: Purpose, frame: WireFrame) -> Self {
+        Outgoing { request, purpose, frame, attachments: Vec::new(), answered: false }
+    }
+}
+
 /// Why something cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendError {

@@ -331,9 +331,8 @@ fn closed(left: &Counts<LeftReason>, put: Put<'_, u64>) {
 }
 
 fn lanes(v: &View<'_>, read: fn(&crate::relay::stats::LaneStats, Wall) -> f64, put: Put<'_, f64>) {
-    let lanes = [(Lane::Critical, "critical"), (Lane::High, "high"), (Lane::Medium, "medium"), (Lane::Low, "low")];
-    for (lane, name) in lanes {
-        put(name, read(v.stats.outbox.of_lane(lane), v.now));
+    for lane in Lane::ALL {
+        put(lane.text(), read(v.stats.outbox.of_lane(lane), v.now));
     }
 }
 

@@ -322,7 +322,7 @@ impl Conversation {
         };
         let frame = WireFrame::Ask(Box::new(ask));
         let (request, purpose) = (RequestId(0), Purpose::Poll);
-        Ok(Outgoing { request, purpose, frame, attachments: Vec::new(), answered: false })
+        Ok(Outgoing::unanswered(request, purpose, frame))
     }
 
     /// The header by which an event stream goes on.

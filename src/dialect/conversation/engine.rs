@@ -184,13 +184,7 @@ impl Conversation {
     fn engines_own(&mut self, packet: &'static [u8]) -> Outgoing {
         self.last_id += 1;
         let frame = WireFrame::Text(Bytes::from_static(packet));
-        Outgoing {
-            request: RequestId(self.last_id),
-            purpose: Purpose::Reply,
-            frame,
-            attachments: Vec::new(),
-            answered: false,
-        }
+        Outgoing::unanswered(RequestId(self.last_id), Purpose::Reply, frame)
     }
 }
 

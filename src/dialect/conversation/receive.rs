@@ -226,13 +226,7 @@ impl Conversation {
         self.last_id += 1;
         let request = RequestId(self.last_id);
         let frame = WireFrame::Text(text.into());
-        heard(Heard::Send(Outgoing {
-            request,
-            purpose: Purpose::Reply,
-            frame,
-            attachments: Vec::new(),
-            answered: false,
-        }));
+        heard(Heard::Send(Outgoing::unanswered(request, Purpose::Reply, frame)));
     }
 
     fn ready(&mut self, turn: Turn<'_>, resumed: bool, heard: &mut dyn FnMut(Heard<'_>)) {

@@ -244,7 +244,7 @@ impl Relay {
             self.barrier_sent();
         }
         let (request, purpose) = (RequestId(0), Purpose::Ping);
-        Some(Outgoing { request, purpose, frame, attachments: Vec::new(), answered: false })
+        Some(Outgoing::unanswered(request, purpose, frame))
     }
 
     /// The next unsubscribe or subscribe.
