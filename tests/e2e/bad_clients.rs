@@ -67,7 +67,7 @@ fn wrong_requests_get_an_error_and_keep_the_connection() {
         (r#"{"op":"subscribe","channels":["a"],"options":{"speed":1}}"#, "not_supported", "speed"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"conflate":"1s"}}"#, "not_supported", "conflate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"on_slow":"conflate"}}"#, "not_supported", "conflate"),
-        (r#"{"op":"subscribe","channels":["$outbox"]}"#, "not_supported", "$outbox"),
+        (r#"{"op":"subscribe","channels":["$outbox/x"]}"#, "not_found", "no such message"),
         (r#"{"op":"refresh"}"#, "invalid", "channel"),
         (r#"{"op":"publish","channel":"a"}"#, "invalid", "`data`"),
         (r#"{"op":"publish","channel":"a*","data":1}"#, "invalid", "pattern"),
