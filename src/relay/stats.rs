@@ -573,7 +573,7 @@ pub struct OutboxStats {
     pub in_memory_bytes: u64,
     /// In flight to upstream now.
     pub in_flight: u64,
-    /// How many may be: `outbox.window`, or fewer while upstream does not keep up.
+    /// How many may be: `outbox.window`, or fewer while upstream asks for pauses.
     pub window: u64,
     /// Outcomes and idempotency keys kept now.
     pub outcomes_kept: u64,

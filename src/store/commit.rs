@@ -254,11 +254,19 @@ impl Committer {
         sweep(operations * if self.rotation.is_some() { 2 } else { 1 });
     }
 
-    /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it.
-    pub(super) fn consider_rotation(&mut self, directory: &Directory, config: StoreConfig, disk: u64, free: u64) {
+    /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it. `full`: all
+    /// files together take what they may.
+    pub(super) fn consider_rotation(
+        &mut self,
+        directory: &Directory,
+        config: StoreConfig,
+        disk: u64,
+        free: u64,
+        full: bool,
+    ) {
         let needed = self.sizes.estimate(self.census, &self.index);
-        let waste = if disk >= config.max_disk { rotate::WASTE_OF_FULL } else { rotate::WASTE };
-        let above = config.rotate_above.max(self.rotate_above).max(needed.saturating_mul(waste));
+        let (least, waste) = if full { (0, rotate::WASTE_OF_FULL) } else { (config.rotate_above, rotate::WASTE) };
+        let above = least.max(self.rotate_above).max(needed.saturating_mul(waste));
         if self.rotation.is_some() || disk <= above || free < needed.saturating_mul(2) {
             return;
         }

@@ -146,10 +146,10 @@ impl Keeper {
 
     /// Looks whether the data takes much more room than it needs.
     fn consider_rotation(&mut self) {
-        let free = self.counters.free_bytes();
+        let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
         let Some(committer) = self.committer.as_mut() else { return };
         if let Ok(disk) = self.directory.bytes_below(&self.directory.join(recover::DATA)) {
-            committer.consider_rotation(&self.directory, self.config, disk, free);
+            committer.consider_rotation(&self.directory, self.config, disk, free, full);
         }
     }
 

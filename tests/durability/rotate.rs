@@ -85,7 +85,7 @@ fn data_that_is_needed_is_not_written_anew() {
 #[test]
 fn a_store_that_takes_all_that_it_may_gives_back_what_it_can() {
     let directory = tempfile::tempdir().unwrap();
-    let config = StoreConfig { rotate_above: 8 << 20, max_disk: 64 << 20, ..StoreConfig::default() };
+    let config = StoreConfig { max_disk: 64 << 20, ..StoreConfig::default() };
     let (opened, _) = try_open_with(directory.path(), config).unwrap();
     // 80 MB of which a third stays: too much of it is needed to write it anew for any other reason.
     let all: Vec<_> = (5_000..9_000).map(original).collect();

@@ -299,6 +299,7 @@ impl Outbox {
             let Admitted::New(id) = *one else { continue };
             let Some(pending) = self.messages.get(id) else { continue };
             let (Some(message), bytes) = (pending.message(), u64::from(pending.bytes)) else { continue };
+            self.disk.1 = self.disk.1.saturating_add(bytes);
             self.staging.push(Operation::Accept(Arc::clone(message)), Effect::Accepted(id), bytes, joined);
             joined = true;
         }

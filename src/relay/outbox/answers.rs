@@ -111,8 +111,8 @@ impl Outbox {
 
     /// Upstream took an attempt: the window may grow.
     fn widen(&mut self, id: MessageId) {
-        if let Some(order) = self.departed_as(id) {
-            self.window.answered(order, self.config.window);
+        if self.departed_as(id).is_some() {
+            self.window.answered(self.config.window);
         }
     }
 
@@ -233,9 +233,8 @@ impl Outbox {
                 self.timers.extend(deadline.map(|at| (at, id)));
                 self.note(id);
             }
-            Phase::Sent { order, .. } => {
+            Phase::Sent { .. } => {
                 stats.ack_timeouts += 1;
-                self.window.overdue(order, self.departures);
                 let reason = "ack_timeout";
                 self.unanswered(now, id, Try { floor: Some(Duration::ZERO), reason }, rng, stats);
             }

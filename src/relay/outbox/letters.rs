@@ -23,6 +23,11 @@ impl Outbox {
         self.outcomes.letters(after).take(most).map(|outcome| outcome.id).collect()
     }
 
+    /// Whether a page of dead letters can begin after this message.
+    pub fn is_place_among_letters(&self, id: MessageId) -> bool {
+        self.outcomes.get(id).is_some()
+    }
+
     /// How many there are.
     pub fn letter_count(&self) -> usize {
         self.outcomes.letter_count()

@@ -206,7 +206,7 @@ pub struct Outbox {
     progress: Progress,
     last_id: MessageId,
     next_sequence: u64,
-    /// Bytes that are free on the disk, and bytes that the store takes of it.
+    /// Bytes that are free on the disk, and bytes that the store takes of it with what was admitted since that was seen.
     disk: (u64, u64),
     /// Why the store failed, if it did.
     failed: Option<Box<str>>,

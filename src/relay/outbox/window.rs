@@ -1,8 +1,9 @@
-//! How many messages may be in flight at once: `outbox.window`, and fewer while upstream does not keep up.
+//! How many messages may be in flight at once: `outbox.window`, and fewer while upstream asks for pauses.
 //!
-//! As the congestion window of TCP (RFC 5681, section 3.1): halved when upstream asks for a pause, or answers nothing at all in
-//! time; one more for each window of answers. What was in flight when it was halved does not halve it again.
-//! One answer that is missing among others is no such sign: what left after it was answered.
+//! As the congestion window of TCP (RFC 5681, section 3.1): halved when upstream asks for a pause; one more for each window of
+//! answers. What was in flight when it was halved does not halve it again.
+//! An answer that is missing is no such sign: upstream may have dropped that message alone, and with few in flight those that it
+//! never answers would keep all others from leaving.
 
 /// The window.
 #[derive(Debug)]
@@ -13,13 +14,11 @@ pub(super) struct Window {
     answers: usize,
     /// What left before this one was in flight when it was halved, or before.
     halved_at: u64,
-    /// What left before this one was not the last to be answered.
-    answered: u64,
 }
 
 impl Window {
     pub(super) fn new(most: usize) -> Self {
-        Window { size: most.max(1), answers: 0, halved_at: 0, answered: 0 }
+        Window { size: most.max(1), answers: 0, halved_at: 0 }
     }
 
     /// How many may be in flight, at most `most`.
@@ -27,9 +26,8 @@ impl Window {
         self.size.min(most)
     }
 
-    /// Upstream took, or refused for good, the attempt that left as number `order`.
-    pub(super) fn answered(&mut self, order: u64, most: usize) {
-        self.answered = self.answered.max(order);
+    /// Upstream took an attempt, or refused it for good.
+    pub(super) fn answered(&mut self, most: usize) {
         self.answers += 1;
         if self.answers >= self.size {
             self.answers = 0;
@@ -39,18 +37,6 @@ impl Window {
 
     /// Upstream asked for a pause when it got the attempt number `order`. `next`: the number of the next one.
     pub(super) fn refused(&mut self, order: u64, next: u64) {
-        self.answered = self.answered.max(order);
-        self.halve(order, next);
-    }
-
-    /// The attempt number `order` was not answered in time.
-    pub(super) fn overdue(&mut self, order: u64, next: u64) {
-        if order >= self.answered {
-            self.halve(order, next);
-        }
-    }
-
-    fn halve(&mut self, order: u64, next: u64) {
         if order >= self.halved_at {
             self.size = (self.size / 2).max(1);
             (self.answers, self.halved_at) = (0, next);
@@ -67,24 +53,12 @@ mod tests {
         let mut window = Window::new(64);
         (0..64).for_each(|order| window.refused(order, 64));
         assert_eq!(window.size(64), 32);
-        (64..96).for_each(|order| window.answered(order, 64));
+        (64..96).for_each(|_| window.answered(64));
         assert_eq!(window.size(64), 33);
         window.refused(96, 97);
         assert_eq!(window.size(64), 16);
-        (97..10_000).for_each(|order| window.answered(order, 64));
+        (97..10_000).for_each(|_| window.answered(64));
         assert_eq!(window.size(64), 64, "no more than is configured");
         assert_eq!(window.size(10), 10, "also after a reload");
-    }
-
-    #[test]
-    fn one_missing_answer_is_no_sign_and_silence_is() {
-        let mut window = Window::new(8);
-        window.answered(5, 8);
-        window.overdue(3, 8);
-        assert_eq!(window.size(8), 8);
-        window.overdue(6, 8);
-        assert_eq!(window.size(8), 4);
-        (8..40).for_each(|order| window.overdue(order, order + 1));
-        assert_eq!(window.size(8), 1, "one is always tried");
     }
 }

@@ -43,6 +43,10 @@ impl Relay {
         if after.is_some() && after_id.is_none() {
             return self.answer(call, problem(&Refusal::new(ErrorCode::Invalid, "`after` is no message's id")));
         }
+        if after_id.is_some_and(|id| !self.outbox.is_place_among_letters(id)) {
+            let words = "`after` is no dead letter any more: list from the beginning";
+            return self.answer(call, problem(&Refusal::new(ErrorCode::NotFound, words)));
+        }
         let body = Bytes::from(self.outbox.letters_listing(after_id, PAGE));
         self.answer(call, Reply::Json { status: 200, body, location: None });
     }

@@ -52,9 +52,11 @@ impl Relay {
             return Err(Refusal::new(ErrorCode::LimitExceeded, words));
         }
         let is_same = |other: &Optimistic| other.channel.name == channel.name && other.key == *key;
-        let is_pending = self.feed.overlays.covers(&channel.name, key.as_deref())
-            || before.iter().filter_map(|other| other.optimistic.as_ref()).any(is_same);
-        if conflict == Conflict::Reject && !known && is_pending {
+        if conflict != Conflict::Queue && before.iter().filter_map(|other| other.optimistic.as_ref()).any(is_same) {
+            let words = "two changes of the same in one atomic batch (channels.conflict): leave one of them out";
+            return Err(Refusal::new(ErrorCode::Conflict, words));
+        }
+        if conflict == Conflict::Reject && !known && self.feed.overlays.covers(&channel.name, key.as_deref()) {
             let words = "another change of the same is pending: publish again when it has ended (channels.conflict)";
             return Err(Refusal::new(ErrorCode::Conflict, words));
         }

@@ -19,8 +19,10 @@ use super::letters::LetterCall;
 use super::publishing::problem;
 use super::waiting::Asker;
 
-/// Questions that wait for the disk at most; more are refused.
+/// Questions of each kind that wait for the disk at most; more are refused.
 const LOOKS_MAX: usize = 1_024;
+/// Ends to be told again that wait for the disk at most; they cannot be refused, and are left out beyond that.
+const ENDS_MAX: usize = 65_536;
 
 /// What somebody wants of a message that is on disk.
 pub(in crate::relay) enum Look {
@@ -42,7 +44,18 @@ pub(in crate::relay) enum Look {
 #[derive(Default)]
 pub(in crate::relay) struct Reading {
     looks: BTreeMap<MessageId, Vec<Look>>,
-    count: usize,
+    counts: [usize; 3],
+}
+
+impl Look {
+    /// What it counts as, and how many of these may wait: many of one kind keep nobody from asking for another.
+    fn kind(&self) -> (usize, usize) {
+        match self {
+            Look::State(..) | Look::Cancel(..) | Look::Letter(..) => (0, LOOKS_MAX),
+            Look::Follow(..) => (1, LOOKS_MAX),
+            Look::Repeated(_) | Look::Awaited(_) => (2, ENDS_MAX),
+        }
+    }
 }
 
 impl Reading {
@@ -52,7 +65,7 @@ impl Reading {
         let before = looks.len();
         looks.retain(|look| !matches!(look, Look::Follow(of, _) if *of == session));
         let gone = before - looks.len();
-        self.count -= gone;
+        self.counts[1] -= gone;
         gone > 0
     }
 }
@@ -64,11 +77,12 @@ impl Relay {
             let refusal = Refusal::store_failed(reason);
             return self.answer_look(look, &refusal);
         }
-        if self.outbound.reading.count >= LOOKS_MAX {
+        let (kind, most) = look.kind();
+        if self.outbound.reading.counts[kind] >= most {
             let words = "too many questions about messages wait for the disk: ask again in a moment";
             return self.answer_look(look, &Refusal::new(ErrorCode::LimitExceeded, words));
         }
-        self.outbound.reading.count += 1;
+        self.outbound.reading.counts[kind] += 1;
         self.outbound.reading.looks.entry(id).or_default().push(look);
         self.outbox.fetch(id);
     }
@@ -86,7 +100,7 @@ impl Relay {
     /// Nothing of this message has to be read any more.
     pub(in crate::relay) fn answer_looks(&mut self, now: Time, id: MessageId) {
         for look in self.outbound.reading.looks.remove(&id).unwrap_or_default() {
-            self.outbound.reading.count -= 1;
+            self.outbound.reading.counts[look.kind().0] -= 1;
             match look {
                 Look::State(call, principal) => {
                     let reply = self.state_reply(now, &principal.name, id);

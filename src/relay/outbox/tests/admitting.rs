@@ -76,6 +76,8 @@ fn a_short_disk_refuses_until_there_is_room_again() {
     assert!(refusal.message.contains("outbox.max_disk"), "the store takes all that it may: {}", refusal.message);
     bench.outbox.disk(1 << 20, (1 << 30) - 1);
     bench.accept(message("1"));
+    let refusal = bench.publish(message("2")).unwrap_err();
+    assert!(refusal.message.contains("outbox.max_disk"), "what was admitted since counts: {}", refusal.message);
 }
 
 #[test]

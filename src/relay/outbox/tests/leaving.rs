@@ -205,7 +205,7 @@ fn undelivered_messages_are_sent_in_order_after_a_restart() {
 }
 
 #[test]
-fn less_is_in_flight_while_upstream_does_not_keep_up() {
+fn less_is_in_flight_while_upstream_asks_for_pauses() {
     let mut bench = Bench::new();
     let ids: Vec<MessageId> = (0..40).map(|n| bench.accept(message(&n.to_string()))).collect();
     assert_eq!(bench.send_all(), ids[..4], "the window of the configuration");
@@ -217,10 +217,9 @@ fn less_is_in_flight_while_upstream_does_not_keep_up() {
     bench.ack(ids[3]);
     assert_eq!((bench.outbox.window(), bench.send_all().len()), (3, 3), "upstream takes them again");
     bench.pass(10 * SECOND);
-    assert_eq!(bench.outbox.window(), 1, "nothing is answered in time");
+    assert_eq!(bench.outbox.window(), 3, "what is never answered says nothing about the others");
     bench.outbox.gauges(&mut bench.stats);
-    assert_eq!(bench.stats.window, 1);
-    assert_eq!(bench.send_all().len(), 1);
+    assert_eq!(bench.stats.window, 3);
 }
 
 #[test]

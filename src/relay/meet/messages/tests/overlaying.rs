@@ -134,6 +134,8 @@ fn a_channel_says_what_a_second_change_means() {
 
     let mut house = with_conflict(Conflict::LastWriteWins);
     let session = house.subscribe("favourites");
+    house.publish(session, vec![favour("42", "1"), favour("42", "2")], true);
+    assert_eq!(house.told(session)[1..], ["error conflict"], "the first would roll back the second with it");
     for value in ["1", "2", "3"] {
         house.publish(session, vec![favour("42", value)], false);
     }
