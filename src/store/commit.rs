@@ -86,10 +86,14 @@ pub(super) struct Committer {
     census: Census,
     sizes: Sizes,
     rotation: Option<Rotation>,
-    /// No rotation below this: the last one did not help.
+    /// No rotation at or below this, by what the last one left.
     rotate_above: u64,
+    /// No rotation before this: the last one failed.
+    rotate_after: Option<Instant>,
     /// Which run of the system this is; 0: unknown.
     boot: u128,
+    /// Bytes of records since [`Committer::take_written`].
+    written: u64,
 }
 
 impl Committer {
@@ -115,7 +119,9 @@ impl Committer {
             sizes,
             rotation: None,
             rotate_above: 0,
+            rotate_after: None,
             boot,
+            written: 0,
         })
     }
 
@@ -190,6 +196,7 @@ impl Committer {
     fn accept(&mut self, batch: &mut Batch, message: &StoredMessage) {
         let bytes = record::encode_message(message);
         self.sizes.message(bytes.len());
+        self.written += bytes.len() as u64;
         let pieces = put(batch, &bytes, |piece| Key::message(message.sequence, piece));
         if pieces > 1 {
             self.index.message_pieces.insert(message.sequence, pieces);
@@ -201,6 +208,7 @@ impl Committer {
     fn keep(&mut self, batch: &mut Batch, outcome: &StoredOutcome) {
         let bytes = record::encode_outcome(outcome);
         self.sizes.outcome(bytes.len());
+        self.written += bytes.len() as u64;
         let pieces = put(batch, &bytes, |piece| Key::outcome(outcome.id.0, piece));
         if pieces > 1 {
             self.index.outcome_pieces.insert(outcome.id.0, pieces);
@@ -265,12 +273,14 @@ impl Committer {
         full: bool,
     ) {
         let needed = self.sizes.estimate(self.census, &self.index);
-        let (least, waste) = if full { (0, rotate::WASTE_OF_FULL) } else { (config.rotate_above, rotate::WASTE) };
-        let above = least.max(self.rotate_above).max(needed.saturating_mul(waste));
-        if self.rotation.is_some() || disk <= above || free < needed.saturating_mul(2) {
+        let above = rotate::above(needed, config.rotate_above, disk.saturating_add(free), full);
+        if self.rotation.is_some()
+            || disk <= above.max(self.rotate_above)
+            || free < rotate::copy(needed)
+            || self.rotate_after.is_some_and(|after| Instant::now() < after)
+        {
             return;
         }
-        self.rotate_above = disk.saturating_mul(2);
         match Rotation::begin(directory, config) {
             Ok(rotation) => {
                 tracing::info!(disk, needed, "the store's file is much larger than what is in it: it is written anew");
@@ -278,6 +288,18 @@ impl Committer {
             }
             Err(problem) => self.give_up_rotation(&problem),
         }
+    }
+
+    /// Gives up a copy that leaves only `free` bytes on the disk.
+    pub(super) fn spare(&mut self, free: u64) {
+        if self.rotation.is_some() && free < rotate::SPARE {
+            self.give_up_rotation("the disk has no room for a copy");
+        }
+    }
+
+    /// Bytes of records that were committed since it was last asked.
+    pub(super) fn take_written(&mut self) -> u64 {
+        std::mem::take(&mut self.written)
     }
 
     pub(super) fn is_rotating(&self) -> bool {
@@ -295,10 +317,8 @@ impl Committer {
                 return Ok(false);
             }
         }
-        let Some(closed) = self.rotation.take().map(|rotation| rotation.close(directory, &self.watched)) else {
-            return Ok(false);
-        };
-        match closed {
+        let Some(rotation) = self.rotation.take() else { return Ok(false) };
+        match rotation.close(directory, &self.watched) {
             Ok(entries) => tracing::info!(entries, "the store was written anew"),
             Err(problem) => {
                 self.give_up_rotation(&problem);
@@ -306,7 +326,9 @@ impl Committer {
             }
         }
         self.take_place(directory, config)?;
-        self.rotate_above = 0;
+        let left = self.file.metadata().map_err(|error| format!("measuring its file: {error}"))?.len();
+        // Again at once would leave no less.
+        self.rotate_above = left.saturating_add(left / 2);
         Ok(true)
     }
 
@@ -322,7 +344,10 @@ impl Committer {
 
     fn give_up_rotation(&mut self, problem: &str) {
         tracing::warn!(problem, "the store cannot be written anew now; it goes on in its old file");
-        self.rotation = None;
+        if let Some(rotation) = self.rotation.take() {
+            rotation.abandon();
+        }
+        self.rotate_after = Some(Instant::now() + rotate::PAUSE);
     }
 
     /// A store whose file was deleted or replaced would go on writing into nothing.

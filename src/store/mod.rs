@@ -56,7 +56,8 @@ use thread::Task;
 pub struct StoreConfig {
     /// Bytes of memory for sled's cache of pages, as sled counts them: it takes about three times as much.
     pub cache: u64,
-    /// Bytes on disk above which the data is written anew if a quarter of that would do.
+    /// Bytes on disk above which the data is written anew if a quarter of that would do. Where the disk is too small to wait for
+    /// that: if half of that would do.
     pub rotate_above: u64,
     /// Bytes on disk above which the data is written anew if half of that would do.
     pub max_disk: u64,

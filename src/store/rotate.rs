@@ -16,6 +16,8 @@
 use std::fs;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use sled::{Batch, Db, IVec};
 
@@ -24,16 +26,41 @@ use super::directory::Directory;
 use super::recover::{self, DATA, OLD, REBUILT, guarded};
 use super::wake::Watched;
 
-/// Entries copied between two commits.
+/// Entries copied between two commits, and about how many bytes.
 const PART: usize = 500;
+const PART_BYTES: usize = 2 << 20;
 /// The file is so many times larger than what is needed of it.
-pub(super) const WASTE: u64 = 4;
-/// The same where it takes all that it may (`outbox.max_disk`).
-pub(super) const WASTE_OF_FULL: u64 = 2;
+const WASTE: u64 = 4;
+/// The same where room is short. A fresh file takes up to twice of what is needed.
+const WASTE_OF_FULL: u64 = 3;
+/// A file of no more is left as it is.
+const LEAST: u64 = 4 << 20;
+/// What has to stay free on the disk meanwhile: the old one must not fail because of its copy.
+pub(super) const SPARE: u64 = 16 << 20;
+/// How long after one that failed the next one is tried.
+pub(super) const PAUSE: Duration = Duration::from_secs(60);
+
+/// The size of the file above which it is written anew. `ordinary`: no less than that where there is plenty of room. `room`: the
+/// most that the file could take on its disk. `full`: all files together take what they may.
+pub(super) fn above(needed: u64, ordinary: u64, room: u64, full: bool) -> u64 {
+    let patient = needed.saturating_mul(WASTE).max(ordinary);
+    // Who waits longer than the disk allows has no room for the copy.
+    if full || room < patient.saturating_add(copy(needed)) {
+        needed.saturating_mul(WASTE_OF_FULL).max(LEAST)
+    } else {
+        patient
+    }
+}
+
+/// What has to be free to write anew what is needed.
+pub(super) fn copy(needed: u64) -> u64 {
+    needed.saturating_mul(3).saturating_add(SPARE)
+}
 
 /// A copy that grows.
 #[derive(Debug)]
 pub(super) struct Rotation {
+    path: PathBuf,
     fresh: Db,
     last: Option<IVec>,
     copied: u64,
@@ -47,7 +74,7 @@ impl Rotation {
             fs::remove_dir_all(&path).map_err(|error| error.to_string())?;
         }
         let fresh = recover::try_open(&path, config).map_err(|error| error.to_string())??;
-        Ok(Rotation { fresh, last: None, copied: 0 })
+        Ok(Rotation { path, fresh, last: None, copied: 0 })
     }
 
     /// What is committed to the old one.
@@ -60,29 +87,47 @@ impl Rotation {
     pub(super) fn step(&mut self, old: &Db) -> Result<bool, String> {
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut batch = Batch::default();
-        let mut count = 0;
-        for entry in old.range::<IVec, _>((after, Bound::Unbounded)).take(PART) {
-            let (key, value) = entry.map_err(|error| error.to_string())?;
-            self.last = Some(key.clone());
-            batch.insert(key, value);
-            count += 1;
+        let (mut count, mut bytes) = (0, 0);
+        let mut entries = old.range::<IVec, _>((after, Bound::Unbounded));
+        let mut is_last = false;
+        while count < PART && bytes < PART_BYTES && !is_last {
+            match entries.next() {
+                Some(entry) => {
+                    let (key, value) = entry.map_err(|error| error.to_string())?;
+                    (count, bytes) = (count + 1, bytes + value.len());
+                    self.last = Some(key.clone());
+                    batch.insert(key, value);
+                }
+                None => is_last = true,
+            }
         }
         self.apply(&batch)?;
         self.copied += count as u64;
-        Ok(count < PART)
+        Ok(is_last)
     }
 
     /// Makes the copy durable and closes it; says how many entries were copied.
     pub(super) fn close(self, directory: &Directory, watched: &Watched) -> Result<u64, String> {
-        let Rotation { fresh, copied, .. } = self;
+        let Rotation { path, fresh, copied, .. } = self;
         let closed = guarded(AssertUnwindSafe(|| {
             watched.flush(&fresh)?;
             drop(fresh);
             Ok(())
         }));
-        closed.unwrap_or_else(Err)?;
-        directory.sync_all(&directory.join(REBUILT)).map_err(|error| error.to_string())?;
-        Ok(copied)
+        let synced =
+            closed.unwrap_or_else(Err).and_then(|()| directory.sync_all(&path).map_err(|error| error.to_string()));
+        if synced.is_err() {
+            let _ = fs::remove_dir_all(&path);
+        }
+        synced.map(|()| copied)
+    }
+
+    /// Gives back what the copy takes, which nobody needs.
+    pub(super) fn abandon(self) {
+        let Rotation { path, fresh, .. } = self;
+        // Closing writes, and may fail as the copy did.
+        let _ = guarded(AssertUnwindSafe(|| drop(fresh)));
+        let _ = fs::remove_dir_all(path);
     }
 }
 
@@ -95,4 +140,38 @@ pub(super) fn swap(directory: &Directory) -> Result<(), String> {
         .and_then(|()| directory.sync())
         .and_then(|()| fs::remove_dir_all(&old));
     swapped.map_err(|error| format!("putting the fresh data in place: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_patient_where_the_disk_allows() {
+        let mib = |n: u64| n << 20;
+        let above = |needed, room, full| above(mib(needed), mib(128), mib(room), full) >> 20;
+        assert_eq!(above(10, 100_000, false), 128);
+        assert_eq!(above(100, 100_000, false), 400);
+        assert_eq!((above(100, 716, false), above(100, 715, false)), (400, 300), "400, and 316 for a copy of 100");
+        assert_eq!((above(10, 174, false), above(10, 173, false)), (128, 30));
+        assert_eq!((above(100, 100_000, true), above(0, 100_000, true)), (300, 4));
+    }
+
+    #[test]
+    fn a_copy_that_leaves_no_room_is_given_up_and_not_tried_again_soon() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let config = StoreConfig::default();
+        let (mut committer, _) = recover::open(&directory, config).unwrap();
+        let copy = directory.join(REBUILT);
+        committer.consider_rotation(&directory, config, u64::MAX, super::copy(0) - 1, true);
+        assert!(!committer.is_rotating() && !copy.exists(), "there was none from the start");
+        committer.consider_rotation(&directory, config, u64::MAX, super::copy(0), true);
+        committer.spare(SPARE);
+        assert!(committer.is_rotating() && copy.exists());
+        committer.spare(SPARE - 1);
+        assert!(!committer.is_rotating() && !copy.exists());
+        committer.consider_rotation(&directory, config, u64::MAX, u64::MAX, true);
+        assert!(!committer.is_rotating(), "within a minute");
+    }
 }

@@ -31,8 +31,10 @@ pub(super) enum Task {
 
 type Answer = Box<dyn FnMut(StoreAnswer) + Send>;
 
-/// How often the numbers about the disk are taken, and the longest time without a sign of progress.
+/// How often the numbers about the disk are taken, and the longest time without a sign of progress …
 const MEASURE: Duration = Duration::from_secs(1);
+/// … and after how many bytes of records: a fast disk is full within a second.
+const MEASURE_BYTES: u64 = 4 << 20;
 
 /// Opens the store and starts its thread. Opened by the caller's thread, because what is read is handed to that one: the memory
 /// of reading is used again there.
@@ -65,6 +67,8 @@ struct Keeper {
     counters: Arc<Counters>,
     answer: Answer,
     measured: Instant,
+    /// Bytes of records that were committed since.
+    written: u64,
     /// Whether the last try to measure the disk succeeded; a failure is told once.
     measurable: bool,
     /// Whether room can be set aside; a failure is told once.
@@ -81,8 +85,18 @@ impl Keeper {
         counters: Arc<Counters>,
         answer: Answer,
     ) -> Self {
-        let (committer, measured) = (Some(committer), Instant::now());
-        Keeper { committer, config, counters, answer, measured, measurable: true, has_ballast: true, directory }
+        let (committer, measured, written) = (Some(committer), Instant::now(), 0);
+        Keeper {
+            committer,
+            config,
+            counters,
+            answer,
+            measured,
+            written,
+            measurable: true,
+            has_ballast: true,
+            directory,
+        }
     }
 
     fn run(&mut self, inbox: &Receiver<Task>) {
@@ -114,7 +128,8 @@ impl Keeper {
             }
             Err(reason) => StoreAnswer::CommitFailed { reason },
         });
-        if let Some(committer) = &self.committer {
+        if let Some(committer) = &mut self.committer {
+            self.written += committer.take_written();
             committer.sweep(operations.len());
         }
     }
@@ -135,7 +150,7 @@ impl Keeper {
             // A failure is kept and answers the next batch.
             let _ = self.with_committer(Committer::sync_mark);
         }
-        if now.duration_since(self.measured) >= MEASURE {
+        if now.duration_since(self.measured) >= MEASURE || self.written >= MEASURE_BYTES {
             self.measure();
             self.consider_rotation();
         }
@@ -168,10 +183,19 @@ impl Keeper {
                 self.counters.rotated();
                 self.measure();
             }
-            Ok(false) => {}
+            Ok(false) => self.spare(),
             Err(reason) => {
                 let _ = self.with_committer(|_| Err::<(), _>(reason));
             }
+        }
+    }
+
+    /// The old one must not fail because of its copy.
+    fn spare(&mut self) {
+        self.measure();
+        let free = self.counters.free_bytes();
+        if let Some(committer) = &mut self.committer {
+            committer.spare(free);
         }
     }
 
@@ -186,7 +210,7 @@ impl Keeper {
     }
 
     fn measure(&mut self) {
-        self.measured = Instant::now();
+        (self.measured, self.written) = (Instant::now(), 0);
         let numbers = self.directory.disk_bytes().and_then(|disk| Ok((disk, self.directory.free_bytes()?)));
         match &numbers {
             Ok((disk, free)) => {

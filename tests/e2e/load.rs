@@ -161,6 +161,17 @@ impl Run {
         self.upstream.cut();
     }
 
+    /// Upstream answers everything from now on, also what it left without an answer before: nothing blocks the rest.
+    pub fn answer_all(&self, relay: &Relay) {
+        self.calm.store(true, Ordering::Relaxed);
+        self.cut(relay);
+    }
+
+    /// Upstream has its moods again.
+    pub fn answer_as_before(&self) {
+        self.calm.store(false, Ordering::Relaxed);
+    }
+
     fn count(&self) {
         let at_ms = self.trace.now_ms();
         self.trace.note(&Seen::Upstream(Did::Count { at_ms, connections: self.upstream.opened() }));
@@ -198,9 +209,7 @@ impl Run {
             Some(relay)
         });
         let relay = relay.unwrap();
-        self.calm.store(true, Ordering::Relaxed);
-        // What was left without an answer.
-        self.cut(&relay);
+        self.answer_all(&relay);
         // Who never gets there is judged all the same: that names the messages.
         let begun = Instant::now();
         while relay.status()["outbox"]["depth"] != 0 && begun.elapsed() < DEADLINE {

@@ -48,7 +48,7 @@ impl Nack<'_> {
 
     /// Upstream got too much, by its own words.
     fn asks_for_a_pause(&self) -> bool {
-        self.retry_after.is_some() || matches!(self.then, Some(Then::Pause(_)))
+        self.retry_after.is_some_and(|after| !after.is_zero()) || matches!(self.then, Some(Then::Pause(_)))
     }
 
     fn reason(&self) -> &str {
@@ -101,7 +101,7 @@ impl Outbox {
                 // Where the attempt was given up already, the next one is on its way: nothing changes.
                 if let Some(order) = self.departed_as(id) {
                     if nack.asks_for_a_pause() {
-                        self.window.refused(order, self.departures);
+                        self.window.refused(order, self.departures, self.config.window);
                     }
                     self.fail(now, id, Try { floor: Some(floor), reason: nack.reason() }, rng, stats);
                 }

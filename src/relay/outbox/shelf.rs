@@ -37,7 +37,7 @@ pub(super) struct Shelf {
     /// Records that the store was asked for and has not given yet.
     asked: usize,
     /// Messages that were wanted and need not be read, or cannot be any more.
-    unread: Vec<MessageId>,
+    unasked: Vec<MessageId>,
 }
 
 impl Shelf {
@@ -84,7 +84,7 @@ impl Outbox {
             } else if self.outcomes.is_on_disk(id) {
                 wanted.push(Wanted::Outcome(id));
             } else {
-                self.shelf.unread.push(id);
+                self.shelf.unasked.push(id);
             }
         }
         if let Some(lane) = Lane::ALL.into_iter().find(|lane| self.shelf.starved[lane.index()]) {
@@ -96,8 +96,8 @@ impl Outbox {
     }
 
     /// What [`Outbox::take_load`] did not ask for though it was to be fetched: it is at hand, or forgotten.
-    pub fn take_unread(&mut self) -> Vec<MessageId> {
-        std::mem::take(&mut self.shelf.unread)
+    pub fn take_unasked(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.shelf.unasked)
     }
 
     /// The next of the lane that are not in memory.

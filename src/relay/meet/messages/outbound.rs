@@ -72,7 +72,7 @@ impl Relay {
         if let Some(wanted) = self.outbox.take_load() {
             self.outputs.push_back(Output::Load(wanted));
         }
-        for message in self.outbox.take_unread() {
+        for message in self.outbox.take_unasked() {
             self.answer_looks(now, message);
         }
         let tally = self.next_tally(now);
