@@ -213,6 +213,11 @@ fn what_a_message_will_make_of_a_channel_is_pending_until_then_also_over_a_kill(
 
     let relay = place.start();
     let mut client = relay.subscriber("favourites");
+    let snapshot = client.next_of("snapshot");
+    assert_eq!(snapshot["pending"], json!([{"message": id, "data": "a"}]), "before upstream says anything");
+    assert_eq!((&snapshot["values"], &snapshot["stale"]), (&json!([]), &json!(true)), "{snapshot}");
+    let over_http = relay.ask("GET /v1/snapshot?channel=favourites", &[], "").json();
+    assert_eq!(over_http["pending"], snapshot["pending"]);
     let second = client.publish(favour("b"));
     assert_eq!(client.next_of("pending")["message"], json!(second));
     upstream.gate(Gate::Open);

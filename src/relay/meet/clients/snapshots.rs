@@ -11,11 +11,11 @@ use crate::relay::feed::ring::Ring;
 /// Bytes of values in one part.
 const PART_BYTES: usize = 256 * 1024;
 
-/// The `snapshot` frames of a ring, in parts if large; none if there is no state.
+/// The `snapshot` frames of a ring, in parts if large; none if there is no state and nothing is laid over it.
 pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Item> {
     let position = feed.position();
     let stale = stale || ring.silent || is_outdated(ring);
-    let parts = values(ring, position, PART_BYTES);
+    let parts = values(feed, ring, PART_BYTES);
     let count = parts.len();
     let pending = pending(feed, ring);
     let frame = |(at, values): (usize, Vec<u8>)| {
@@ -26,10 +26,10 @@ pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Ite
     parts.into_iter().enumerate().map(frame).collect()
 }
 
-/// The whole state as one text, for HTTP; `None` if there is no state.
+/// The whole state as one text, for HTTP; `None` if there is none and nothing is laid over it.
 pub(in crate::relay) fn whole(feed: &Feed, ring: &Ring, stale: bool) -> Option<Vec<u8>> {
     let position = feed.position();
-    let values = values(ring, position, usize::MAX).pop()?;
+    let values = values(feed, ring, usize::MAX).pop()?;
     let stale = stale || ring.silent || is_outdated(ring);
     let of = Part { number: 1, last: true, values: &values, pending: &pending(feed, ring) };
     Some(text(ring, position, stale, &of))
@@ -53,14 +53,21 @@ struct Part<'a> {
     pending: &'a [u8],
 }
 
-/// Whether some value is from before a hole: upstream may have changed it since, and nobody told.
+/// Whether some value is from before a hole: upstream may have changed it since, and nobody told. Where no state is known, an
+/// empty list is no word of upstream's either.
 fn is_outdated(ring: &Ring) -> bool {
-    ring.values.snapshot().is_some_and(|entries| entries.iter().any(|entry| entry.offset < ring.hole))
+    ring.values.snapshot().is_none_or(|entries| entries.iter().any(|entry| entry.offset < ring.hole))
 }
 
-/// The values as JSON lists, each of them about `part_bytes` long.
-fn values(ring: &Ring, position: Position, part_bytes: usize) -> Vec<Vec<u8>> {
-    let Some(entries) = ring.values.snapshot() else { return Vec::new() };
+/// The values as JSON lists, each of them about `part_bytes` long. Without a state there is an empty one if something is
+/// pending, which would not be shown else.
+fn values(feed: &Feed, ring: &Ring, part_bytes: usize) -> Vec<Vec<u8>> {
+    let position = feed.position();
+    let entries = match ring.values.snapshot() {
+        Some(entries) => entries,
+        None if feed.overlays.pending(&ring.name).next().is_some() => Vec::new(),
+        None => return Vec::new(),
+    };
     let mut parts: Vec<Vec<u8>> = vec![Vec::new()];
     for entry in entries {
         if parts.last().is_some_and(|part| part.len() > part_bytes) {

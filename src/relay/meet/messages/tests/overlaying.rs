@@ -197,6 +197,13 @@ fn values_are_pending_again_after_a_restart() {
     again.disk = std::mem::take(&mut house.disk);
     again.wait(Duration::ZERO);
     let session = again.subscribe("favourites");
+    let told = std::mem::take(&mut again.told).into_iter().map(|(_, frame)| frame);
+    let begun: Vec<Value> = told.filter(|frame| frame["channel"] == "favourites").collect();
+    assert_eq!((&begun[0]["kind"], &begun[0]["snapshot"]), (&json!("subscribed"), &json!("full")));
+    let laid: Vec<&Value> = begun[1]["pending"].as_array().unwrap().iter().map(|one| &one["data"]).collect();
+    assert_eq!((&begun[1]["kind"], laid), (&json!("snapshot"), vec![&json!(1), &json!(2)]), "upstream said nothing yet");
+    assert_eq!((&begun[1]["values"], &begun[1]["stale"]), (&json!([]), &json!(true)), "nobody knows that it is empty");
+    assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
     again.truth("42", "0");
     assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
     again.settle(true);
