@@ -170,9 +170,7 @@ impl Relay {
             tells_params: dialect.tells_params(),
             channels: dialect.limits().channels,
         };
-        let queued = restored.messages.iter();
-        let provisional = queued.filter_map(|queued| Some((queued.id, Arc::clone(queued.optimistic()?))));
-        meet::messages::overlaying::restore(&mut feed.overlays, provisional);
+        meet::messages::overlaying::restore(&mut feed.overlays, &restored);
         let service = limits::service(&config, &dialect);
         let mut link = Link::new(&config.upstream, dialect.limits(), now.mono);
         let mut budget = Budget::new(config.budget);

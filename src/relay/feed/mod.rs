@@ -422,15 +422,17 @@ impl Feed {
         self.append(id, at, make, stats);
     }
 
-    /// That message has ended: its value is confirmed, or rolled back with those of its batch.
+    /// That message has ended: its value is confirmed or rolled back.
     pub fn admit_settled(&mut self, message: MessageId, at: Time, delivered: bool, stats: &mut FeedStats) {
         let Some(value) = self.overlays.ended(message) else { return };
         let kind = if delivered { EntryKind::Confirmed } else { EntryKind::RolledBack };
         self.end_overlay(message, &value, at, kind, stats);
-        if let Some(batch) = value.batch.filter(|_| !delivered) {
-            for (message, value) in self.overlays.roll_back(batch) {
-                self.end_overlay(message, &value, at, kind, stats);
-            }
+    }
+
+    /// A message of the batch failed: the values that are left of it are rolled back, too.
+    pub fn admit_rolled_back(&mut self, batch: MessageId, at: Time, stats: &mut FeedStats) {
+        for (message, value) in self.overlays.roll_back(batch) {
+            self.end_overlay(message, &value, at, EntryKind::RolledBack, stats);
         }
     }
 

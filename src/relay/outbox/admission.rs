@@ -89,6 +89,8 @@ impl Outbox {
         }
         let sequence = self.next_sequence;
         let batch = (messages.len() > 1).then(|| self.next_id(now.wall, rng));
+        // What is refused on the way leaves a hole among the ids, and nothing else.
+        let last = batch.map(last_of_batch);
         let mut admitted = Vec::with_capacity(messages.len());
         for publish in messages {
             match self.admit_one(now, from, publish, batch, rng) {
@@ -100,6 +102,7 @@ impl Outbox {
                 }
             }
         }
+        self.last_id = last.unwrap_or(self.last_id);
         self.stage(&admitted);
         stats.idempotent_hits += admitted.iter().map(|one| u64::from(matches!(one, Admitted::Known(_)))).sum::<u64>();
         Ok(admitted)
@@ -119,7 +122,7 @@ impl Outbox {
             return Ok(Admitted::Known(known));
         }
         self.check_limits(&publish, from.principal)?;
-        let id = self.next_id(now.wall, rng);
+        let id = if batch.is_some() { self.following_id() } else { self.next_id(now.wall, rng) };
         let message = StoredMessage {
             id,
             sequence: self.next_sequence,
@@ -262,6 +265,12 @@ impl Outbox {
         self.last_id
     }
 
+    /// The id after the last one.
+    fn following_id(&mut self) -> MessageId {
+        self.last_id = MessageId(self.last_id.0.saturating_add(1));
+        self.last_id
+    }
+
     /// Counts a message in.
     pub(super) fn hold(&mut self, id: MessageId, mut pending: Pending, principal: &Arc<str>, known: Option<Known>) {
         pending.principal = self.principals.enter(principal, pending.bytes.into());
@@ -304,6 +313,17 @@ impl Outbox {
             joined = true;
         }
     }
+}
+
+/// The last id that a message of this batch may have. No other message gets one up to there, so that an id tells by itself
+/// whether a message is of a batch: its outcome, which is all that is kept of it, does not say so.
+pub(super) fn last_of_batch(batch: MessageId) -> MessageId {
+    MessageId(batch.0.saturating_add(COMMIT_OPERATIONS as u128))
+}
+
+/// Whether a message is of this atomic batch.
+pub fn is_of_batch(message: MessageId, batch: MessageId) -> bool {
+    batch < message && message <= last_of_batch(batch)
 }
 
 /// What of a limit is there for a lane: the last `reserve` percent are for those above `medium`, half of it for `critical`.

@@ -45,13 +45,14 @@ use super::stats::OutboxStats;
 use super::time::{Mono, Time, Wall};
 use crate::config::OutboxConfig;
 
-pub use admission::{Admitted, Publisher, Refusal};
+pub use admission::{Admitted, Publisher, Refusal, is_of_batch};
 pub use answers::Nack;
 pub use ending::Durable;
 pub use letters::as_publish;
 pub use progress::Step;
 pub use shown::ended_state;
 
+use admission::last_of_batch;
 use clock::Clock;
 use idempotency::Idempotency;
 use keys::OrderKeys;
@@ -263,7 +264,8 @@ impl Outbox {
 
     fn restore_message(&mut self, now: Time, queued: &Queued, principal: &Arc<str>, stats: &mut OutboxStats) {
         let more = queued.more.as_deref();
-        self.last_id = self.last_id.max(queued.id);
+        let batch = queued.optimistic().and_then(|value| value.batch);
+        self.last_id = self.last_id.max(queued.id).max(batch.map_or(queued.id, last_of_batch));
         self.next_sequence = self.next_sequence.max(queued.sequence.saturating_add(1));
         self.hold(queued.id, Pending::queued(queued), principal, more.and_then(|more| more.known));
         stats.restored += 1;

@@ -1,6 +1,8 @@
 //! Messages meet the feed: what a message that has not ended will make of a channel is shown there until then.
 //!
-//! Invariant: what was shown as pending is told as confirmed or rolled back before anybody is told its message's outcome.
+//! Invariants: what was shown as pending is told as confirmed or rolled back before anybody is told its message's outcome; once
+//! a message of an atomic batch has failed, no value of the batch is told as pending or confirmed, in this process or a later
+//! one, as long as that message's outcome is kept.
 
 use std::sync::Arc;
 
@@ -11,19 +13,30 @@ use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::feed::overlays::{self, Overlays};
 use crate::relay::naming;
-use crate::relay::outbox::{Admitted, OutcomeState, Refusal};
-use crate::relay::record::{MessageId, Provisional, StoredOutcome};
+use crate::relay::outbox::{Admitted, OutcomeState, Refusal, is_of_batch};
+use crate::relay::record::{MessageId, Restored, StoredOutcome};
 use crate::relay::time::Time;
 
-/// What an earlier process accepted and did not end.
-pub(in crate::relay) fn restore(
-    overlays: &mut Overlays,
-    messages: impl Iterator<Item = (MessageId, Arc<Provisional>)>,
-) {
-    for (message, value) in messages {
-        overlays.lay(message, value);
-        overlays.accepted(message);
+/// What an earlier process accepted and did not end, without the batches that it rolled back.
+pub(in crate::relay) fn restore(overlays: &mut Overlays, restored: &Restored) {
+    let queued = || restored.messages.iter().filter_map(|queued| Some((queued.id, queued.optimistic()?)));
+    queued().for_each(|(message, value)| overlays.lay(message, Arc::clone(value)));
+    if overlays.is_empty() {
+        return;
     }
+    let failed = restored.outcomes.iter().flatten().filter(|outcome| outcome.state != OutcomeState::Delivered);
+    for outcome in failed {
+        if let Some(batch) = batch_of(overlays, outcome.id) {
+            overlays.roll_back(batch);
+        }
+    }
+    queued().for_each(|(message, _)| drop(overlays.accepted(message)));
+}
+
+/// The batch with values that a message is of, whether it has a value itself or not.
+fn batch_of(overlays: &Overlays, message: MessageId) -> Option<MessageId> {
+    let own = overlays.batch_of(message);
+    own.or_else(|| overlays.batch_before(message).filter(|batch| is_of_batch(message, *batch)))
 }
 
 impl Relay {
@@ -89,7 +102,11 @@ impl Relay {
     pub(in crate::relay) fn overlay_ended(&mut self, now: Time, outcome: &StoredOutcome) {
         if !self.feed.overlays.is_empty() {
             let delivered = outcome.outcome.state == OutcomeState::Delivered;
+            let failed = batch_of(&self.feed.overlays, outcome.id).filter(|_| !delivered);
             self.feed.admit_settled(outcome.id, now, delivered, &mut self.stats.feed);
+            if let Some(batch) = failed {
+                self.feed.admit_rolled_back(batch, now, &mut self.stats.feed);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::codes::ErrorCode;
+use crate::protocol::request::Optimistic;
 
 fn code(result: Result<Admitted, Refusal>) -> ErrorCode {
     result.expect_err("refused").code
@@ -234,4 +235,30 @@ fn the_last_part_of_the_room_is_for_urgent_messages() {
     bench.accept(message(&"x".repeat(200)));
     assert_eq!(code(bench.publish(message(&"x".repeat(200)))), ErrorCode::StoreFull);
     bench.accept(Publish { lane: Lane::Critical, ..message(&"x".repeat(200)) });
+}
+
+#[test]
+fn an_id_tells_whether_a_message_is_of_a_batch_also_after_a_restart() {
+    let mut bench = Bench::new();
+    let (mut batches, mut ids) = (Vec::new(), Vec::new());
+    for round in 0..20 {
+        let channel = ChannelRequest { name: "favourites".into(), params: None };
+        let optimistic = Some(Optimistic { channel, key: None, value: "1".into() });
+        let publishes = vec![Publish { optimistic, ..message("1") }, message("2")];
+        let of_batch = bench.publish_by("p", publishes).unwrap();
+        let batch = bench.outbox.message(of_batch[0].id()).unwrap().optimistic.as_ref().unwrap().batch.unwrap();
+        batches.push(batch);
+        ids.extend(of_batch.iter().map(|one| (one.id(), Some(batch))));
+        bench.commit();
+        // Whether within one process or not: the clock stands still.
+        if round % 2 == 0 {
+            bench.restart();
+        }
+        ids.push((bench.publish(message("3")).unwrap().id(), None));
+        bench.commit();
+    }
+    for (id, of) in ids {
+        let known: Vec<MessageId> = batches.iter().copied().filter(|batch| is_of_batch(id, *batch)).collect();
+        assert_eq!(known, of.into_iter().collect::<Vec<_>>(), "{id}");
+    }
 }

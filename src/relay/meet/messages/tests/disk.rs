@@ -8,7 +8,7 @@ use crate::relay::record::{MessageId, Operation, Stored, StoredMessage, StoredOu
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) messages: Vec<Arc<StoredMessage>>,
-    ends: Vec<Arc<StoredOutcome>>,
+    pub(super) ends: Vec<Arc<StoredOutcome>>,
 }
 
 impl Disk {
@@ -22,6 +22,11 @@ impl Disk {
             Operation::Forget { id } => self.forget(id),
             Operation::Attempt { .. } | Operation::Tally(_) => {}
         }
+    }
+
+    /// What has not ended, in the order of acceptance.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<StoredMessage>> {
+        self.messages.iter().filter(|message| self.ends.iter().all(|end| end.id != message.id))
     }
 
     fn forget(&mut self, id: MessageId) {

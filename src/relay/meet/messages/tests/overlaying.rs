@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{ChannelPolicy, Conflict};
 use crate::protocol::request::{OnSlow, Optimistic, Subscribe};
 use crate::relay::outbox::OutcomeState;
-use crate::relay::record::{Backlog, MessageId};
+use crate::relay::record::{Backlog, KeptOutcome, MessageId};
 
 /// Whether an item is somebody's favourite, by a message for another channel.
 fn favour(key: &str, value: &str) -> Publish {
@@ -17,6 +17,20 @@ fn with_conflict(conflict: Conflict) -> House {
     House::with("plain", |config| {
         config.channels = vec![ChannelPolicy { pattern: "favourites".into(), conflict, ..ChannelPolicy::default() }];
     })
+}
+
+/// The same house after a restart: what has not ended waits again, and of the others the outcomes are kept.
+fn restarted(mut house: House) -> House {
+    let mut messages = Backlog::default();
+    house.disk.waiting().for_each(|message| messages.add(message, 0));
+    let outcomes = vec![house.disk.ends.iter().map(KeptOutcome::of).collect()];
+    let restored = Restored { messages, outcomes, next_sequence: 100, ..Restored::default() };
+    let mut again = with_conflict(Conflict::Queue);
+    let config = Arc::clone(&again.relay.config);
+    again.relay = Relay::new(config, Dialect::builtin("plain").unwrap(), restored, 2, again.now);
+    again.disk = std::mem::take(&mut house.disk);
+    again.wait(Duration::ZERO);
+    again
 }
 
 impl House {
@@ -37,7 +51,17 @@ impl House {
 
     /// Answers the oldest message that upstream got and that is not answered.
     fn settle(&mut self, accepted: bool) {
-        let at = self.sent.iter().position(|sent| sent["type"] == "publish").expect("upstream got a message");
+        self.settle_which(accepted, |_| true);
+    }
+
+    /// The same with the message that has this payload.
+    fn settle_with(&mut self, data: u64, accepted: bool) {
+        self.settle_which(accepted, |of| *of == data);
+    }
+
+    fn settle_which(&mut self, accepted: bool, is: impl Fn(&Value) -> bool) {
+        let at = self.sent.iter().position(|sent| sent["type"] == "publish" && is(&sent["data"]));
+        let at = at.expect("upstream got such a message");
         let id = self.sent.remove(at)["id"].clone();
         let kind = if accepted { "ack" } else { "error" };
         self.receive(&json!({"type": kind, "id": id, "code": "no"}));
@@ -156,9 +180,41 @@ fn a_batch_is_rolled_back_together() {
     house.shown(session);
     house.settle(false);
     assert_eq!(house.shown(session), ["rolled_back 1", "rolled_back 2", "outcome rejected"]);
-    assert_eq!(house.relay.feed.overlays.len(), 2);
     house.settle(true);
-    assert_eq!(house.shown(session), ["confirmed 2", "outcome delivered"], "what it came to is told even so");
+    assert_eq!(house.shown(session), ["outcome delivered"], "nothing is told of its value any more");
+    assert_eq!(house.pending(), ["\"3\" 3"]);
+
+    house.publish(session, vec![message("orders", "4"), favour("5", "5")], true);
+    house.settle(true);
+    house.shown(session);
+    house.settle(false);
+    assert_eq!(house.shown(session), ["rolled_back 5", "outcome rejected"], "also for one of them that has no value");
+}
+
+#[test]
+fn a_batch_that_was_rolled_back_is_not_pending_again_after_a_restart() {
+    let mut house = with_conflict(Conflict::Queue);
+    let session = house.subscribe("favourites");
+    house.publish(session, vec![favour("1", "1"), favour("2", "2")], true);
+    house.publish(session, vec![message("orders", "3"), favour("4", "4")], true);
+    house.publish(session, vec![favour("5", "5"), favour("6", "6")], true);
+    house.publish(session, vec![favour("7", "7"), favour("8", "8")], true);
+    house.publish(session, vec![message("orders", "9")], false);
+    for (data, accepted) in [(1, false), (3, false), (5, true), (9, false)] {
+        house.settle_with(data, accepted);
+    }
+    let left = ["\"6\" 6", "\"7\" 7", "\"8\" 8"];
+    assert_eq!(house.pending(), left, "one arrived, and what failed behind the last batch is not of it");
+
+    let mut again = restarted(house);
+    let session = again.subscribe("favourites");
+    assert_eq!(again.pending(), left);
+    for data in [2, 4, 6] {
+        again.settle_with(data, true);
+    }
+    assert_eq!(again.shown(session), ["confirmed 6"], "of the others nobody hears again");
+    again.settle_with(8, false);
+    assert_eq!(again.shown(session), ["rolled_back 8", "rolled_back 7"]);
 }
 
 #[test]
@@ -188,20 +244,17 @@ fn values_are_pending_again_after_a_restart() {
     house.cut();
     let session = house.join();
     house.publish(session, vec![favour("42", "1"), favour("43", "2")], false);
-    let mut messages = Backlog::default();
-    house.disk.messages.iter().for_each(|message| messages.add(message, 0));
-    let mut again = with_conflict(Conflict::Queue);
-    let restored = Restored { messages, next_sequence: 2, ..Restored::default() };
-    let config = Arc::clone(&again.relay.config);
-    again.relay = Relay::new(config, Dialect::builtin("plain").unwrap(), restored, 2, again.now);
-    again.disk = std::mem::take(&mut house.disk);
-    again.wait(Duration::ZERO);
+    let mut again = restarted(house);
     let session = again.subscribe("favourites");
     let told = std::mem::take(&mut again.told).into_iter().map(|(_, frame)| frame);
     let begun: Vec<Value> = told.filter(|frame| frame["channel"] == "favourites").collect();
     assert_eq!((&begun[0]["kind"], &begun[0]["snapshot"]), (&json!("subscribed"), &json!("full")));
     let laid: Vec<&Value> = begun[1]["pending"].as_array().unwrap().iter().map(|one| &one["data"]).collect();
-    assert_eq!((&begun[1]["kind"], laid), (&json!("snapshot"), vec![&json!(1), &json!(2)]), "upstream said nothing yet");
+    assert_eq!(
+        (&begun[1]["kind"], laid),
+        (&json!("snapshot"), vec![&json!(1), &json!(2)]),
+        "upstream said nothing yet"
+    );
     assert_eq!((&begun[1]["values"], &begun[1]["stale"]), (&json!([]), &json!(true)), "nobody knows that it is empty");
     assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
     again.truth("42", "0");
