@@ -32,7 +32,7 @@ codes! {
         /// This HTTP method is not for this path.
         MethodNotAllowed = "method_not_allowed", 405, false;
         /// The same idempotency key with another body, or a second parameter set for one base channel, or a message
-        /// already in flight.
+        /// already in flight, or a request that another one took back.
         Conflict = "conflict", 409, false;
         /// Larger than a limit in `hello`.
         TooLarge = "too_large", 413, false;

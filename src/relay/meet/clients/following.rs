@@ -144,7 +144,7 @@ impl Relay {
 
     /// A session takes back a subscription that waits for the disk; whether there was one.
     pub(super) fn follow_no_more(&mut self, id: SessionId, channel: &str) -> bool {
-        message_of(channel).is_some_and(|message| self.outbound.reading.forget_follow(message, id))
+        message_of(channel).is_some_and(|message| self.take_back_follows(id, message))
     }
 }
 

@@ -354,14 +354,14 @@ impl Relay {
         let local = naming::resolve(&self.config, self.dialect.secret_params(), channel).map(|named| named.local);
         let ring = local.ok().and_then(|local| self.feed.find(&local));
         let slot = ring.and_then(|ring| self.sessions.get(id).and_then(|session| session.find(ring)));
+        // One that stands may be asked for again, and that request may wait: neither outlives this one.
+        let waited = self.follow_no_more(id, &channel.name);
         match (ring.and_then(|ring| self.feed.ring(ring)).map(|ring| ring.name.clone()), slot) {
             (Some(name), Some(slot)) => {
                 self.end_subscription(now, id, slot);
                 self.tell(id, control::unsubscribed(reference, &name));
             }
-            _ if self.follow_no_more(id, &channel.name) => {
-                self.tell(id, control::unsubscribed(reference, &channel.name));
-            }
+            _ if waited => self.tell(id, control::unsubscribed(reference, &channel.name)),
             _ => self.not_subscribed(id, reference, channel),
         }
     }

@@ -1,6 +1,7 @@
 //! What is on disk is read because somebody asks about it or follows it: messages that wait, and how messages ended.
 //!
-//! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, or when the store fails.
+//! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, when the question is taken back, or
+//! when the store fails.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,29 +45,70 @@ pub(in crate::relay) enum Look {
 #[derive(Default)]
 pub(in crate::relay) struct Reading {
     looks: BTreeMap<MessageId, Vec<Look>>,
-    counts: [usize; 3],
+    counts: Counts,
+}
+
+/// What a look counts as: many of one kind keep nobody from asking for another.
+#[derive(Clone, Copy)]
+enum Kind {
+    Question,
+    Follow,
+    End,
+}
+
+/// How many looks of each kind wait.
+#[derive(Default)]
+struct Counts {
+    questions: usize,
+    follows: usize,
+    ends: usize,
+}
+
+impl Kind {
+    /// How many may wait.
+    fn most(self) -> usize {
+        match self {
+            Kind::Question | Kind::Follow => LOOKS_MAX,
+            Kind::End => ENDS_MAX,
+        }
+    }
+}
+
+impl Counts {
+    fn of(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Question => &mut self.questions,
+            Kind::Follow => &mut self.follows,
+            Kind::End => &mut self.ends,
+        }
+    }
 }
 
 impl Look {
-    /// What it counts as, and how many of these may wait: many of one kind keep nobody from asking for another.
-    fn kind(&self) -> (usize, usize) {
+    fn kind(&self) -> Kind {
         match self {
-            Look::State(..) | Look::Cancel(..) | Look::Letter(..) => (0, LOOKS_MAX),
-            Look::Follow(..) => (1, LOOKS_MAX),
-            Look::Repeated(_) | Look::Awaited(_) => (2, ENDS_MAX),
+            Look::State(..) | Look::Cancel(..) | Look::Letter(..) => Kind::Question,
+            Look::Follow(..) => Kind::Follow,
+            Look::Repeated(_) | Look::Awaited(_) => Kind::End,
         }
     }
 }
 
 impl Reading {
-    /// A session follows this message no more; whether it waited for that.
-    pub(in crate::relay) fn forget_follow(&mut self, id: MessageId, session: SessionId) -> bool {
-        let Some(looks) = self.looks.get_mut(&id) else { return false };
-        let before = looks.len();
-        looks.retain(|look| !matches!(look, Look::Follow(of, _) if *of == session));
-        let gone = before - looks.len();
-        self.counts[1] -= gone;
-        gone > 0
+    fn wait(&mut self, id: MessageId, look: Look) {
+        *self.counts.of(look.kind()) += 1;
+        self.looks.entry(id).or_default().push(look);
+    }
+
+    /// Takes out what waits for this message, if it is wanted.
+    fn take(&mut self, id: MessageId, wanted: impl Fn(&Look) -> bool) -> Vec<Look> {
+        let Some(looks) = self.looks.remove(&id) else { return Vec::new() };
+        let (taken, left): (Vec<Look>, Vec<Look>) = looks.into_iter().partition(wanted);
+        taken.iter().for_each(|look| *self.counts.of(look.kind()) -= 1);
+        if !left.is_empty() {
+            self.looks.insert(id, left);
+        }
+        taken
     }
 }
 
@@ -77,14 +119,24 @@ impl Relay {
             let refusal = Refusal::store_failed(reason);
             return self.answer_look(look, &refusal);
         }
-        let (kind, most) = look.kind();
-        if self.outbound.reading.counts[kind] >= most {
+        let kind = look.kind();
+        if *self.outbound.reading.counts.of(kind) >= kind.most() {
             let words = "too many questions about messages wait for the disk: ask again in a moment";
             return self.answer_look(look, &Refusal::new(ErrorCode::LimitExceeded, words));
         }
-        self.outbound.reading.counts[kind] += 1;
-        self.outbound.reading.looks.entry(id).or_default().push(look);
+        self.outbound.reading.wait(id, look);
         self.outbox.fetch(id);
+    }
+
+    /// A session takes back whatever subscriptions to this message's channel it has waiting; whether there were any. Each of
+    /// them was a request, and is answered.
+    pub(in crate::relay) fn take_back_follows(&mut self, session: SessionId, id: MessageId) -> bool {
+        let of_session = |look: &Look| matches!(look, Look::Follow(of, _) if *of == session);
+        let taken = self.outbound.reading.take(id, of_session);
+        let any = !taken.is_empty();
+        let refusal = Refusal::new(ErrorCode::Conflict, "taken back before the message was read from the disk");
+        taken.into_iter().for_each(|look| self.answer_look(look, &refusal));
+        any
     }
 
     /// The store's answer.
@@ -99,8 +151,7 @@ impl Relay {
 
     /// Nothing of this message has to be read any more.
     pub(in crate::relay) fn answer_looks(&mut self, now: Time, id: MessageId) {
-        for look in self.outbound.reading.looks.remove(&id).unwrap_or_default() {
-            self.outbound.reading.counts[look.kind().0] -= 1;
+        for look in self.outbound.reading.take(id, |_| true) {
             match look {
                 Look::State(call, principal) => {
                     let reply = self.state_reply(now, &principal.name, id);

@@ -424,18 +424,36 @@ fn a_subscription_that_waits_for_the_disk_can_be_taken_back() {
         house.relay.handle_input(house.now, Input::Request { session: ann, request: Ok(request) });
     };
     let channels = vec![ChannelRequest { name: own.as_str().into(), params: None }];
-    let subscribe = Subscribe {
-        reference: None,
+    let of = |reference: &str| Some(Ref(reference.into()));
+    let subscribe = |reference: &str| Subscribe {
+        reference: of(reference),
         channels: channels.clone(),
         since: None,
         snapshot: true,
         types: Vec::new(),
         on_slow: OnSlow::default(),
     };
-    request(&mut house, Request::Subscribe(subscribe));
-    request(&mut house, Request::Unsubscribe { reference: None, channels });
+    request(&mut house, Request::Subscribe(subscribe("1")));
+    request(&mut house, Request::Subscribe(subscribe("2")));
+    request(&mut house, Request::Unsubscribe { reference: of("3"), channels: channels.clone() });
+    request(&mut house, Request::Unsubscribe { reference: of("4"), channels: channels.clone() });
     house.turn();
-    assert_eq!((house.life(ann), house.followed_channels()), (vec!["unsubscribed".to_owned()], 0));
+    let answers = |frames: Vec<Value>| -> Vec<String> {
+        frames.iter().map(|frame| format!("{} {}", frame["ref"], short(frame))).collect()
+    };
+    let told = answers(house.frames(ann));
+    let each_once = ["1 error conflict", "2 error conflict", "3 unsubscribed", "4 error not_found"];
+    assert_eq!((told, house.followed_channels()), (each_once.map(str::to_owned).to_vec(), 0));
+
+    // One stands and is asked for again, when its message is on disk only: both are taken back.
+    house.follow(ann, &own);
+    house.follow(ann, &channel_of(&ids[9]));
+    house.told.clear();
+    request(&mut house, Request::Subscribe(subscribe("5")));
+    request(&mut house, Request::Unsubscribe { reference: of("6"), channels: channels.clone() });
+    house.turn();
+    let told = answers(house.frames(ann));
+    assert_eq!((told, house.followed_channels()), (vec!["5 error conflict".into(), "6 unsubscribed".into()], 1));
 }
 
 #[test]
