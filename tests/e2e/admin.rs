@@ -191,6 +191,16 @@ fn a_dead_letter_is_found_published_again_and_purged_by_command() {
     assert!(!done && told.contains("conflict") && told.contains(new), "{told}");
     let (done, _, told) = command(&["redrive", &ids[1], "--edit", r#"{"date":1}"#]);
     assert!(!done && told.contains("date"), "{told}");
+    for (edit, field) in [
+        (r#"{"volatile":true}"#, "leave `volatile` out"),
+        (r#"{"volatile":true,"on_unknown":null,"order_key":null}"#, "leave `volatile` out"),
+        (r#"{"on_unknown":null}"#, "`on_unknown` is `retry` or `dead_letter`: leave it out"),
+        (r#"{"optimistic":{"value":1}}"#, "leave `optimistic` out"),
+        (r#"{"idempotency_key":"k"}"#, "leave it out"),
+    ] {
+        let (done, _, told) = command(&["redrive", &ids[1], "--edit", edit]);
+        assert!(!done && told.contains("invalid") && told.contains(field), "{edit}: {told}");
+    }
     assert!(command(&["purge", &ids[1]]).0);
     assert!(!command(&["purge", "nonsense"]).0 && !command(&["purge"]).0 && !command(&["show", "../status"]).0);
     let (done, all, _) = command(&["redrive", "--all"]);

@@ -153,8 +153,8 @@ impl Relay {
         if !edit.trim().is_empty() {
             let known: Map<String, Value> =
                 serde_json::from_str(edit).map_err(|error| invalid(format!("the edit is no JSON object: {error}")))?;
-            if known.contains_key("idempotency_key") {
-                return Err(invalid("a dead letter is published again without an idempotency_key".to_owned()));
+            if let Some(words) = no_edit(&known) {
+                return Err(invalid(words.to_owned()));
             }
             let edit: std::collections::BTreeMap<String, Box<RawValue>> =
                 serde_json::from_str(edit).map_err(|error| invalid(error.to_string()))?;
@@ -170,6 +170,24 @@ impl Relay {
             _ => Err(invalid("the edit may not name `messages`".to_owned())),
         }
     }
+}
+
+/// What a publish may have and an edit may not, because it would be passed over.
+fn no_edit(edit: &Map<String, Value>) -> Option<&'static str> {
+    let is = |name: &str, wrong: fn(&Value) -> bool| edit.get(name).is_some_and(wrong);
+    if is("idempotency_key", |_| true) {
+        return Some("a dead letter is published again without an `idempotency_key`: leave it out");
+    }
+    if is("volatile", |value| *value != Value::Bool(false)) {
+        return Some("what is published again is stored until it has ended: leave `volatile` out");
+    }
+    if is("on_unknown", Value::is_null) {
+        return Some("`on_unknown` is `retry` or `dead_letter`: leave it out, and it stays what it was");
+    }
+    if is("optimistic", |_| true) {
+        return Some("a dead letter is published again without a provisional value: leave `optimistic` out");
+    }
+    None
 }
 
 fn not_found() -> Refusal {

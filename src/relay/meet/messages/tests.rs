@@ -3,6 +3,7 @@
 
 mod disk;
 mod joining;
+mod letters;
 mod overlaying;
 mod progress;
 mod reading;
