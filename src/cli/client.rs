@@ -38,7 +38,7 @@ pub(super) struct FeedArgs {
 #[derive(Debug, Clone, Args)]
 pub(super) struct AdminArgs {
     /// The relay's admin listener [default: admin.listen of the configuration]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", global = true)]
     admin: Option<String>,
 }
 
@@ -116,7 +116,9 @@ pub(super) fn send(call: &Call<'_>) -> Result<Answer, Failure> {
     runtime.block_on(async {
         match tokio::time::timeout(REQUEST_TIMEOUT, exchange(call)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(exit::FAILED, format!("{}: no answer within 30 s", call.address))),
+            Err(_) => {
+                Err(Failure::new(exit::FAILED, format!("{}: no answer within {REQUEST_TIMEOUT:?}", call.address)))
+            }
         }
     })
 }

@@ -218,4 +218,20 @@ mod tests {
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
     }
+
+    /// What a command with commands below it takes has to be taken behind those, too.
+    fn only_before(command: &clap::Command, places: &mut Vec<String>) {
+        if command.has_subcommands() {
+            let options = command.get_opts().filter(|option| !option.is_global_set());
+            places.extend(options.map(|option| format!("{} {}", command.get_name(), option.get_id())));
+        }
+        command.get_subcommands().for_each(|below| only_before(below, places));
+    }
+
+    #[test]
+    fn options_stand_before_or_behind_what_they_are_about() {
+        let mut places = Vec::new();
+        only_before(&Arguments::command(), &mut places);
+        assert_eq!(places, [""; 0], "not global");
+    }
 }

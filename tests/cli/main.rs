@@ -105,6 +105,17 @@ fn commands_without_a_relay_say_where_they_looked() {
         &["publish", "a", "1", "--feed", nowhere],
         &["status", "--admin", nowhere],
         &["health", "--admin", nowhere],
+        // Options stand before or behind what they are about.
+        &["tail", "--feed", nowhere, "a"],
+        &["publish", "--feed", nowhere, "a", "1"],
+        &["dead-letters", "--admin", nowhere, "ls"],
+        &["dead-letters", "ls", "--admin", nowhere],
+        &["dead-letters", "--admin", nowhere, "show", "ID"],
+        &["dead-letters", "show", "--admin", nowhere, "ID"],
+        &["dead-letters", "show", "ID", "--admin", nowhere],
+        &["dead-letters", "redrive", "ID", "--edit", "{}", "--admin", nowhere],
+        &["dead-letters", "redrive", "--admin", nowhere, "--edit", "{}", "ID"],
+        &["dead-letters", "purge", "--all", "--admin", nowhere],
     ] {
         let output = run(dir.path(), arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
