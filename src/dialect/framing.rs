@@ -20,8 +20,9 @@ use bytes::Bytes;
 
 use self::attachments::Gathering;
 pub(crate) use self::detached::Detached;
+pub(crate) use self::engine::{BINARY, Piece, SEPARATOR, pieces};
 pub(crate) use self::inflate::Inflate;
-pub(crate) use self::lines::RECORD_END;
+use self::lines::RECORD_END;
 pub(crate) use self::session::Session;
 use self::socketio::{Kind, Packet};
 pub(crate) use self::socketio::{MAIN, Sent};

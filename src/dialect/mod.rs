@@ -63,7 +63,7 @@ pub use explain::Explained;
 pub use fetch::{NoSupply, Supply, may_call};
 pub use field::{Field, FieldValue};
 pub use framing::Skipped;
-pub use http::{HttpAnswer, HttpRequest, UNRESERVED, same_origin};
+pub use http::{HttpAnswer, HttpRequest, UNRESERVED, retry_after, same_origin};
 pub use limits::{GapPolicy, GapScope, Limits, OnGap, Rate, Rotate};
 pub use rule::Class;
 pub use schema::connect::UrlChannels;

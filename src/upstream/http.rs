@@ -6,7 +6,7 @@
 //! Deliberately not here: HTTP/2 (one exchange at a time gains nothing by it), compression, cookies, caches, and what an
 //! answer means.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dial::Place;
 use super::{Settings, Socket, reach};
-use crate::dialect::{HttpAnswer, HttpRequest, Method};
+use crate::dialect::{self, HttpAnswer, HttpRequest, Method};
 use crate::relay::pairs::{CallId, Disconnect, FetchAnswer, FetchError, Input};
 use crate::relay::redact::address;
 
@@ -31,8 +31,6 @@ pub const MAX_HEAD: usize = 16 * 1024;
 const MAX_DETAIL: usize = 200;
 /// How long to wait for those.
 const DETAIL_TIMEOUT: Duration = Duration::from_millis(500);
-const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What hyper drives.
 pub type Io = TokioIo<Box<dyn Socket>>;
@@ -217,23 +215,9 @@ pub fn plain(headers: &HeaderMap) -> Result<(), Disconnect> {
     }
 }
 
-/// `Retry-After` (RFC 9110 section 10.2.3) from now, clamped to 1 s..1 h.
+/// `Retry-After`, from now.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    wait_of(headers.get(RETRY_AFTER)?.as_bytes(), SystemTime::now())
-}
-
-/// Seconds or a date. Anything else is as if it were not there.
-fn wait_of(value: &[u8], now: SystemTime) -> Option<Duration> {
-    let text = std::str::from_utf8(value).ok()?.trim();
-    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a u64 holds are still a number, and above the limit.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let date = httpdate::parse_http_date(text).ok()?;
-        let left = date.duration_since(now).unwrap_or_default();
-        Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
-    };
-    Some(wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
+    dialect::retry_after(headers.get(RETRY_AFTER)?.as_bytes(), crate::clock::now().wall)
 }
 
 /// Bytes from outside, cut and escaped for a log line.
@@ -251,37 +235,4 @@ pub fn broken(error: &hyper::Error) -> Disconnect {
     }
     let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     Disconnect::Reset(format!("in an HTTP exchange: {cause}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_clamped() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let table: [(&str, Option<u64>); 10] = [
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("0", Some(1)),
-            ("99999999999999999999999", Some(3600)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(1)),
-            ("Sun, 06 Nov 2094 08:00:00 GMT", None),
-            ("-5", None),
-            ("1.5", None),
-            ("soon", None),
-        ];
-        for (text, seconds) in table {
-            let read = wait_of(text.as_bytes(), now).map(|wait| wait.as_secs());
-            // The far date has a wrong weekday: some parsers refuse it, ours may clamp it.
-            if text.contains("2094") {
-                assert!(read.is_none() || read == Some(3600), "{text}: {read:?}");
-            } else {
-                assert_eq!(read, seconds, "{text}");
-            }
-        }
-        assert_eq!(wait_of(b"\xff", now), None);
-        assert_eq!(wait_of(b"", now), None);
-    }
 }

@@ -13,16 +13,13 @@ use bytes::Bytes;
 
 use super::Conversation;
 use super::connect::Addressed;
+use crate::dialect::framing::{BINARY, SEPARATOR};
 use crate::dialect::http::encode;
 use crate::dialect::{
     Answer, Ask, ConnectRequest, Heard, Outgoing, Purpose, RequestId, SendError, Transport, WireFrame,
 };
 use crate::relay::time::Time;
 
-/// What parts the packets of one POST.
-const SEPARATOR: u8 = 0x1E;
-/// What a binary packet begins with in a POST; base64 follows.
-const BINARY: u8 = b'b';
 /// The packets by which a session is moved: asked over the new transport, answered there, and done.
 const PROBE: &[u8] = b"2probe";
 const PROBED: &[u8] = b"3probe";
@@ -112,7 +109,7 @@ impl Conversation {
         self.asking.answered = true;
         self.read(now, frame, heard);
         // Messages and their attachments, whoever understands them; pings and the like are nothing to come back for at once.
-        let brings = |packet: &[u8]| matches!(packet.first(), Some(b'4' | b'b'));
+        let brings = |packet: &[u8]| matches!(packet.first(), Some(&(b'4' | BINARY)));
         let brought = answer.body.split(|byte| *byte == SEPARATOR).any(brings);
         let pause = self.asking.pause(now.mono, brought);
         // The first answer opens the session and says nothing else.

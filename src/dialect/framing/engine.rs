@@ -1,9 +1,13 @@
 //! Engine.IO 4: the packets under Socket.IO.
 //! Source: the Engine.IO protocol's page, <https://socket.io/docs/v4/engine-io-protocol/>.
 //!
-//! Invariant: any bytes are a packet or none; nothing is copied. Deliberately not here: what a packet leads to (`session`).
+//! Invariant: any bytes are a packet or none; no text is copied. Deliberately not here: what a packet leads to (`session`).
 
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
 use crate::dialect::pointer::Pointer;
 use crate::dialect::scan::{PointerSet, Spans, elements};
@@ -14,6 +18,30 @@ const LARGEST_SID: usize = 256;
 const SHORTEST: Duration = Duration::from_millis(100);
 /// See [`SHORTEST`].
 const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// What parts the packets of a payload, polled or posted.
+pub(crate) const SEPARATOR: u8 = 0x1E;
+/// What a binary packet begins with there; base64 follows.
+pub(crate) const BINARY: u8 = b'b';
+
+/// What stands between two separators of a payload.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    /// A packet as on a WebSocket.
+    Text(&'a [u8]),
+    /// An attachment.
+    Binary(Bytes),
+    /// It should be an attachment and is no base64.
+    Garbled(&'a [u8]),
+}
+
+/// A payload, taken apart.
+pub(crate) fn pieces(payload: &[u8]) -> impl Iterator<Item = Piece<'_>> {
+    payload.split(|byte| *byte == SEPARATOR).map(|piece| match piece.strip_prefix(&[BINARY]) {
+        Some(base64) => STANDARD.decode(base64).map_or(Piece::Garbled(piece), |data| Piece::Binary(data.into())),
+        None => Piece::Text(piece),
+    })
+}
 
 /// One packet in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +127,15 @@ mod tests {
         }
         let long = format!(r#"{{"sid":"{}","pingInterval":1,"pingTimeout":1}}"#, "x".repeat(LARGEST_SID + 1));
         assert_eq!(silence(&long), None);
+    }
+
+    #[test]
+    fn a_payload_is_taken_apart() {
+        let of = |payload: &'static [u8]| pieces(payload).collect::<Vec<_>>();
+        let whole = [Piece::Text(b"451-[]"), Piece::Binary(Bytes::from_static(b"\x01\x02")), Piece::Text(b"2")];
+        assert_eq!(of(b"451-[]\x1ebAQI=\x1e2"), whole);
+        assert_eq!(of(b"b*"), [Piece::Garbled(b"b*")]);
+        assert_eq!(of(b""), [Piece::Text(b"")]);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use crate::dialect::scan::{PointerSet, Spans, elements};
 use crate::dialect::template::write_string;
 
-/// What ends a record, and parts the packets of a polled payload.
-pub(crate) const RECORD_END: u8 = 0x1E;
+/// What ends a record.
+pub(super) const RECORD_END: u8 = 0x1E;
 
 /// Calls `each` with every message that stands between separators; empty ones are none.
 pub(super) fn parts(separator: u8, split: bool, frame: &[u8], each: &mut dyn FnMut(Option<&[u8]>)) {

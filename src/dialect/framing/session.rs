@@ -10,13 +10,11 @@
 
 use std::time::Duration;
 
-use base64::Engine;
 use bytes::Bytes;
 
 use super::attachments::Gathering;
-use super::engine::{self, Open};
+use super::engine::{self, Open, Piece};
 use super::inflate::{Broken, Stream};
-use super::lines::RECORD_END;
 use super::socketio::{Kind, Packet};
 use super::{Part, Skipped};
 use crate::dialect::field::Field;
@@ -108,11 +106,11 @@ impl Session {
         if payload.is_empty() {
             return each(Part::Malformed);
         }
-        for packet in payload.split(|byte| *byte == RECORD_END) {
-            match packet.strip_prefix(b"b").map(|text| base64::engine::general_purpose::STANDARD.decode(text)) {
-                Some(Ok(data)) => self.binary(&Bytes::from(data), each),
-                Some(Err(_)) => each(Part::Broken("a binary packet is not base64")),
-                None => self.text(namespace, packet, each),
+        for piece in engine::pieces(payload) {
+            match piece {
+                Piece::Text(packet) => self.text(namespace, packet, each),
+                Piece::Binary(data) => self.binary(&data, each),
+                Piece::Garbled(_) => each(Part::Broken("a binary packet is not base64")),
             }
         }
     }

@@ -6,10 +6,7 @@
 //! Deliberately not here: whether a poll came at the right time, which a recording's clock is too coarse to tell.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::address::{Told, member_names, of_ask, of_connect, origin, path, raw_members, same, shown};
@@ -18,19 +15,15 @@ use super::pattern::Values;
 use super::sent::{Made, Recorded, sent};
 use super::transcript::{Call, Reply, Step};
 use super::{Attempt, Playing};
-use crate::dialect::framing::RECORD_END;
+use crate::dialect::framing::{Piece, pieces};
 use crate::dialect::stream::{MAX_LINE, Parser};
 use crate::dialect::{
     Answer, AskFor, ChannelId, ConnectRequest, RequestId, SendError, StreamEvent, Transport, UrlChannels, WireFrame,
+    retry_after,
 };
 use crate::protocol::request::Secret;
 use crate::relay::redact::HIDDEN;
 use crate::relay::time::Time;
-
-/// A `Retry-After` is kept within these, as a carrier does.
-const SHORTEST_RETRY: u64 = 1;
-/// See [`SHORTEST_RETRY`].
-const LONGEST_RETRY: u64 = 3_600;
 
 /// What passes by HTTP on one connection.
 #[derive(Debug)]
@@ -153,7 +146,7 @@ impl Playing<'_> {
     /// Packets of Engine.IO, several at once.
     fn packets(&mut self, connection: &str, call: &Call, now: Time) -> Option<(String, Verdict)> {
         let attempt = self.attempts.get_mut(connection)?;
-        let packets: Vec<WireFrame> = call.body.split(|byte| *byte == RECORD_END).map(packet).collect();
+        let packets: Vec<WireFrame> = pieces(&call.body).map(packet).collect();
         let mut made = Vec::new();
         for (at, frame) in packets.iter().enumerate().filter(|(_, frame)| matches!(frame, WireFrame::Text(_))) {
             let attached = packets[at + 1..].iter().map_while(|frame| match frame {
@@ -194,7 +187,7 @@ impl Playing<'_> {
             true => return Some((format!("{} answers no poll", reply.status), Verdict::Puzzling)),
             false => AskFor::Request(http.posted.pop_front().unwrap_or(RequestId(0))),
         };
-        let frame = WireFrame::Answer(Box::new(answer(of, reply)));
+        let frame = WireFrame::Answer(Box::new(answer(of, reply, now)));
         let (words, verdict) =
             attempt.hear(&self.channels, |conversation, heard| conversation.receive(now, &frame, heard));
         Some((format!("{} {words}", reply.status), verdict))
@@ -234,12 +227,11 @@ pub(super) fn moved(attempt: &mut Attempt, frame: &WireFrame) -> Option<&'static
     })
 }
 
-/// A packet of a polled payload; an attachment stands there as base64 after a `b`.
-fn packet(packet: &[u8]) -> WireFrame {
-    let attachment = packet.strip_prefix(b"b").and_then(|base64| STANDARD.decode(base64).ok());
-    match attachment {
-        Some(data) => WireFrame::Binary(data.into()),
-        None => WireFrame::Text(Bytes::copy_from_slice(packet)),
+/// A packet of a posted payload; what is none stays as it was recorded.
+fn packet(piece: Piece<'_>) -> WireFrame {
+    match piece {
+        Piece::Binary(data) => WireFrame::Binary(data),
+        Piece::Text(packet) | Piece::Garbled(packet) => WireFrame::Text(Bytes::copy_from_slice(packet)),
     }
 }
 
@@ -267,15 +259,14 @@ fn poll(attempt: &mut Attempt, call: &Call, now: Time) -> (String, Verdict) {
 }
 
 /// A recorded answer as a carrier brings it.
-fn answer(of: AskFor, reply: &Reply) -> Answer {
+fn answer(of: AskFor, reply: &Reply, now: Time) -> Answer {
     let field = |name: &str| reply.headers.get(name).map(|value| value.as_str().into());
-    let wait = reply.headers.get("retry-after").and_then(|value| value.parse::<u64>().ok());
     Answer {
         of,
         status: reply.status,
         etag: field("etag"),
         last_modified: field("last-modified"),
-        retry_after: wait.map(|wait| Duration::from_secs(wait.clamp(SHORTEST_RETRY, LONGEST_RETRY))),
+        retry_after: reply.headers.get("retry-after").and_then(|value| retry_after(value.as_bytes(), now.wall)),
         body: reply.body.clone(),
     }
 }
