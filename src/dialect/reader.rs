@@ -1,8 +1,8 @@
 //! A strict JSON reader over raw bytes: it finds where values end and refuses what is not JSON.
 //!
 //! Invariant: it accepts exactly what the grammar of RFC 8259 describes, in UTF-8 and with at most 127 containers within each
-//! other. What a payload says is its readers' business: a number that no type holds (`1e400`, five thousand digits) is a number,
-//! an escape of half a surrogate pair (`\ud800`) an escape. Property tests in `scan` hold it against `serde_json`.
+//! other. What a payload says is its readers' business: a number that no type holds (`1e400`, five thousand digits) is a
+//! number, an escape of half a surrogate pair (`\ud800`) an escape. Property tests in `scan` hold it against `serde_json`.
 //! It does not recurse, allocate or build anything. Deliberately not here: pointers, and what values mean.
 
 use std::fmt;

@@ -6,8 +6,8 @@
 //! built-in dialects are made of this.
 //!
 //! Over other transports than WebSocket the same is done with the request of an event stream, its bytes, polls and their
-//! answers, and what leaves by POST (`asked`): what the recorded address tells of channels and params is read backwards, and the
-//! conversation's own request must be the recorded one.
+//! answers, and what leaves by POST (`asked`): what the recorded address tells of channels and params is read backwards, and
+//! the conversation's own request must be the recorded one.
 //!
 //! A rehearsal knows a channel by its name alone; the params are those of the last subscribe. Where a dialect's subscribe
 //! names no channel, or makes its subscription id of name and params, channels are told apart by params.

@@ -9,9 +9,9 @@
 //! where `/data` is a string). Only such strings are unescaped, into buffers of `Spans`. A held text that is not JSON has
 //! no values; that does not make the message invalid.
 //!
-//! Invariants: what it takes for valid is what RFC 8259's grammar describes (see `reader`), and the value of every pointer equals
-//! that of `serde_json`'s `Value::pointer` (the last of several equal keys wins). Both are property tests. Where a text is taken
-//! from a string (also a key), half a surrogate pair becomes U+FFFD; spans keep the bytes as they are.
+//! Invariants: what it takes for valid is what RFC 8259's grammar describes (see `reader`), and the value of every pointer
+//! equals that of `serde_json`'s `Value::pointer` (the last of several equal keys wins). Both are property tests. Where a text
+//! is taken from a string (also a key), half a surrogate pair becomes U+FFFD; spans keep the bytes as they are.
 //! The one exception: a key that serde_json keeps for itself (`$serde_json::private::RawValue`) is a key like any other here.
 //! There is no early exit: some services put the id after the payload.
 //! Deliberately not here: conditions and what values mean (`rule`), and where messages begin and end (`framing`).

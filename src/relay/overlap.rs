@@ -7,8 +7,8 @@
 //! newer one at one moment, which is told as a gap.
 //!
 //! Invariants: an event that is passed over was admitted from the other connection, or will come on the one that leads, or is
-//! held, or belongs to a channel that was cut; what is remembered has a limit, and what is beyond it is said to be lost. After the older one's end duplicates are known for
-//! [`LATE`]; from then on a lower number is a new start again.
+//! held, or belongs to a channel that was cut; what is remembered has a limit, and what is beyond it is said to be lost. After
+//! the older one's end duplicates are known for [`LATE`]; from then on a lower number is a new start again.
 //! Deliberately not here: when to take over, and what a cut is told as.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,8 +1,8 @@
 //! `tidegate replay`: plays a transcript as a service, on a port.
 //!
-//! Every connection of a client plays the next recorded one, over the transport over which it was recorded. What the service said
-//! is said again, after the recorded pauses; what the client said has to be said again (ids and secrets apart, `alike`) before
-//! it goes on.
+//! Every connection of a client plays the next recorded one, over the transport over which it was recorded. What the service
+//! said is said again, after the recorded pauses; what the client said has to be said again (ids and secrets apart, `alike`)
+//! before it goes on.
 //! Invariant: nothing is made up; what the transcript does not have is not answered.
 //! Deliberately not here: a session that moved from polls to a WebSocket, and HTTP calls beside the conversation; the first is
 //! refused at start, the others are passed over.

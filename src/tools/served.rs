@@ -1,4 +1,5 @@
-//! A WebSocket server for tools: loopback unless told otherwise, no web pages, small limits. By itself, or out of an HTTP server.
+//! A WebSocket server for tools: loopback unless told otherwise, no web pages, small limits. By itself, or out of an HTTP
+//! server.
 
 use std::net::SocketAddr;
 

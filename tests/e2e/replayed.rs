@@ -1,5 +1,5 @@
-//! What was recorded over HTTP: the dialect that recorded it understands all of it, and a relay in front of the recording brings
-//! its apps the same events.
+//! What was recorded over HTTP: the dialect that recorded it understands all of it, and a relay in front of the recording
+//! brings its apps the same events.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,11 +1,11 @@
-//! The life of tokens: a provider that ends what was opened with a token that ran out, by a close, a frame or a refusal; an endpoint
-//! that gives tokens and may be down, hang or refuse; connects and subscribes that are refused for a while.
+//! The life of tokens: a provider that ends what was opened with a token that ran out, by a close, a frame or a refusal; an
+//! endpoint that gives tokens and may be down, hang or refuse; connects and subscribes that are refused for a while.
 //!
 //! What must hold: never more connects and frames than the provider allows; what is refused for its token is tried once with a
 //! fresh one and then slowly, and people are told; nothing is opened or subscribed with a token that ran out where a fresh one
 //! was to be had, nor ends for its token then; what is missing was told as a gap; once nothing fails any more, everything
-//! wanted is live again within [`BACK_WITHIN`]; the relay rests in between; and a channel whose subscribe is granted late is not
-//! refused because a second one was.
+//! wanted is live again within [`BACK_WITHIN`]; the relay rests in between; and a channel whose subscribe is granted late is
+//! not refused because a second one was.
 
 mod guard;
 mod runs;

@@ -1,4 +1,5 @@
-//! Binary attachments of Socket.IO packets that come in: gathered as they come, put into the packet's JSON text as base64 strings.
+//! Binary attachments of Socket.IO packets that come in: gathered as they come, put into the packet's JSON text as base64
+//! strings.
 //!
 //! Invariant: at most [`MOST_BYTES`] of them for one packet are kept; an attachment beyond that is left out, and its
 //! placeholder (`{"_placeholder":true,"num":0}`) stays where it stands, for everybody to see. An attachment is put in once,

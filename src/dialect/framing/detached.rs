@@ -1,8 +1,9 @@
 //! Binary attachments of packets that leave: `{"$binary":"<base64>"}` in what is published, taken out of the JSON text.
 //!
-//! A mark is an object with `$binary` as its only member and a string as its value; any other is JSON as it stands. Bytes around
-//! marks are passed on as they are. What a service puts together again must be what the publisher wrote: Socket.IO knows a
-//! place by a member `_placeholder` of whatever is sent beside attachments, so nothing else may have such a member there.
+//! A mark is an object with `$binary` as its only member and a string as its value; any other is JSON as it stands. Bytes
+//! around marks are passed on as they are. What a service puts together again must be what the publisher wrote: Socket.IO
+//! knows a place by a member `_placeholder` of whatever is sent beside attachments, so nothing else may have such a member
+//! there.
 //! Without attachments nobody looks for places, and `_placeholder` is a name like any other.
 //! Invariants: the caps are those of what comes in; any bytes are taken apart or refused, valid or not.
 //! Deliberately not here: what comes in (`attachments`), and how many bytes a service takes at once (`conversation`).

@@ -1,5 +1,5 @@
-//! Whether a connection gets through. Where each poll is a request of its own, being connected says nothing: that the dialect is
-//! ready counts once the first poll was answered or, as a long-poll may be, is held.
+//! Whether a connection gets through. Where each poll is a request of its own, being connected says nothing: that the dialect
+//! is ready counts once the first poll was answered or, as a long-poll may be, is held.
 //!
 //! Invariant: what had to wait is given back once.
 //! Deliberately not here: which answers refuse (the dialect's).

@@ -18,7 +18,8 @@
 //!
 //! `clients/`:
 //! - `sessions`: what they ask. `subscribing`: how subscriptions begin and end. `following`: those to the life of messages.
-//!   `cutting`: what is delivered. `snapshots`: state as frames. `calls`: HTTP requests. `accounts`: what was spent, and who reads what.
+//!   `cutting`: what is delivered. `snapshots`: state as frames. `calls`: HTTP requests. `accounts`: what was spent, and who
+//!   reads what.
 //!
 //! `messages/`, what leaves:
 //! - `publishing`: who publishes and what they are told. `waiting`: for what, and how long. `outbound`: what leaves, the

@@ -6,11 +6,12 @@
 //! that nothing ends as never sent that upstream may have; after an error of the store nothing is accepted,
 //! sent or ended any more.
 //!
-//! - `message`: where a message stands. `shelf`: which are in memory, and what is read. `lanes`, `keys`: which one leaves next. `clock`: times
-//!   to live. `packed`: a table for a million of them.
-//! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group commit. `outcomes`: what is kept.
-//! - `departure`: an attempt leaves. `window`: how many at once. `answers`: what became of it. `ending`: how messages end. `letters`: dead ones.
-//!   `shown`: what people see. `progress`: what those who follow messages are told.
+//! - `message`: where a message stands. `shelf`: which are in memory, and what is read. `lanes`, `keys`: which one leaves
+//!   next. `clock`: times to live. `packed`: a table for a million of them.
+//! - `admission`: what is accepted. `principals`: how much of it is whose. `idempotency`: repeated publishes. `staging`: group
+//!   commit. `outcomes`: what is kept.
+//! - `departure`: an attempt leaves. `window`: how many at once. `answers`: what became of it. `ending`: how messages end.
+//!   `letters`: dead ones. `shown`: what people see. `progress`: what those who follow messages are told.
 //!
 //! Deliberately not here: making frames, subscribing channels that a publish needs, pacing, telling
 //! (`meet::messages::outbound`).

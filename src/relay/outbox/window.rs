@@ -2,8 +2,9 @@
 //!
 //! As the congestion window of TCP (RFC 5681, section 3.1): halved when upstream asks for a pause; one more for each window of
 //! answers. What was in flight when it was halved does not halve it again.
-//! An answer that is missing is no such sign: upstream may have dropped that message alone. And it is never less than an eighth:
-//! those that upstream never answers stay in flight until `outbox.ack_timeout`, and would keep all others from leaving.
+//! An answer that is missing is no such sign: upstream may have dropped that message alone. And it is never less than an
+//! eighth: those that upstream never answers stay in flight until `outbox.ack_timeout`, and would keep all others from
+//! leaving.
 
 /// The least part of `outbox.window` that is left, as a divisor.
 const LEAST: usize = 8;

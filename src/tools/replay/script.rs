@@ -1,6 +1,7 @@
 //! The connections of a transcript as scenes: what each carrier plays, with the pauses in between.
 //!
-//! Invariant: what is in a scene can be played by its carrier; a transcript of which something cannot is refused, with the line.
+//! Invariant: what is in a scene can be played by its carrier; a transcript of which something cannot is refused, with the
+//! line.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

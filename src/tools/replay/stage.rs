@@ -1,8 +1,8 @@
 //! Recorded connections over HTTP, played to clients, and which recorded connection is next.
 //!
 //! A client's requests come by several connections of its own, so a scene is no socket: requests wait until a scene wants them.
-//! The next scene begins when its first request has come and no running scene wants that, once the scenes that run are played or
-//! their clients are gone (where recorded connections overlapped, at once).
+//! The next scene begins when its first request has come and no running scene wants that, once the scenes that run are played
+//! or their clients are gone (where recorded connections overlapped, at once).
 //! Invariants: a request is answered by what was recorded for it, or not at all; a scene that nobody can reach any more makes
 //! room for the next.
 

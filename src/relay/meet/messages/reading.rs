@@ -1,7 +1,7 @@
 //! What is on disk is read because somebody asks about it or follows it: messages that wait, and how messages ended.
 //!
-//! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, when the question is taken back, or
-//! when the store fails.
+//! Invariant: whoever asked is answered when it was read, when it turns out to be forgotten, when the question is taken back,
+//! or when the store fails.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
