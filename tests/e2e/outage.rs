@@ -229,3 +229,38 @@ fn what_a_message_will_make_of_a_channel_is_pending_until_then_also_over_a_kill(
     assert_eq!(relay.metric("tidegate_feed_overlays"), 0.0);
     relay.stop();
 }
+
+#[test]
+fn a_batch_that_was_rolled_back_stays_so_over_a_kill() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let answering = answers.clone();
+    let upstream = Upstream::answering(move |got| match got.json["data"].as_str() {
+        Some("refused") => vec![json!({"type": "error", "id": got.json["id"], "code": "no"}).to_string()],
+        Some("late") if !answering.load(Ordering::Relaxed) => Vec::new(),
+        _ => plain_answer(&got.json),
+    });
+    let place = Place::new(&upstream);
+    let relay = place.start_live();
+    let mut client = relay.subscriber("favourites");
+    let favour = |what: &str, key: &str| json!({"channel": "orders", "data": what, "optimistic": {"channel": "favourites", "key": key, "value": what}});
+    let batch = json!({"messages": [favour("late", "1"), favour("refused", "2")], "atomic": true});
+    let accepted = relay.publish(&batch);
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    let mut rolled_back = [client.next_of("rolled_back"), client.next_of("rolled_back")];
+    assert_eq!(rolled_back.each_mut().map(|frame| frame["key"].take()), [json!("2"), json!("1")]);
+    relay.kill();
+
+    let relay = place.start_live();
+    let mut client = relay.subscriber("favourites");
+    upstream.wait_for("subscribe", 2);
+    upstream.event("favourites", &json!("none"));
+    client.next_of("event");
+    let snapshot = relay.ask("GET /v1/snapshot?channel=favourites", &[], "").json();
+    assert_eq!(snapshot["pending"], json!([]), "{snapshot}");
+    answers.store(true, Ordering::Relaxed);
+    upstream.cut();
+    relay.wait_settled();
+    assert!(client.barrier().iter().all(|frame| frame["kind"] != "confirmed"), "late is accepted, and not told");
+    assert_eq!(relay.metric("tidegate_feed_overlays_total{result=\"confirmed\"}"), 0.0);
+    relay.stop();
+}
