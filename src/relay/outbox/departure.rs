@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lanes::Row;
 use super::message::Phase;
 use super::staging::Effect;
 use super::{Confirm, Lane, Outbox, OutboxStats, Outcome, OutcomeState};
@@ -15,7 +16,7 @@ use crate::relay::time::Time;
 /// An attempt that is not answered by then is noted in the store: most are, and cost no operation of their own.
 pub(super) const NOTE_AFTER: Duration = Duration::from_millis(50);
 
-/// Attempts of one lane that are made durable at once. Few, because after a crash each of them counts as one that may have
+/// Attempts of one row that are made durable at once. Few, because after a crash each of them counts as one that may have
 /// left.
 const PREPARE_AHEAD: usize = 8;
 
@@ -36,11 +37,11 @@ impl Outbox {
         self.clock.observe(now);
         let mut blocked = [false; Lane::COUNT];
         while self.has_next(critical_only) {
-            let (lane, id) = self.lanes.pick(critical_only, blocked)?;
+            let (row, id) = self.lanes.pick(critical_only, blocked, self.room_for_tried() > 0)?;
+            let lane = row.lane;
             let pending = self.messages.get(id)?;
             let live = pending.live();
-            // Each that was tried takes memory: not ever more of them while they cannot be tried again.
-            let too_many = live.failures == 0 && self.shelf.backoffs >= self.config.in_memory;
+            let too_many = live.failures == 0 && self.is_crowded();
             if pending.expires().is_some_and(|at| self.clock.is_past(at)) {
                 if self.shelf.is_behind() {
                     return None;
@@ -49,22 +50,37 @@ impl Outbox {
             } else if live.preparing > 0 || too_many {
                 blocked[lane.index()] = true;
             } else if pending.needs_commit() {
-                self.prepare(lane);
+                self.prepare(row);
                 blocked[lane.index()] = true;
             } else if let Some(message) = &live.message {
                 return Some(Arc::clone(message));
             } else {
-                self.shelf.starve(lane);
+                self.shelf.starve(row);
                 blocked[lane.index()] = true;
             }
         }
         None
     }
 
-    /// Makes the next attempts of a lane durable.
-    fn prepare(&mut self, lane: Lane) {
+    /// Each that was tried takes memory: not ever more of them while they cannot be tried again.
+    fn is_crowded(&self) -> bool {
+        self.shelf.backoffs >= self.config.in_memory
+    }
+
+    /// How many more may leave now that were tried before: those that upstream never answers come again and again, and would
+    /// hold the whole window. While others wait that may leave, half of it is for these.
+    fn room_for_tried(&self) -> usize {
+        if !self.lanes.has_untried() || self.is_crowded() {
+            return usize::MAX;
+        }
+        (self.window() / 2).max(1).saturating_sub(self.repeated)
+    }
+
+    /// Makes the next attempts of a row durable.
+    fn prepare(&mut self, row: Row) {
         let room = self.window().saturating_sub(self.in_flight.len()).min(PREPARE_AHEAD);
-        for id in self.lanes.ready(lane).take(room).collect::<Vec<_>>() {
+        let room = if row.tried { room.min(self.room_for_tried()) } else { room };
+        for id in self.lanes.ready(row).take(room).collect::<Vec<_>>() {
             let Some(pending) = self.messages.get_mut(id) else { continue };
             if pending.live().preparing == 0 && pending.needs_commit() {
                 let attempts = pending.live().attempts + 1;
@@ -101,7 +117,9 @@ impl Outbox {
     /// The frame of the message is with the carrier: an attempt. `confirm`: what will count as delivered.
     pub fn sent(&mut self, now: Time, id: MessageId, confirm: Confirm, stats: &mut OutboxStats) {
         self.release_held(id);
+        let tried_may_leave = self.room_for_tried() > 0;
         let Some(pending) = self.messages.in_phase(id, &Phase::Waiting) else { return };
+        let tried = pending.was_tried();
         let deadline = (confirm != Confirm::Written).then(|| now.mono + self.config.ack_timeout);
         let (order, lane) = (pending.order, pending.lane);
         let live = pending.live_mut();
@@ -112,13 +130,14 @@ impl Outbox {
         self.departures += 1;
         let lane = order.map_or(lane, |key| self.keys.lane(key));
         self.place(id);
-        self.lanes.departed(lane);
+        self.lanes.departed(lane, tried_may_leave);
         self.prepared.remove(&id);
         self.in_flight.insert(id);
+        self.repeated += usize::from(tried);
         self.timers.extend(look.map(|at| (at, id)));
         stats.attempts += 1;
         self.report_sent(now, id);
-        self.read_ahead(lane);
+        self.read_ahead(Row { lane, tried });
     }
 
     /// Tells the store of an attempt that it does not know of, so that after a restart nobody takes the message for one that

@@ -155,7 +155,9 @@ impl Outbox {
         let Some(pending) = self.messages.get(id) else { return };
         match *pending.phase() {
             Phase::Sent { look, .. } => {
-                self.in_flight.remove(&id);
+                // One left before the one that was in flight.
+                let repeated = self.in_flight.remove(&id) && pending.live().attempts > 1;
+                self.repeated -= usize::from(repeated);
                 if let Some(at) = look {
                     self.timers.remove(&(at, id));
                 }

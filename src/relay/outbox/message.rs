@@ -246,6 +246,11 @@ impl Pending {
         self.flags.on_unknown() == OnUnknown::DeadLetter && self.live().committed <= self.live().attempts
     }
 
+    /// Whether an attempt left already.
+    pub(super) fn was_tried(&self) -> bool {
+        self.live().attempts > 0
+    }
+
     pub(super) fn is_in_flight(&self) -> bool {
         matches!(self.phase(), Phase::Sent { .. })
     }

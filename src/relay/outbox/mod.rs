@@ -57,7 +57,7 @@ use admission::last_of_batch;
 use clock::Clock;
 use idempotency::Idempotency;
 use keys::OrderKeys;
-use lanes::Lanes;
+use lanes::{Lanes, Row};
 use message::{Messages, Pending, Phase};
 use outcomes::Outcomes;
 use packed::Packed;
@@ -190,6 +190,8 @@ pub struct Outbox {
     keys: OrderKeys,
     /// What was sent and neither answered nor given up.
     in_flight: BTreeSet<MessageId>,
+    /// How many of these were tried before.
+    repeated: usize,
     window: Window,
     /// Messages of which an attempt is durable, or about to be, that has not left.
     prepared: BTreeSet<MessageId>,
@@ -228,6 +230,7 @@ impl Outbox {
             lanes: Lanes::default(),
             keys: OrderKeys::default(),
             in_flight: BTreeSet::new(),
+            repeated: 0,
             window: Window::new(config.window),
             prepared: BTreeSet::new(),
             departures: 0,
@@ -350,7 +353,7 @@ impl Outbox {
         let Some(pending) = self.messages.get(id) else { return };
         match (pending.order, pending.phase()) {
             (Some(key), _) => self.place_key(key),
-            (None, Phase::Waiting) => self.lanes.insert(pending.lane, id),
+            (None, Phase::Waiting) => self.lanes.insert(Row { lane: pending.lane, tried: pending.was_tried() }, id),
             (None, _) => self.lanes.remove(pending.lane, id),
         }
     }
@@ -358,13 +361,13 @@ impl Outbox {
     /// The same for the oldest message of an order key, whose lane is the key's.
     fn place_key(&mut self, key: NonZeroU64) {
         let Some(head) = self.keys.head(key) else { return };
-        let waits = self.messages.get(head).is_some_and(|pending| *pending.phase() == Phase::Waiting);
-        let lane = waits.then(|| self.keys.lane(key));
-        if let Some(before) = self.keys.place(key, lane) {
+        let waiting = self.messages.get(head).filter(|pending| *pending.phase() == Phase::Waiting);
+        let row = waiting.map(|pending| Row { lane: self.keys.lane(key), tried: pending.was_tried() });
+        if let Some(before) = self.keys.place(key, row.map(|row| row.lane)) {
             self.lanes.remove(before, head);
         }
-        if let Some(lane) = lane {
-            self.lanes.insert(lane, head);
+        if let Some(row) = row {
+            self.lanes.insert(row, head);
         }
     }
 }

@@ -7,11 +7,12 @@
 //! Invariants: only what is durable is given up to the disk; an answer is never larger than what may be held, but for one
 //! message, so what was read is still there when its turn comes at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::Outbox;
+use super::lanes::Row;
 use super::message::Phase;
 use super::staging::COMMIT_OPERATIONS;
-use super::{Lane, Outbox};
 use crate::relay::record::{MessageId, Stored, Wanted};
 
 /// Messages that are read at once.
@@ -32,8 +33,8 @@ pub(super) struct Shelf {
     pub(super) backoffs: usize,
     /// Messages that are to end or to be shown, and outcomes that are to be shown; they are on disk.
     wanted: VecDeque<MessageId>,
-    /// Lanes whose next message is on disk.
-    starved: [bool; Lane::COUNT],
+    /// Rows whose next message is on disk.
+    starved: BTreeSet<Row>,
     /// Records that the store was asked for and has not given yet.
     asked: usize,
     /// Messages that were wanted and need not be read, or cannot be any more.
@@ -46,9 +47,9 @@ impl Shelf {
         self.wanted.len() >= READ
     }
 
-    /// The lane's next message is on disk.
-    pub(super) fn starve(&mut self, lane: Lane) {
-        self.starved[lane.index()] = true;
+    /// The row's next message is on disk.
+    pub(super) fn starve(&mut self, row: Row) {
+        self.starved.insert(row);
     }
 
     /// The message has to be read.
@@ -87,9 +88,8 @@ impl Outbox {
                 self.shelf.unasked.push(id);
             }
         }
-        if let Some(lane) = Lane::ALL.into_iter().find(|lane| self.shelf.starved[lane.index()]) {
-            self.shelf.starved[lane.index()] = false;
-            self.add_heads(lane, &mut wanted, bytes);
+        if let Some(row) = self.shelf.starved.pop_first() {
+            self.add_heads(row, &mut wanted, bytes);
         }
         self.shelf.asked = wanted.len();
         (!wanted.is_empty()).then_some(wanted)
@@ -101,10 +101,10 @@ impl Outbox {
     }
 
     /// The next of the lane that are not in memory.
-    fn add_heads(&self, lane: Lane, wanted: &mut Vec<Wanted>, mut bytes: u64) {
+    fn add_heads(&self, row: Row, wanted: &mut Vec<Wanted>, mut bytes: u64) {
         let most = READ.min(self.config.in_memory / 2).max(1);
         let most_bytes = READ_BYTES.min(self.config.in_memory_bytes / 2);
-        let ready = self.lanes.ready(lane).take(most * 2).filter_map(|id| self.messages.get(id));
+        let ready = self.lanes.ready(row).take(most * 2).filter_map(|id| self.messages.get(id));
         for pending in ready.filter(|pending| pending.message().is_none()).take(most) {
             bytes += u64::from(pending.bytes);
             if bytes > most_bytes && !wanted.is_empty() {
@@ -114,15 +114,15 @@ impl Outbox {
         }
     }
 
-    /// Something of the lane left: what comes soon is read before its turn. Looked at now and then only.
-    pub(super) fn read_ahead(&mut self, lane: Lane) {
+    /// Something of the row left: what comes soon is read before its turn. Looked at now and then only.
+    pub(super) fn read_ahead(&mut self, row: Row) {
         let ahead = (self.config.in_memory / 4).min(READ / 4);
         if !self.departures.is_multiple_of((ahead as u64 / 2).max(1)) {
             return;
         }
-        let next = self.lanes.ready(lane).nth(ahead).and_then(|id| self.messages.get(id));
+        let next = self.lanes.ready(row).nth(ahead).and_then(|id| self.messages.get(id));
         if next.is_some_and(|pending| pending.message().is_none()) {
-            self.shelf.starve(lane);
+            self.shelf.starve(row);
         }
     }
 

@@ -204,6 +204,108 @@ fn undelivered_messages_are_sent_in_order_after_a_restart() {
     assert_eq!(bench.stats.conservation_error(), 0);
 }
 
+fn many(bench: &mut Bench, count: usize, of: impl Fn(&str) -> Publish) -> Vec<MessageId> {
+    (0..count).map(|n| bench.accept(of(&n.to_string()))).collect()
+}
+
+#[test]
+fn those_that_are_never_answered_leave_half_of_the_window_to_those_not_tried_yet() {
+    let mut bench = Bench::new();
+    let silent = many(&mut bench, 4, message);
+    assert_eq!(bench.send_all(), silent);
+    let others = many(&mut bench, 6, message);
+    bench.pass(80 * SECOND);
+    assert_eq!(bench.send_all(), [silent[0], silent[1], others[0], others[1]]);
+    for n in 0..4 {
+        bench.ack(others[n]);
+        assert_eq!(bench.send_all(), [others[n + 2]], "half is taken");
+    }
+    bench.ack(others[4]);
+    assert_eq!(bench.send_all(), [silent[2]], "nobody else waits any more");
+    bench.ack(silent[0]);
+    assert_eq!(bench.send_all(), [silent[3]]);
+    bench.ack(others[5]);
+    let late = bench.accept(message("late"));
+    assert_eq!(bench.send_all(), [late]);
+}
+
+#[test]
+fn what_was_in_flight_goes_again_at_once_and_lets_others_go_beside_it() {
+    for restart in [false, true] {
+        let mut bench = Bench::new();
+        let unknown = many(&mut bench, 4, message);
+        let others = many(&mut bench, 4, message);
+        assert_eq!(bench.send_all(), unknown);
+        bench.outbox.note_in_flight();
+        bench.commit();
+        if restart {
+            bench.restart()
+        } else {
+            bench.lose()
+        }
+        assert_eq!(bench.send_all(), [unknown[0], unknown[1], others[0], others[1]], "{restart}");
+        bench.ack(unknown[1]);
+        assert_eq!(bench.send_all(), unknown[2..3], "as soon as one of them is answered, in their order");
+        bench.ack(others[1]);
+        assert_eq!(bench.send_all(), others[2..3]);
+    }
+}
+
+#[test]
+fn in_a_window_of_one_what_was_tried_still_leaves() {
+    let mut bench = Bench::with(OutboxConfig { window: 1, ..config() });
+    let (first, second) = (bench.accept(message("1")), bench.accept(message("2")));
+    assert_eq!(bench.send_all(), [first]);
+    bench.lose();
+    assert_eq!(bench.send_all(), [first]);
+    bench.ack(first);
+    assert_eq!(bench.send_all(), [second]);
+}
+
+#[test]
+fn urgent_ones_that_are_never_answered_leave_room_for_low_ones_and_go_before_low_ones_tried_before() {
+    let mut bench = Bench::new();
+    let low = many(&mut bench, 2, |data| Publish { lane: Lane::Low, ..message(data) });
+    let critical = many(&mut bench, 2, |data| ordered(data, data, Lane::Critical));
+    assert_eq!(bench.send_all(), [&critical[..], &low].concat());
+    bench.lose();
+    let untried = many(&mut bench, 3, |data| Publish { lane: Lane::Low, ..message(data) });
+    assert_eq!(bench.outbox.next(bench.now, true).unwrap().id, critical[0]);
+    assert_eq!(bench.send_all(), [&critical[..], &untried[..2]].concat());
+    bench.ack(untried[0]);
+    assert_eq!((bench.outbox.next(bench.now, true), bench.send_all()), (None, untried[2..].to_vec()));
+    bench.ack(untried[1]);
+    assert_eq!(bench.send_all(), low[..1]);
+}
+
+#[test]
+fn a_key_that_is_tried_again_is_not_overtaken_by_itself() {
+    let mut bench = Bench::with(OutboxConfig { window: 2, ..config() });
+    let keys = [0, 1].map(|key| many(&mut bench, 2, |data| ordered(data, &key.to_string(), Lane::Medium)));
+    assert_eq!(bench.send_all(), [keys[0][0], keys[1][0]]);
+    bench.lose();
+    let other = bench.accept(message("other"));
+    assert_eq!(bench.send_all(), [keys[0][0], other]);
+    bench.ack(other);
+    assert_eq!(bench.send_all(), [keys[1][0]], "what comes after it in its key does not wait for room");
+}
+
+#[test]
+fn no_more_attempts_are_made_durable_than_may_leave() {
+    let mut bench = Bench::new();
+    let careful = many(&mut bench, 4, at_most_once);
+    bench.send();
+    bench.commit();
+    assert_eq!(bench.send_all(), careful);
+    careful.iter().for_each(|id| bench.nack(*id, Nack { then: Some(Then::Retry), ..Nack::default() }));
+    bench.pass(SECOND);
+    let others = many(&mut bench, 4, message);
+    assert_eq!(bench.send(), None);
+    assert_eq!(bench.outbox.take_commit(None).unwrap().len(), 2);
+    bench.outbox.committed(bench.now, &mut bench.stats);
+    assert_eq!(bench.send_all(), [careful[0], careful[1], others[0], others[1]]);
+}
+
 #[test]
 fn less_is_in_flight_while_upstream_asks_for_pauses() {
     let mut bench = Bench::new();

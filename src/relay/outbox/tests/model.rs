@@ -65,10 +65,10 @@ struct World {
 }
 
 impl World {
-    /// So many messages may be held in memory besides those that are on their way.
-    fn new(in_memory: usize) -> Self {
-        let config =
-            OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, max_dead_letters: 1000, in_memory, ..config() };
+    /// So many messages may be held in memory besides those that are on their way, and so many in flight.
+    fn new(in_memory: usize, window: usize) -> Self {
+        let limits = OutboxConfig { max_messages: 1000, keep_outcomes_max: 1000, max_dead_letters: 1000, ..config() };
+        let config = OutboxConfig { in_memory, window, ..limits };
         World {
             bench: Bench::with(config),
             known: BTreeMap::new(),
@@ -266,6 +266,7 @@ impl World {
             let held = self.bench.disk.messages.iter().find(|(held, _)| held.id == id).unwrap();
             assert!(held.1 > known.attempts, "G-O4: the attempt is durable before it leaves");
         }
+        self.expect_room(id);
         let confirm = if id.0.is_multiple_of(5) { Confirm::Written } else { Confirm::Ack };
         self.bench.outbox.sent(now, id, confirm, &mut self.bench.stats);
         let known = self.known.get_mut(&id).unwrap();
@@ -278,6 +279,23 @@ impl World {
         assert!(known.before + known.attempts <= self.bench.config.max_attempts, "S12");
         let in_flight = self.known.values().filter(|known| known.in_flight).count();
         assert!(in_flight <= self.bench.config.window, "the window holds: {in_flight}");
+    }
+
+    /// It was never tried, or it leaves half of the window to those that were not.
+    fn expect_room(&self, id: MessageId) {
+        let tried = |known: &Known| known.before + known.attempts > 0;
+        let now = self.bench.now.wall;
+        let waits = |known: &Known| {
+            let open = known.end.is_none() && !known.in_flight && !known.aside && !tried(known);
+            open && known.stored.order_key.is_none() && known.stored.expires.is_none_or(|at| at > now)
+        };
+        let crowded = self.bench.outbox.shelf.backoffs >= self.bench.config.in_memory;
+        if tried(&self.known[&id]) && !crowded && self.known.values().any(waits) {
+            let again = |known: &&Known| known.in_flight && known.before + known.attempts > 1;
+            let most = (self.bench.outbox.window() / 2).max(1);
+            let repeated = self.known.values().filter(again).count();
+            assert!(repeated < most, "{repeated} of those tried before are in flight, and others wait");
+        }
     }
 
     /// One of those that fit.
@@ -488,8 +506,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_the_promises(in_memory in prop_oneof![1usize..6, Just(1000)], steps in vec(step(), 1..120)) {
-        let mut world = World::new(in_memory);
+    fn every_history_keeps_the_promises(
+        in_memory in prop_oneof![1usize..6, Just(1000)],
+        window in 1usize..5,
+        steps in vec(step(), 1..120),
+    ) {
+        let mut world = World::new(in_memory, window);
         for step in &steps {
             world.take(step);
         }

@@ -111,6 +111,16 @@ fn many_that_wait_for_a_retry_hold_up_those_not_tried_yet() {
 }
 
 #[test]
+fn those_not_tried_yet_are_read_past_those_that_may_not_leave() {
+    let mut bench = Bench::with(OutboxConfig { in_memory: 4, window: 16, ..config() });
+    let tried: Vec<MessageId> = (0..16).map(|n| bench.accept(message(&n.to_string()))).collect();
+    assert_eq!(bench.send_all(), tried);
+    bench.lose();
+    let untried: Vec<MessageId> = (0..16).map(|n| bench.accept(message(&n.to_string()))).collect();
+    assert_eq!(bench.send_all(), [&tried[..8], &untried[..8]].concat());
+}
+
+#[test]
 fn a_disk_that_is_slow_refuses_what_memory_cannot_hold() {
     let mut bench = Bench::with(OutboxConfig { in_memory_bytes: 2_000, ..config() });
     let refused = (0..10).find_map(|_| bench.publish(message(&"x".repeat(900))).err()).expect("one is refused");
