@@ -56,7 +56,8 @@ impl Outbox {
                 return Some(Arc::clone(message));
             } else {
                 self.shelf.starve(row);
-                blocked[lane.index()] = true;
+                // It is read in a moment: lower lanes do not go before it meanwhile.
+                blocked[lane.index()..].fill(true);
             }
         }
         None
