@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::lanes::Row;
 use super::message::Phase;
 use super::staging::Effect;
-use super::{Confirm, Lane, Outbox, OutboxStats, Outcome, OutcomeState};
+use super::{Confirm, Lane, OnUnknown, Outbox, OutboxStats, Outcome, OutcomeState};
 use crate::relay::record::{MessageId, Operation, StoredMessage};
 use crate::relay::time::Time;
 
@@ -173,10 +173,22 @@ impl Outbox {
         self.place(id);
     }
 
-    /// The message will never leave: it ends as rejected, unless an attempt is in flight.
-    pub fn reject(&mut self, now: Time, id: MessageId, reason: &str) {
+    /// The message will never leave, or not again: it ends as rejected, unless an attempt is in flight.
+    pub fn reject(&mut self, now: Time, id: MessageId, reason: &'static str) {
         let Some(pending) = self.messages.get(id) else { return };
         if matches!(pending.phase(), Phase::Waiting | Phase::Parked | Phase::Backoff { .. }) && self.failed.is_none() {
+            let reason = pending.unless_unknown(reason);
+            self.end(now, id, Outcome::failed(OutcomeState::Rejected, reason));
+        }
+    }
+
+    /// Upstream closed the connection over one message, which is taken to be the largest in flight: it ends as rejected, unless
+    /// it must not be guessed at. To be said before the connection is [`Outbox::lost`].
+    pub fn reject_largest(&mut self, now: Time, reason: &'static str) {
+        let largest = self.in_flight.iter().filter_map(|id| Some((*id, self.messages.get(*id)?)));
+        let Some((id, pending)) = largest.max_by_key(|(_, pending)| pending.bytes) else { return };
+        if pending.flags.on_unknown() == OnUnknown::Retry && self.failed.is_none() {
+            let reason = pending.unless_unknown(reason);
             self.end(now, id, Outcome::failed(OutcomeState::Rejected, reason));
         }
     }

@@ -76,10 +76,7 @@ impl Outbox {
     /// A message takes the place of those before it that wait for the same.
     fn supersede(&mut self, now: Time, by: MessageId, order: Order) {
         for id in self.keys.of_target(order).filter(|id| *id != by).collect::<Vec<_>>() {
-            let Some(reason) = self.messages.get(id).map(|pending| pending.unless_unknown("superseded")) else {
-                continue;
-            };
-            self.reject(now, id, reason);
+            self.reject(now, id, "superseded");
         }
     }
 

@@ -308,12 +308,6 @@ impl Outbox {
         self.window.size(self.config.window)
     }
 
-    /// The largest message in flight.
-    pub fn largest_in_flight(&self) -> Option<MessageId> {
-        let length = |id: &MessageId| self.messages.get(*id).map_or(0, |pending| pending.bytes);
-        self.in_flight.iter().copied().max_by_key(length)
-    }
-
     /// Whether everything that was decided is durable, or never will be.
     pub fn is_settled(&self) -> bool {
         self.failed.is_some() || (self.staging.is_empty() && self.shelf.is_idle())

@@ -156,12 +156,11 @@ impl Relay {
             self.tally.touch();
         }
         if was_ready {
-            // What upstream found too large is never taken for anything else again.
-            let large = if code == Some(1009) { self.outbox.largest_in_flight() } else { None };
-            self.messages_lost(now);
-            if let Some(message) = large {
-                self.outbox.reject(now, message, ErrorCode::TooLarge.text());
+            if code == Some(1009) {
+                // What upstream found too large is never taken for anything else again.
+                self.outbox.reject_largest(now, ErrorCode::TooLarge.text());
             }
+            self.messages_lost(now);
         }
         self.succeed(now, from_place);
         self.link_moved(now);

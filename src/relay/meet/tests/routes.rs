@@ -88,6 +88,22 @@ fn a_message_that_upstream_finds_too_large_is_not_sent_for_ever() {
 }
 
 #[test]
+fn a_message_that_may_have_arrived_before_is_not_called_too_large() {
+    let mut service = plain();
+    let client = service.join(0);
+    service.publish(client, "a", Lane::Medium);
+    service.told(client);
+    service.heard();
+    service.close(1006);
+    service.until_connect();
+    service.connect();
+    service.heard();
+    service.close(1009);
+    let told = service.told(client);
+    assert!(told.iter().any(|frame| frame.contains("outcome_unknown")), "{told:?}");
+}
+
+#[test]
 fn people_are_told_of_faults_and_of_flapping() {
     let mut service = plain();
     for n in 0..5 {

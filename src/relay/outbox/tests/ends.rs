@@ -229,6 +229,47 @@ fn a_message_that_waits_for_its_turn_is_checked_before_it_leaves() {
 }
 
 #[test]
+fn what_the_relay_refuses_after_an_attempt_that_was_not_answered_is_unknown() {
+    let mut bench = Bench::new();
+    let ids: Vec<MessageId> = (0..3).map(|n| bench.accept(message(&n.to_string()))).collect();
+    bench.send();
+    bench.lose();
+    bench.send_all();
+    bench.nack(ids[0], Nack { then: Some(Then::Retry), ..Nack::default() });
+    bench.nack(ids[1], Nack { then: Some(Then::Retry), ..Nack::default() });
+    bench.nack(ids[2], Nack { then: Some(Then::Retry), ..Nack::default() });
+    bench.pass(SECOND);
+    bench.outbox.park(ids[0]);
+    ids.iter().for_each(|id| bench.outbox.reject(bench.now, *id, "too_large"));
+    let unknown = end(ids[0], Rejected, "outcome_unknown");
+    assert_eq!(bench.ends(), [unknown, end(ids[1], Rejected, "too_large"), end(ids[2], Rejected, "too_large")]);
+}
+
+#[test]
+fn what_upstream_closes_over_is_rejected_unless_it_may_have_arrived_before() {
+    let mut bench = Bench::new();
+    let small = bench.accept(message("1"));
+    let large = bench.accept(message("22222"));
+    bench.send_all();
+    bench.outbox.reject_largest(bench.now, "too_large");
+    bench.lose();
+    assert_eq!(bench.ends(), [end(large, Rejected, "too_large")]);
+    assert_eq!((bench.send_all(), bench.stats.retries), (vec![small], 1));
+    bench.outbox.reject_largest(bench.now, "too_large");
+    bench.lose();
+    assert_eq!(bench.ends(), [end(small, Rejected, "outcome_unknown")]);
+    let once = bench.accept(at_most_once("3"));
+    bench.send();
+    bench.commit();
+    bench.send();
+    bench.outbox.reject_largest(bench.now, "too_large");
+    bench.lose();
+    assert_eq!(bench.ends(), [end(once, DeadLettered, "outcome_unknown")], "it is a guess which one it was");
+    bench.outbox.reject_largest(bench.now, "too_large");
+    assert_eq!(bench.ends(), []);
+}
+
+#[test]
 fn a_clock_that_jumps_expires_nothing_until_it_is_confirmed() {
     let mut bench = Bench::new();
     let id = bench.accept(Publish { ttl: Some(600 * SECOND), ..message("1") });

@@ -219,7 +219,8 @@ impl World {
         assert_eq!(known.end, None, "S9: one end");
         let reason = &*outcome.outcome.reason;
         if known.unknown || known.noted {
-            assert!(!["ttl", "cancelled", "superseded"].contains(&reason), "upstream may have it: {reason}");
+            let words = ["ttl", "cancelled", "superseded", "not_supported"];
+            assert!(!words.contains(&reason), "upstream may have it: {reason}");
         } else if outcome.outcome.state != OutcomeState::DeadLettered {
             assert!(reason != OUTCOME_UNKNOWN || known.ever > 0, "it never left");
         }
@@ -442,6 +443,12 @@ impl World {
                     assert!(!self.known[&id].in_flight && !self.failed);
                     self.known.get_mut(&id).unwrap().aside = true;
                 }
+            }
+            Step::Reject(of) => {
+                let fits = |known: &Known| known.end.is_none() && !known.in_flight;
+                let Some(id) = self.pick(*of, fits).filter(|_| !self.failed) else { return };
+                self.bench.outbox.reject(self.bench.now, id, ErrorCode::NotSupported.text());
+                self.known.get_mut(&id).unwrap().aside = true;
             }
             Step::Lose => self.lose(),
             Step::Pass(ms) => self.pass(MS * u32::try_from(*ms).unwrap()),
