@@ -34,7 +34,7 @@ codes! {
         /// The same idempotency key with another body, or a second parameter set for one base channel, or a message
         /// already in flight, or a request that another one took back.
         Conflict = "conflict", 409, false;
-        /// Larger than a limit in `hello`.
+        /// Larger than a limit in `hello`, or than the room there is for messages at all.
         TooLarge = "too_large", 413, false;
         /// A body that is not `application/json`.
         UnsupportedMediaType = "unsupported_media_type", 415, false;

@@ -200,10 +200,7 @@ impl Outbox {
         if let Some(reason) = &self.failed {
             return Err(Refusal::store_failed(reason));
         }
-        if publish.data.len() > config.message_max {
-            let words = format!("data has {} bytes, outbox.message_max is {}", publish.data.len(), config.message_max);
-            return Err(Refusal::new(ErrorCode::TooLarge, words));
-        }
+        self.check_size(publish, principal)?;
         let full = |words: String| Err(Refusal::new(ErrorCode::StoreFull, words));
         if let Some(words) = self.disk_refuses() {
             return full(words);
@@ -233,6 +230,34 @@ impl Outbox {
             return full(format!(
                 "{} idempotency keys are kept already (outbox.keep_outcomes_max): publish without one, or try again later",
                 config.keep_outcomes_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// What can never be accepted is not told to try again later.
+    fn check_size(&self, publish: &Publish, principal: &str) -> Result<(), Refusal> {
+        let config = &self.config;
+        let large = |words: String| Err(Refusal::new(ErrorCode::TooLarge, words));
+        if publish.data.len() > config.message_max {
+            return large(format!(
+                "data has {} bytes, outbox.message_max is {}",
+                publish.data.len(),
+                config.message_max
+            ));
+        }
+        let footprint = bytes_of(publish, principal);
+        if let Some(most) = config.principal_bytes.filter(|most| footprint > *most) {
+            return large(format!(
+                "the message takes {footprint} bytes on disk, and all that wait of {principal} may take {most} \
+                 (outbox.principal_bytes)"
+            ));
+        }
+        let most = open_to(publish.lane, config.max_bytes, config.reserve);
+        if footprint > most {
+            let kept = kept_words(footprint <= config.max_bytes);
+            return large(format!(
+                "the message takes {footprint} bytes on disk, and all that wait may take {most} (outbox.max_bytes{kept})"
             ));
         }
         Ok(())

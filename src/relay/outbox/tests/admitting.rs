@@ -68,6 +68,27 @@ fn limits_refuse_before_acceptance_and_leave_accepted_messages_alone() {
 }
 
 #[test]
+fn what_can_never_fit_is_too_large_and_not_to_be_tried_again() {
+    let large = || message(&"x".repeat(900));
+    let cases = [
+        (OutboxConfig { principal_bytes: Some(1000), ..config() }, "local may take 1000 (outbox.principal_bytes)"),
+        (OutboxConfig { max_bytes: 1000, ..config() }, "may take 1000 (outbox.max_bytes)"),
+        (OutboxConfig { max_bytes: 1200, reserve: 50, ..config() }, "may take 600 (outbox.max_bytes; the rest is kept"),
+    ];
+    for (config, words) in cases {
+        let mut bench = Bench::with(config);
+        let refusal = bench.publish(large()).unwrap_err();
+        assert_eq!((refusal.code, refusal.code.retryable()), (ErrorCode::TooLarge, false));
+        assert!(refusal.message.contains(words), "{}", refusal.message);
+        bench.accept(message("1"));
+        bench.outbox.disk(0, 0);
+        assert_eq!(code(bench.publish(large())), ErrorCode::TooLarge, "whatever else is in its way");
+    }
+    let mut bench = Bench::with(OutboxConfig { max_bytes: 1200, reserve: 50, ..config() });
+    bench.accept(Publish { lane: Lane::Critical, ..large() });
+}
+
+#[test]
 fn a_short_disk_refuses_until_there_is_room_again() {
     let mut bench = Bench::new();
     bench.outbox.disk((1 << 20) - 1, 0);
