@@ -179,7 +179,7 @@ fn a_dead_letter_is_found_published_again_and_purged_by_command() {
     let (_, shown, _) = command(&["show", &ids[0]]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&shown["reason"], &shown["publish"]["data"]), (&json!("outcome_unknown"), &json!(1)));
-    assert_eq!(shown["history"][0]["reason"], "connection_lost");
+    assert_eq!(shown["history"][0]["reason"], "unanswered: connection_lost");
     let (_, redriven, _) = command(&["redrive", &ids[0], "--edit", r#"{"data":11}"#]);
     let redriven: Value = serde_json::from_str(&redriven).unwrap();
     let new = redriven["message"].as_str().unwrap();

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use super::message::{Pending, Phase};
+use super::message::{Fate, Pending, Phase};
 use super::{
-    Confirm, MAX_ATTEMPTS, OUTCOME_UNKNOWN, OnUnknown, Outbox, OutboxStats, Outcome, OutcomeState, TIMERS_PER_TURN,
+    Confirm, MAX_ATTEMPTS, OUTCOME_UNKNOWN, OnUnknown, Outbox, OutboxStats, Outcome, OutcomeState, REFUSED,
+    TIMERS_PER_TURN,
 };
 use crate::dialect::Then;
 use crate::protocol::frame::push_json_string;
@@ -52,7 +53,7 @@ impl Nack<'_> {
     }
 
     fn reason(&self) -> &str {
-        if self.code.is_empty() { "refused" } else { cut(self.code) }
+        if self.code.is_empty() { REFUSED } else { cut(self.code) }
     }
 
     fn outcome(&self) -> Outcome {
@@ -71,6 +72,7 @@ impl Nack<'_> {
 struct Try<'a> {
     /// The next one follows after a backoff above this; `None`: at once.
     floor: Option<Duration>,
+    fate: Fate,
     /// Why, as a word.
     reason: &'a str,
 }
@@ -103,7 +105,8 @@ impl Outbox {
                     if nack.asks_for_a_pause() {
                         self.window.refused(order, self.departures, self.config.window);
                     }
-                    self.fail(now, id, Try { floor: Some(floor), reason: nack.reason() }, rng, stats);
+                    let failed = Try { floor: Some(floor), fate: Fate::Refused, reason: nack.reason() };
+                    self.fail(now, id, failed, rng, stats);
                 }
             }
         }
@@ -196,7 +199,8 @@ impl Outbox {
             return;
         }
         for id in self.in_flight.clone() {
-            self.unanswered(now, id, Try { floor: None, reason: "connection_lost" }, rng, stats);
+            let failed = Try { floor: None, fate: Fate::Unanswered, reason: "connection_lost" };
+            self.unanswered(now, id, failed, rng, stats);
         }
         self.unprepare();
     }
@@ -235,8 +239,8 @@ impl Outbox {
             }
             Phase::Sent { .. } => {
                 stats.ack_timeouts += 1;
-                let reason = "ack_timeout";
-                self.unanswered(now, id, Try { floor: Some(Duration::ZERO), reason }, rng, stats);
+                let failed = Try { floor: Some(Duration::ZERO), fate: Fate::Unanswered, reason: "ack_timeout" };
+                self.unanswered(now, id, failed, rng, stats);
             }
             Phase::Backoff { .. } => {
                 pending.wait();
@@ -253,7 +257,7 @@ impl Outbox {
         pending.live_mut().unknown = true;
         let expires = pending.expires();
         if pending.flags.on_unknown() == OnUnknown::DeadLetter {
-            pending.blame(now.wall, failed.reason);
+            pending.blame(now.wall, failed.fate, failed.reason);
             self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, OUTCOME_UNKNOWN));
         } else if expires.is_some_and(|at| self.clock.is_past(at)) {
             self.expire(now, id);
@@ -265,10 +269,10 @@ impl Outbox {
     /// A try failed: another one follows, or none, if it was the last.
     fn fail(&mut self, now: Time, id: MessageId, failed: Try<'_>, rng: &mut Rng, stats: &mut OutboxStats) {
         self.stop_waiting(id);
-        let Try { floor, reason } = failed;
+        let Try { floor, fate, reason } = failed;
         let Some(pending) = self.messages.get_mut(id) else { return };
         pending.live_mut().failures += 1;
-        pending.blame(now.wall, reason);
+        pending.blame(now.wall, fate, reason);
         let (failures, expires) = (pending.live().failures, pending.expires());
         if failures >= self.config.max_attempts {
             return self.end(now, id, Outcome::failed(OutcomeState::DeadLettered, MAX_ATTEMPTS));
@@ -299,7 +303,8 @@ impl Outbox {
     /// The message could not be sent now, but may be later: counts as a try.
     pub fn postpone(&mut self, now: Time, id: MessageId, rng: &mut Rng, stats: &mut OutboxStats) {
         if self.messages.get(id).is_some_and(|pending| *pending.phase() == Phase::Waiting) && self.failed.is_none() {
-            self.fail(now, id, Try { floor: Some(Duration::ZERO), reason: "not_sendable_yet" }, rng, stats);
+            let failed = Try { floor: Some(Duration::ZERO), fate: Fate::Unsent, reason: "not_sendable_yet" };
+            self.fail(now, id, failed, rng, stats);
         }
     }
 }

@@ -117,14 +117,15 @@ impl Outbox {
 
     /// Makes the outcome of a message whose end is decided, and which is in memory.
     pub(super) fn settle(&mut self, id: MessageId) {
+        let started = self.started;
         let Some(pending) = self.messages.get_mut(id) else { return };
-        let sequence = pending.sequence;
-        let live = pending.live_mut();
-        let (Some(message), Some((outcome, ended))) = (&live.message, live.end.take()) else { return };
+        let (sequence, message) = (pending.sequence, pending.message().cloned());
+        let (Some(message), Some((outcome, ended))) = (message, pending.live_mut().end.take()) else { return };
         let letter = (outcome.state == OutcomeState::DeadLettered).then(|| {
-            let history = std::mem::take(&mut live.history);
-            Box::new(Letter { message: Some(Arc::clone(message)), history, redriven: None })
+            let history = pending.take_history(started);
+            Box::new(Letter { message: Some(Arc::clone(&message)), history, redriven: None })
         });
+        let live = pending.live_mut();
         let stored = Arc::new(StoredOutcome {
             id,
             ended,

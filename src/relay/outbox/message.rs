@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::idempotency::{known, order};
 use super::packed::Packed;
 use super::principals::PrincipalNumber;
-use super::{Confirm, Lane, OUTCOME_UNKNOWN, OnUnknown, Outcome};
+use super::{Confirm, Lane, OUTCOME_UNKNOWN, OnUnknown, Outcome, REFUSED};
 use crate::relay::pairs::SessionId;
 use crate::relay::record::{Backlog, Failure, MessageId, More, Queued, StoredMessage, StoredOutcome};
 use crate::relay::time::{Mono, Wall};
@@ -114,6 +114,39 @@ impl Flags {
     }
 }
 
+/// A try that failed, as long as the message has not ended.
+#[derive(Debug, Clone)]
+pub(super) struct Tried {
+    pub(super) at: Wall,
+    pub(super) fate: Fate,
+    /// Why, as a word: ours, or upstream's code.
+    pub(super) reason: Box<str>,
+}
+
+/// What became of a try that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// No attempt left.
+    Unsent,
+    /// One did, and upstream never answered it.
+    Unanswered,
+    /// Upstream refused it.
+    Refused,
+}
+
+impl Tried {
+    /// As a dead letter tells it.
+    fn failure(self) -> Failure {
+        let reason = match self.fate {
+            Fate::Unsent => self.reason,
+            Fate::Unanswered => format!("unanswered: {}", self.reason).into(),
+            Fate::Refused if &*self.reason == REFUSED => self.reason,
+            Fate::Refused => format!("refused: {}", self.reason).into(),
+        };
+        Failure { at: self.at, reason }
+    }
+}
+
 /// What is known of a message whose turn is near, or that was tried already.
 #[derive(Debug, Default)]
 pub(super) struct Live {
@@ -131,8 +164,10 @@ pub(super) struct Live {
     pub(super) failures: u32,
     /// Whether nobody knows what became of an attempt.
     pub(super) unknown: bool,
+    /// How many of the attempts an earlier process made: what became of each is not known.
+    earlier: u32,
     /// Why the last tries failed.
-    pub(super) history: Vec<Failure>,
+    pub(super) history: Vec<Tried>,
     pub(super) phase: Phase,
     /// How and when it ends, once that is decided, until its outcome is made.
     pub(super) end: Option<(Outcome, Wall)>,
@@ -158,6 +193,7 @@ const fn only(phase: Phase) -> Live {
         preparing: 0,
         failures: 0,
         unknown: false,
+        earlier: 0,
         history: Vec::new(),
         phase,
         end: None,
@@ -191,9 +227,10 @@ impl Pending {
         };
         let attempts = queued.attempts();
         if attempts > 0 {
-            let (committed, failures) = (attempts, attempts);
+            let (committed, failures, earlier) = (attempts, attempts, attempts);
             // Upstream may have refused them since: that is not on record.
-            *pending.live_mut() = Live { attempts, committed, failures, unknown: true, ..only(Phase::Waiting) };
+            *pending.live_mut() =
+                Live { attempts, committed, failures, earlier, unknown: true, ..only(Phase::Waiting) };
         }
         pending
     }
@@ -261,12 +298,21 @@ impl Pending {
     }
 
     /// Remembers why a try failed.
-    pub(super) fn blame(&mut self, at: Wall, reason: &str) {
+    pub(super) fn blame(&mut self, at: Wall, fate: Fate, reason: &str) {
         let history = &mut self.live_mut().history;
         if history.len() == HISTORY_MAX {
             history.remove(0);
         }
-        history.push(Failure { at, reason: reason.into() });
+        history.push(Tried { at, fate, reason: reason.into() });
+    }
+
+    /// What became of its attempts, for a dead letter. `started`: when this process did.
+    pub(super) fn take_history(&mut self, started: Wall) -> Vec<Failure> {
+        let live = self.live_mut();
+        let plural = if live.earlier == 1 { "" } else { "s" };
+        let reason = format!("unknown: {} attempt{plural} on record from before a restart", live.earlier);
+        let earlier = (live.earlier > 0).then(|| Failure { at: started, reason: reason.into() });
+        earlier.into_iter().chain(std::mem::take(&mut live.history).into_iter().map(Tried::failure)).collect()
     }
 
     /// Remembers a session that is told the end.

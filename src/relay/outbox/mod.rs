@@ -173,6 +173,8 @@ pub enum Confirm {
 const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 /// Reason of an end after the last attempt.
 const MAX_ATTEMPTS: &str = "max_attempts";
+/// Reason of a refusal by upstream that has no code.
+const REFUSED: &str = "refused";
 /// Timers served in one turn at most: what is left is due at once again, and other inputs get their turn in between.
 const TIMERS_PER_TURN: usize = 1024;
 
@@ -210,6 +212,7 @@ pub struct Outbox {
     progress: Progress,
     last_id: MessageId,
     next_sequence: u64,
+    started: Wall,
     /// Bytes that are free on the disk, and bytes that the store takes of it with what was admitted since that was seen.
     disk: (u64, u64),
     /// Why the store failed, if it did.
@@ -244,6 +247,7 @@ impl Outbox {
             progress: Progress::default(),
             last_id: MessageId(0),
             next_sequence: restored.next_sequence,
+            started: now.wall,
             disk: (u64::MAX, 0),
             failed: None,
         };

@@ -32,12 +32,69 @@ fn a_dead_letter_is_kept_whole_beyond_the_time_of_outcomes_and_over_a_restart() 
     bench.restart();
     let letter = shown(&mut bench, id);
     assert_eq!((&letter["reason"], &letter["attempts"]), (&"outcome_unknown".into(), &1.into()));
-    assert_eq!(letter["history"][0]["reason"], "connection_lost");
+    assert_eq!(letter["history"][0]["reason"], "unanswered: connection_lost");
     assert_eq!(letter["publish"]["order_key"], "a");
     let text = String::from_utf8(bench.outbox.letter_shown(id, str::to_owned).unwrap()).unwrap();
     assert!(text.contains("{\"n\":1.10}"), "payload bytes stay as they are: {text}");
     let list: serde_json::Value = serde_json::from_slice(&bench.outbox.letters_listing(None, 10)).unwrap();
     assert_eq!((&list["count"], &list["dead_letters"][0]["message"]), (&1.into(), &id.to_string().into()));
+}
+
+fn history(bench: &mut Bench, id: MessageId) -> Vec<String> {
+    let letter = shown(bench, id);
+    let reason = |failure: &serde_json::Value| failure["reason"].as_str().unwrap().to_owned();
+    letter["history"].as_array().unwrap().iter().map(reason).collect()
+}
+
+#[test]
+fn its_history_says_what_was_answered_and_what_was_not() {
+    let mut bench = Bench::with(OutboxConfig { max_attempts: 5, ..config() });
+    let id = bench.accept(message("1"));
+    bench.send();
+    bench.pass(80 * SECOND);
+    bench.send();
+    bench.nack(id, Nack { then: Some(Then::Retry), code: "ack_timeout", ..Nack::default() });
+    bench.pass(80 * SECOND);
+    bench.send();
+    bench.nack(id, Nack { then: Some(Then::Retry), ..Nack::default() });
+    bench.pass(80 * SECOND);
+    bench.outbox.postpone(bench.now, id, &mut bench.rng, &mut bench.stats);
+    bench.pass(80 * SECOND);
+    bench.send();
+    bench.lose();
+    assert_eq!(bench.ends().len(), 1);
+    let told = [
+        "unanswered: ack_timeout",
+        "refused: ack_timeout",
+        "refused",
+        "not_sendable_yet",
+        "unanswered: connection_lost",
+    ];
+    assert_eq!(history(&mut bench, id), told);
+}
+
+#[test]
+fn its_history_names_the_attempts_of_an_earlier_run() {
+    let mut bench = Bench::new();
+    let again = bench.accept(message("1"));
+    assert_eq!(bench.send_all(), [again]);
+    bench.lose();
+    assert_eq!(bench.send_all(), [again]);
+    let once = bench.accept(at_most_once("2"));
+    bench.send();
+    bench.outbox.note_in_flight();
+    bench.commit();
+    assert_eq!(bench.send_all(), [once]);
+    bench.now = bench.now.after(SECOND);
+    bench.restart();
+    bench.commit();
+    assert_eq!(history(&mut bench, once), ["unknown: 1 attempt on record from before a restart"]);
+    assert_eq!(shown(&mut bench, once)["history"][0]["at"], bench.now.wall.rfc3339());
+    assert_eq!(bench.send_all(), [again]);
+    bench.lose();
+    bench.commit();
+    let told = ["unknown: 2 attempts on record from before a restart", "unanswered: connection_lost"];
+    assert_eq!(history(&mut bench, again), told);
 }
 
 #[test]
