@@ -60,6 +60,11 @@ impl Refusal {
         Refusal { code, message: message.into() }
     }
 
+    /// Of this one among several.
+    pub fn of_message(self, at: usize) -> Self {
+        Refusal { message: format!("messages[{at}]: {}", self.message), ..self }
+    }
+
     /// Because the store failed.
     pub fn store_failed(reason: &str) -> Self {
         let words = format!("the store failed ({reason}): nothing is accepted until the relay is restarted");
@@ -72,7 +77,7 @@ impl Outbox {
     /// channel's policy where the publisher left it open.
     ///
     /// # Errors
-    /// Why the first one that was refused was.
+    /// Why the first one that was refused was, named if there are several.
     pub fn admit(
         &mut self,
         now: Time,
@@ -92,13 +97,13 @@ impl Outbox {
         // What is refused on the way leaves a hole among the ids, and nothing else.
         let last = batch.map(last_of_batch);
         let mut admitted = Vec::with_capacity(messages.len());
-        for publish in messages {
+        for (at, publish) in messages.into_iter().enumerate() {
             match self.admit_one(now, from, publish, batch, rng) {
                 Ok(one) => admitted.push(one),
                 Err(refusal) => {
                     self.next_sequence = sequence;
                     admitted.iter().for_each(|one| self.withdraw(*one));
-                    return Err(refusal);
+                    return Err(if batch.is_some() { refusal.of_message(at) } else { refusal });
                 }
             }
         }

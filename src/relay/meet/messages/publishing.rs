@@ -20,7 +20,7 @@ use crate::relay::record::{MessageId, StoredOutcome};
 use crate::relay::time::Time;
 
 use super::reading::Look;
-use super::waiting::{Asker, Expected, Part};
+use super::waiting::{Asker, Expected, Part, Place};
 
 /// Messages that `GET /v1/outbox` shows.
 const LISTED: usize = 100;
@@ -47,7 +47,7 @@ impl Relay {
         let count = messages.len();
         if count == 0 {
             self.expect_answers(&asker, Expected { count: 1, list: true, until: None });
-            return self.answer_refused(&asker, 0, Refusal::new(ErrorCode::Invalid, "messages is empty"));
+            return self.answer_refused(&asker, Place::of(0, 1), Refusal::new(ErrorCode::Invalid, "messages is empty"));
         }
         let until = (!wait.is_zero()).then(|| now.mono + wait);
         self.expect_answers(&asker, Expected { count, list: count != 1 || atomic, until });
@@ -58,14 +58,16 @@ impl Relay {
         let from = Publisher { principal: &principal.name, session, redrive_of: None };
         if atomic {
             let mut checked = Vec::with_capacity(count);
-            let all = messages.into_iter().try_for_each(|message| {
-                checked.push(self.checked(principal, message, &checked)?);
+            let all = messages.into_iter().enumerate().try_for_each(|(at, message)| {
+                let one = self.checked(principal, message, &checked);
+                checked.push(one.map_err(|refusal| Place::of(at, count).name(refusal))?);
                 Ok(())
             });
             let admitted = all.and_then(|()| self.hand_over(now, from, checked));
             return self.answer_atomic(&asker, count, admitted);
         }
-        for (place, message) in messages.into_iter().enumerate() {
+        for (at, message) in messages.into_iter().enumerate() {
+            let place = Place::of(at, count);
             let checked = match self.checked(principal, message, &[]) {
                 Ok(checked) if checked.volatile => {
                     self.publish_volatile(now, &asker, place, checked);
@@ -89,13 +91,14 @@ impl Relay {
     fn answer_atomic(&mut self, asker: &Asker, count: usize, admitted: Result<Vec<Admitted>, Refusal>) {
         match admitted {
             Ok(admitted) => {
-                for (place, one) in admitted.into_iter().enumerate() {
-                    self.answer_once_accepted(asker, place, one);
+                for (at, one) in admitted.into_iter().enumerate() {
+                    self.answer_once_accepted(asker, Place::of(at, count), one);
                 }
             }
             Err(refusal) => {
                 let places = if matches!(asker, Asker::Call(_)) { count } else { 1 };
-                (0..places).for_each(|place| self.answer_refused(asker, place, refusal.clone()));
+                // It names the one that is wrong already.
+                (0..places).for_each(|at| self.answer_refused(asker, Place::of(at, 1), refusal.clone()));
             }
         }
     }
@@ -161,7 +164,7 @@ impl Relay {
     }
 
     /// Answers now if the message is durable already, else when it is.
-    fn answer_once_accepted(&mut self, asker: &Asker, place: usize, admitted: Admitted) {
+    fn answer_once_accepted(&mut self, asker: &Asker, place: Place, admitted: Admitted) {
         let id = admitted.id();
         if self.outbox.is_accepted(id) {
             self.answer_accepted(asker, place, id);
@@ -176,7 +179,7 @@ impl Relay {
         }
     }
 
-    fn answer_accepted(&mut self, asker: &Asker, place: usize, id: MessageId) {
+    fn answer_accepted(&mut self, asker: &Asker, place: Place, id: MessageId) {
         let state = self.outbox.state_text(id);
         match asker {
             Asker::Session(session, reference) => {
@@ -188,7 +191,7 @@ impl Relay {
                     self.look_later(id, Look::Repeated(*session));
                 }
             }
-            Asker::Call(call) => self.answer_part(*call, place, Part::Accepted(id)),
+            Asker::Call(call) => self.answer_part(*call, place.at, Part::Accepted(id)),
         }
     }
 
@@ -198,8 +201,9 @@ impl Relay {
         }
     }
 
-    pub(in crate::relay) fn answer_refused(&mut self, asker: &Asker, place: usize, refusal: Refusal) {
+    pub(in crate::relay) fn answer_refused(&mut self, asker: &Asker, place: Place, refusal: Refusal) {
         self.stats.outbox.refused.bump(refusal.code.text());
+        let refusal = place.name(refusal);
         match asker {
             Asker::Session(session, reference) if refusal.code.retryable() => {
                 // Not the client's fault: does not count against it.
@@ -209,7 +213,7 @@ impl Relay {
             Asker::Session(session, reference) => {
                 self.refuse(*session, reference.as_ref(), None, refusal.code, &refusal.message, None);
             }
-            Asker::Call(call) => self.answer_part(*call, place, Part::Refused(refusal)),
+            Asker::Call(call) => self.answer_part(*call, place.at, Part::Refused(refusal)),
         }
     }
 

@@ -4,6 +4,7 @@
 mod disk;
 mod joining;
 mod letters;
+mod lists;
 mod overlaying;
 mod progress;
 mod reading;
@@ -363,29 +364,6 @@ fn a_request_that_prefers_to_wait_gets_the_outcome_or_the_state_of_then() {
     house.sent();
     house.input(Input::Stop { now: true });
     assert_eq!(house.answer(call).unwrap().0, Ok(202));
-}
-
-#[test]
-fn a_list_is_answered_message_by_message_and_an_atomic_one_as_a_whole() {
-    let mut house = House::with("plain", |config| config.outbox.message_max = 10);
-    let list = || vec![message("orders", "1"), message("orders", &"2".repeat(11)), message("orders", "3")];
-    let call = house.call(CallRequest::Publish { messages: list(), atomic: false, wait: Duration::ZERO });
-    let (status, body) = house.answer(call).unwrap();
-    let codes: Vec<&Value> =
-        (0..3).map(|n| body["messages"][n].get("state").unwrap_or(&body["messages"][n]["code"])).collect();
-    assert_eq!((status, codes), (Ok(202), vec![&json!("accepted"), &json!("too_large"), &json!("accepted")]));
-    house.sent();
-    let call = house.call(CallRequest::Publish { messages: list(), atomic: true, wait: Duration::ZERO });
-    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::TooLarge));
-    let call = house.call(CallRequest::Publish { messages: vec![], atomic: false, wait: Duration::ZERO });
-    assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::Invalid));
-    let session = house.join();
-    house.publish(session, list(), true);
-    assert_eq!((house.told(session), house.sent()), (vec!["error too_large".to_owned()], vec![]));
-    house.publish(session, list(), false);
-    let mut told = house.told(session);
-    told.sort();
-    assert_eq!(told, ["accepted accepted", "accepted accepted", "error too_large"]);
 }
 
 #[test]

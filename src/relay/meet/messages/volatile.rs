@@ -19,7 +19,7 @@ use crate::relay::record::MessageId;
 use crate::relay::stats::VolatileEnd;
 use crate::relay::time::Time;
 
-use super::waiting::{Asker, Part};
+use super::waiting::{Asker, Part, Place};
 
 /// Those that have not left yet.
 const MOST: usize = 256;
@@ -36,12 +36,12 @@ pub(in crate::relay) struct Volatile {
 /// Who is told, and about which message of its request.
 struct Owed {
     asker: Asker,
-    place: usize,
+    place: Place,
 }
 
 impl Relay {
     /// Sends a checked message now, or refuses it.
-    pub(in crate::relay) fn publish_volatile(&mut self, now: Time, asker: &Asker, place: usize, publish: Publish) {
+    pub(in crate::relay) fn publish_volatile(&mut self, now: Time, asker: &Asker, place: Place, publish: Publish) {
         if let Err(refusal) = self.may_leave_now(now) {
             self.stats.outbox.volatile.bump(VolatileEnd::Refused);
             return self.answer_refused(asker, place, refusal);
@@ -113,7 +113,7 @@ impl Relay {
             self.stats.outbox.volatile.bump(VolatileEnd::Sent);
             match asker {
                 Asker::Session(session, reference) => self.tell(session, control::ok(reference.as_ref())),
-                Asker::Call(call) => self.answer_part(call, place, Part::Sent),
+                Asker::Call(call) => self.answer_part(call, place.at, Part::Sent),
             }
         }
     }

@@ -26,11 +26,30 @@ pub(in crate::relay) enum Asker {
     Call(CallId),
 }
 
+/// Which message of a request it is about.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::relay) struct Place {
+    pub(in crate::relay) at: usize,
+    /// There are others.
+    several: bool,
+}
+
+impl Place {
+    pub(in crate::relay) fn of(at: usize, count: usize) -> Self {
+        Place { at, several: count > 1 }
+    }
+
+    /// Names the message in a refusal, as where the request cannot be read.
+    pub(in crate::relay) fn name(self, refusal: Refusal) -> Refusal {
+        if self.several { refusal.of_message(self.at) } else { refusal }
+    }
+}
+
 /// Who waits for what. Bounded by the messages that are on their way to the store, and by the HTTP requests that are open.
 #[derive(Default)]
 pub(in crate::relay) struct Waiting {
     /// For a message to be accepted.
-    pub(in crate::relay) accepted: BTreeMap<MessageId, Vec<(Asker, usize)>>,
+    pub(in crate::relay) accepted: BTreeMap<MessageId, Vec<(Asker, Place)>>,
     /// For a cancelled message to have ended.
     pub(in crate::relay) cancelled: BTreeMap<MessageId, Asker>,
     /// The answers of HTTP requests as far as they are known.
