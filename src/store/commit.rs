@@ -1,24 +1,25 @@
-//! Group commit: one list of operations, one batch of sled, one flush, one fdatasync.
+//! Group commit: one list of operations, one frame of the journal, one write, one fdatasync. When a table of what is in the
+//! journal is full, sled takes it over (`base`), and commits go on in the next journal.
 //!
 //! Invariant: when [`Committer::commit`] returns `Ok`, all of it survives a power cut. When it returns `Err`, the committer
 //! must not be used again: what the disk then holds is unknown until it is read anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sled::{Batch, Db, IVec};
+use sled::{Db, IVec};
 
 use super::StoreConfig;
+use super::base::Base;
 use super::directory::Directory;
+use super::journal::{self, Journal};
+use super::load;
 use super::mark::{Census, Mark};
 use super::record::{self, Key};
-use super::recover;
-use super::rotate::{self, Rotation};
-use super::wake::Watched;
-use crate::relay::record::{Operation, StoredMessage, StoredOutcome};
+use super::stats::Counters;
+use super::table::{Table, Writes};
+use crate::relay::record::{Operation, Stored, StoredMessage, StoredOutcome, Wanted};
 
 /// What has to be known about records on disk to remove them: only what differs from the ordinary.
 #[derive(Debug, Default)]
@@ -72,110 +73,159 @@ fn add((count, sum): &mut (u64, u64), bytes: usize) {
 /// What sled takes for an entry besides its value.
 const ENTRY: u64 = 64;
 
-/// Owns sled and the mark.
+/// The journal may grow to this part of `rotate_above` before sled takes it over …
+const PART_OF_ROTATION: u64 = 16;
+/// … and of what is free on the disk: on a full one a start has to put it into sled, too …
+const PART_OF_FREE: u64 = 8;
+/// … but to no more bytes. Twice as much while sled is still busy with the one before.
+const JOURNAL: u64 = 8 << 20;
+
+/// How old it may become.
+const AGE: Duration = Duration::from_secs(10);
+
+/// Owns the journal and the mark, and hands to sled.
 #[derive(Debug)]
 pub(super) struct Committer {
-    /// Closed only while a fresh one takes its place.
-    db: Option<Db>,
-    /// Our own descriptor of sled's file: sled never syncs, and an own one sees every write error since it was opened.
-    file: File,
-    file_path: PathBuf,
-    watched: Watched,
+    directory: Arc<Directory>,
+    base: Base,
+    journal: Journal,
+    /// What is in the journal.
+    young: Table,
+    /// What sled is taking over.
+    old: Option<Old>,
+    /// When the last table was handed over.
+    handed: Instant,
+    /// About how many bytes sled needs for what it took over.
+    needed: u64,
+    /// When sled is to take over, in bytes.
+    limit: usize,
     mark: Mark,
     index: Index,
     census: Census,
     sizes: Sizes,
-    rotation: Option<Rotation>,
-    /// No rotation at or below this, by what the last one left.
-    rotate_above: u64,
-    /// No rotation before this: the last one failed.
-    rotate_after: Option<Instant>,
     /// Which run of the system this is; 0: unknown.
     boot: u128,
     /// Bytes of records since [`Committer::take_written`].
     written: u64,
 }
 
+/// A table that sled is taking over.
+#[derive(Debug)]
+struct Old {
+    table: Arc<Table>,
+    /// The number of its journal.
+    journal: u64,
+    /// About how many bytes sled needs afterwards.
+    needed: u64,
+}
+
+/// What was found of the data at start.
+pub(super) struct Data {
+    pub(super) db: Db,
+    pub(super) mark: Mark,
+    pub(super) index: Index,
+    pub(super) census: Census,
+    pub(super) sizes: Sizes,
+    /// The number of the first journal that is free.
+    pub(super) journal: u64,
+}
+
 impl Committer {
     /// Takes over an open sled with what is in it.
     pub(super) fn new(
-        db: Db,
-        file_path: PathBuf,
-        mark: Mark,
-        index: Index,
-        census: Census,
-        sizes: Sizes,
+        directory: &Arc<Directory>,
+        config: StoreConfig,
+        counters: &Arc<Counters>,
+        data: Data,
     ) -> std::io::Result<Self> {
-        let file = File::open(&file_path)?;
-        let (db, boot, watched) = (Some(db), super::directory::boot(), Watched::new()?);
+        let Data { db, mark, index, census, sizes, journal } = data;
+        let limit = (config.rotate_above / PART_OF_ROTATION).min(JOURNAL);
         Ok(Committer {
-            db,
-            file,
-            file_path,
-            watched,
+            journal: Journal::create(directory, journal)?,
+            base: Base::start(Arc::clone(directory), config, Arc::clone(counters), db)?,
+            directory: Arc::clone(directory),
+            young: Table::default(),
+            old: None,
+            handed: Instant::now(),
+            needed: sizes.estimate(census, &index),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
             mark,
             index,
             census,
             sizes,
-            rotation: None,
-            rotate_above: 0,
-            rotate_after: None,
-            boot,
+            boot: super::directory::boot(),
             written: 0,
         })
     }
 
     /// Makes the operations durable, all or none.
     pub(super) fn commit(&mut self, operations: &[Operation]) -> Result<(), String> {
-        let mut batch = Batch::default();
+        let mut writes = Writes::default();
         for operation in operations {
             match operation {
-                Operation::Accept(message) => self.accept(&mut batch, message),
+                Operation::Accept(message) => self.accept(&mut writes, message),
                 Operation::Attempt { sequence, attempts } => {
-                    self.index.attempted.insert(*sequence);
-                    batch.insert(Key::attempts(*sequence), record::encode_attempts(*sequence, *attempts));
+                    let bytes = record::encode_attempts(*sequence, *attempts);
+                    match self.index.attempted.insert(*sequence) {
+                        true => writes.create(Key::attempts(*sequence), bytes),
+                        false => writes.put(Key::attempts(*sequence), bytes),
+                    }
                 }
                 Operation::Settle { sequence, outcome } => {
-                    self.remove_message(&mut batch, *sequence);
+                    self.remove_message(&mut writes, *sequence);
                     self.census.settled += 1;
-                    self.keep(&mut batch, outcome);
+                    self.keep(&mut writes, outcome);
                 }
-                Operation::Amend { outcome } => self.amend(&mut batch, outcome),
+                Operation::Amend { outcome } => self.amend(&mut writes, outcome),
                 Operation::Forget { id } => {
                     let id = id.0;
                     let pieces = self.index.outcome_pieces.remove(&id).unwrap_or(1);
                     for piece in 0..pieces {
-                        batch.remove(Key::outcome(id, piece));
+                        writes.remove(Key::outcome(id, piece));
                     }
                     self.census.outcomes = self.census.outcomes.saturating_sub(1);
                 }
-                Operation::Tally(tally) => batch.insert(Key::tally(), record::encode_tally(tally, self.boot)),
+                Operation::Tally(tally) => writes.put(Key::tally(), record::encode_tally(tally, self.boot)),
             }
         }
-        self.seal(batch)
+        self.seal(writes)
     }
 
     /// The first commit of a run: moves entries that cannot be read out of the way of the next start, removes messages
     /// that have an outcome, and writes the counts of the rest.
     pub(super) fn begin(&mut self, damaged: &[(IVec, IVec)], settled: &[u64]) -> Result<(), String> {
         let census = self.census;
-        let mut batch = Batch::default();
+        let mut writes = Writes::default();
         for (key, value) in damaged {
-            batch.remove(key);
-            batch.insert(Key::damaged(key), value);
+            writes.remove(Key::from_bytes(key));
+            writes.put(Key::damaged(key), value.as_ref());
         }
         for sequence in settled {
-            self.remove_message(&mut batch, *sequence);
+            self.remove_message(&mut writes, *sequence);
         }
         // They were not counted among the messages.
         self.census = census;
-        self.seal(batch)?;
+        self.seal(writes)?;
         self.sync_mark()
     }
 
-    /// For reading.
-    pub(super) fn data(&self) -> Result<&Db, String> {
-        self.db.as_ref().ok_or_else(|| "the store is closed".to_owned())
+    /// Reads these records, which must be there.
+    pub(super) fn load(&self, wanted: &[Wanted]) -> Result<Vec<Stored>, String> {
+        let tables: Vec<&Table> =
+            std::iter::once(&self.young).chain(self.old.as_ref().map(|old| &*old.table)).collect();
+        // A record lies whole in one place: the newest that knows its first piece.
+        let table_of = |wanted: &Wanted| {
+            let first = load::key(*wanted, 0);
+            tables.iter().copied().find(|table| table.get(&first).is_some())
+        };
+        let mut below = wanted.iter().copied().filter(|wanted| table_of(wanted).is_none()).collect::<Vec<_>>();
+        let read = if below.is_empty() { Vec::new() } else { self.base.load(std::mem::take(&mut below))? };
+        let mut read = read.into_iter();
+        let one = |wanted: &Wanted| match table_of(wanted) {
+            Some(table) => load::record(*wanted, |key| Ok(table.get(key).flatten().map(<[u8]>::to_vec))),
+            None => read.next().ok_or_else(|| "sled gave too little".to_owned()),
+        };
+        wanted.iter().map(one).collect()
     }
 
     /// When the mark wants [`Committer::sync_mark`].
@@ -188,16 +238,29 @@ impl Committer {
         self.mark.sync().map_err(|error| format!("syncing the mark: {error}"))
     }
 
-    /// Closes everything. What was committed is durable already.
+    /// Lets sled take over what is left, and closes everything. What was committed is durable already.
     pub(super) fn close(mut self) -> Result<(), String> {
-        self.sync_mark()
+        self.sync_mark()?;
+        self.wait_for_base()?;
+        let last = self.journal.number();
+        if !self.young.is_empty() {
+            self.base.take(Arc::new(std::mem::take(&mut self.young)), last);
+            self.base.taken(true)?;
+        }
+        self.base.close()?;
+        journal::remove(&self.directory, last).map_err(|error| format!("removing the journal: {error}"))
     }
 
-    fn accept(&mut self, batch: &mut Batch, message: &StoredMessage) {
+    /// Leaves everything as it is: closing would write again to a disk that just failed.
+    pub(super) fn abandon(self) {
+        self.base.abandon();
+    }
+
+    fn accept(&mut self, writes: &mut Writes, message: &StoredMessage) {
         let bytes = record::encode_message(message);
         self.sizes.message(bytes.len());
         self.written += bytes.len() as u64;
-        let pieces = put(batch, &bytes, |piece| Key::message(message.sequence, piece));
+        let pieces = put(writes, &bytes, true, |piece| Key::message(message.sequence, piece));
         if pieces > 1 {
             self.index.message_pieces.insert(message.sequence, pieces);
         }
@@ -205,11 +268,11 @@ impl Committer {
         self.census.messages += 1;
     }
 
-    fn keep(&mut self, batch: &mut Batch, outcome: &StoredOutcome) {
+    fn keep(&mut self, writes: &mut Writes, outcome: &StoredOutcome) {
         let bytes = record::encode_outcome(outcome);
         self.sizes.outcome(bytes.len());
         self.written += bytes.len() as u64;
-        let pieces = put(batch, &bytes, |piece| Key::outcome(outcome.id.0, piece));
+        let pieces = put(writes, &bytes, true, |piece| Key::outcome(outcome.id.0, piece));
         if pieces > 1 {
             self.index.outcome_pieces.insert(outcome.id.0, pieces);
         }
@@ -217,164 +280,104 @@ impl Committer {
     }
 
     /// Puts an outcome in the place of the one that was kept.
-    fn amend(&mut self, batch: &mut Batch, outcome: &StoredOutcome) {
+    fn amend(&mut self, writes: &mut Writes, outcome: &StoredOutcome) {
         let id = outcome.id.0;
         let before = self.index.outcome_pieces.remove(&id).unwrap_or(1);
         let bytes = record::encode_outcome(outcome);
-        let pieces = put(batch, &bytes, |piece| Key::outcome(id, piece));
+        let pieces = put(writes, &bytes, false, |piece| Key::outcome(id, piece));
         for piece in pieces..before {
-            batch.remove(Key::outcome(id, piece));
+            writes.remove(Key::outcome(id, piece));
         }
         if pieces > 1 {
             self.index.outcome_pieces.insert(id, pieces);
         }
     }
 
-    fn remove_message(&mut self, batch: &mut Batch, sequence: u64) {
+    fn remove_message(&mut self, writes: &mut Writes, sequence: u64) {
         let pieces = self.index.message_pieces.remove(&sequence).unwrap_or(1);
         for piece in 0..pieces {
-            batch.remove(Key::message(sequence, piece));
+            writes.remove(Key::message(sequence, piece));
         }
         if self.index.attempted.remove(&sequence) {
-            batch.remove(Key::attempts(sequence));
+            writes.remove(Key::attempts(sequence));
         }
         self.census.messages = self.census.messages.saturating_sub(1);
     }
 
     /// Adds the counts, writes, syncs, and only then moves the mark.
-    fn seal(&mut self, mut batch: Batch) -> Result<(), String> {
+    fn seal(&mut self, mut writes: Writes) -> Result<(), String> {
         self.census.commit += 1;
-        batch.insert(Key::census(), record::encode_census(self.census));
-        if let Some(Err(problem)) = self.rotation.as_ref().map(|rotation| rotation.apply(&batch)) {
-            self.give_up_rotation(&problem);
-        }
-        self.data()?.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
-        self.watched.flush(self.data()?)?;
-        self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
-        self.check_place()?;
+        writes.put(Key::census(), record::encode_census(self.census));
+        self.journal.append(self.census.commit, &writes)?;
+        self.young.apply(writes);
         self.mark.write(self.census).map_err(|error| format!("writing the mark: {error}"))
     }
 
-    /// Frees the memory of what a commit of so many operations replaced. sled leaves that to a collector which frees at most
-    /// 512 things at every 128th entry into sled. A batch is one entry and replaces some three things an operation, so with
-    /// large batches it falls behind for good: 7 KB more memory with every message.
-    pub(super) fn sweep(&self, operations: usize) {
-        sweep(operations * if self.rotation.is_some() { 2 } else { 1 });
+    /// Hands to sled what is due, and removes the journal of what it took over.
+    pub(super) fn tend(&mut self) -> Result<(), String> {
+        if self.base.taken(false)? {
+            self.forget_journal()?;
+        }
+        if self.young.bytes() >= self.limit.saturating_mul(2) {
+            self.wait_for_base()?;
+        }
+        if self.young.bytes() >= self.limit { self.hand_over() } else { Ok(()) }
     }
 
-    /// Begins to write the data anew if it takes `disk` bytes, much more than is needed, and `free` bytes allow it. `full`: all
-    /// files together take what they may.
-    pub(super) fn consider_rotation(
-        &mut self,
-        directory: &Directory,
-        config: StoreConfig,
-        disk: u64,
-        free: u64,
-        full: bool,
-    ) {
-        let needed = self.sizes.estimate(self.census, &self.index);
-        let above = rotate::above(needed, config.rotate_above, disk.saturating_add(free), full);
-        if self.rotation.is_some()
-            || disk <= above.max(self.rotate_above)
-            || free < rotate::copy(needed)
-            || self.rotate_after.is_some_and(|after| Instant::now() < after)
-        {
-            return;
+    /// Hands the table to sled, unless sled is still busy with the one before.
+    fn hand_over(&mut self) -> Result<(), String> {
+        if self.old.is_some() || self.young.is_empty() {
+            return Ok(());
         }
-        match Rotation::begin(directory, config) {
-            Ok(rotation) => {
-                tracing::info!(disk, needed, "the store's file is much larger than what is in it: it is written anew");
-                self.rotation = Some(rotation);
-            }
-            Err(problem) => self.give_up_rotation(&problem),
-        }
+        let next = Journal::create(&self.directory, self.journal.number() + 1);
+        let next = next.map_err(|error| format!("beginning a journal: {error}"))?;
+        let journal = std::mem::replace(&mut self.journal, next).number();
+        let table = Arc::new(std::mem::take(&mut self.young));
+        self.base.take(Arc::clone(&table), journal);
+        self.old = Some(Old { table, journal, needed: self.sizes.estimate(self.census, &self.index) });
+        self.handed = Instant::now();
+        Ok(())
     }
 
-    /// Gives up a copy that leaves only `free` bytes on the disk.
-    pub(super) fn spare(&mut self, free: u64) {
-        if self.rotation.is_some() && free < rotate::SPARE {
-            self.give_up_rotation("the disk has no room for a copy");
+    fn wait_for_base(&mut self) -> Result<(), String> {
+        if self.old.is_some() {
+            self.base.taken(true)?;
+            self.forget_journal()?;
         }
+        Ok(())
+    }
+
+    fn forget_journal(&mut self) -> Result<(), String> {
+        let Some(Old { journal, needed, .. }) = self.old.take() else { return Ok(()) };
+        self.needed = needed;
+        journal::remove(&self.directory, journal).map_err(|error| format!("removing a journal: {error}"))
+    }
+
+    /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: all files together
+    /// take what they may; then sled learns at once what is not needed any more.
+    pub(super) fn look(&mut self, free: u64, full: bool) -> Result<(), String> {
+        if full || self.young.bytes() as u64 >= free / PART_OF_FREE || self.handed.elapsed() >= AGE {
+            self.hand_over()?;
+        }
+        let needed = self.old.as_ref().map_or(self.needed, |old| old.needed.max(self.needed));
+        self.base.look(needed, full);
+        Ok(())
     }
 
     /// Bytes of records that were committed since it was last asked.
     pub(super) fn take_written(&mut self) -> u64 {
         std::mem::take(&mut self.written)
     }
-
-    pub(super) fn is_rotating(&self) -> bool {
-        self.rotation.is_some()
-    }
-
-    /// The next part of a rotation; `true` when it is done. An error is the store's, not the copy's.
-    pub(super) fn rotate(&mut self, directory: &Directory, config: StoreConfig) -> Result<bool, String> {
-        let (Some(rotation), Some(db)) = (self.rotation.as_mut(), self.db.as_ref()) else { return Ok(false) };
-        match rotation.step(db) {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(problem) => {
-                self.give_up_rotation(&problem);
-                return Ok(false);
-            }
-        }
-        let Some(rotation) = self.rotation.take() else { return Ok(false) };
-        match rotation.close(directory, &self.watched) {
-            Ok(entries) => tracing::info!(entries, "the store was written anew"),
-            Err(problem) => {
-                self.give_up_rotation(&problem);
-                return Ok(false);
-            }
-        }
-        self.take_place(directory, config)?;
-        let left = self.file.metadata().map_err(|error| format!("measuring its file: {error}"))?.len();
-        // Again at once would leave no less.
-        self.rotate_above = left.saturating_add(left / 2);
-        Ok(true)
-    }
-
-    /// The fresh data takes the place of the old, and is opened there: sled holds on to the place where it was opened.
-    fn take_place(&mut self, directory: &Directory, config: StoreConfig) -> Result<(), String> {
-        drop(self.db.take());
-        rotate::swap(directory)?;
-        let data = directory.join(recover::DATA);
-        self.db = Some(recover::try_open(&data, config).map_err(|error| error.to_string())??);
-        self.file = File::open(&self.file_path).map_err(|error| format!("opening its file: {error}"))?;
-        directory.sync_all(&data).map_err(|error| format!("syncing the directory: {error}"))
-    }
-
-    fn give_up_rotation(&mut self, problem: &str) {
-        tracing::warn!(problem, "the store cannot be written anew now; it goes on in its old file");
-        if let Some(rotation) = self.rotation.take() {
-            rotation.abandon();
-        }
-        self.rotate_after = Some(Instant::now() + rotate::PAUSE);
-    }
-
-    /// A store whose file was deleted or replaced would go on writing into nothing.
-    fn check_place(&self) -> Result<(), String> {
-        let gone = |problem: &str| format!("{}: {problem} while in use", self.file_path.display());
-        let ours = self.file.metadata().map_err(|error| gone(&error.to_string()))?;
-        match fs::metadata(&self.file_path) {
-            Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => Ok(()),
-            Ok(_) => Err(gone("replaced")),
-            Err(error) => Err(gone(&error.to_string())),
-        }
-    }
-}
-
-/// The same after so many entries were written or read.
-pub(super) fn sweep(entries: usize) {
-    // What was replaced is free two rounds later.
-    for _ in 0..entries / 64 + 3 {
-        crossbeam_epoch::pin().flush();
-    }
 }
 
 /// Puts a record in pieces under its keys; says how many.
-fn put(batch: &mut Batch, bytes: &[u8], key: impl Fn(u32) -> Key) -> u32 {
+fn put(writes: &mut Writes, bytes: &[u8], is_new: bool, key: impl Fn(u32) -> Key) -> u32 {
     let mut pieces = 0;
     for bytes in bytes.chunks(record::PIECE) {
-        batch.insert(key(pieces), bytes);
+        match is_new {
+            true => writes.create(key(pieces), bytes),
+            false => writes.put(key(pieces), bytes),
+        }
         pieces += 1;
     }
     pieces

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 use super::OpenError;
 use super::ballast::BALLAST;
 
-/// The version of everything below the state directory.
-pub(super) const FORMAT: u32 = 1;
+/// The version of everything below the state directory. 2: a journal before sled; one of version 1 becomes one of 2 by having
+/// none.
+pub(super) const FORMAT: u32 = 2;
 
 /// The state directory, ours alone while this lives.
 #[derive(Debug)]
@@ -109,6 +110,8 @@ impl Directory {
         };
         match text.trim().parse() {
             Ok(FORMAT) => Ok(()),
+            // Durable before the first journal is, which syncs the directory.
+            Ok(1) => self.write_format(&path),
             Ok(found) if found > FORMAT => Err(OpenError::NewerFormat { directory: self.path.clone(), found }),
             _ => Err(OpenError::io(
                 &path,
@@ -274,7 +277,7 @@ mod tests {
         let path = base.path().join("a/b/state");
         let directory = Directory::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_to_string(directory.join("format")).unwrap(), "1\n");
+        assert_eq!(fs::read_to_string(directory.join("format")).unwrap(), "2\n");
         directory.sync_all(&path).unwrap();
         assert!(directory.free_bytes().unwrap() > 0);
         assert!(directory.disk_bytes().unwrap() > 0);
@@ -327,10 +330,13 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_and_left_alone() {
         let base = tempfile::tempdir().unwrap();
-        fs::write(base.path().join("format"), "2\n").unwrap();
+        fs::write(base.path().join("format"), "3\n").unwrap();
         let error = Directory::open(base.path()).unwrap_err();
-        assert!(matches!(error, OpenError::NewerFormat { found: 2, .. }), "{error}");
-        assert_eq!(fs::read_to_string(base.path().join("format")).unwrap(), "2\n");
+        assert!(matches!(error, OpenError::NewerFormat { found: 3, .. }), "{error}");
+        assert_eq!(fs::read_to_string(base.path().join("format")).unwrap(), "3\n");
+        fs::write(base.path().join("format"), "1\n").unwrap();
+        drop(Directory::open(base.path()).unwrap());
+        assert_eq!(fs::read_to_string(base.path().join("format")).unwrap(), "2\n", "it may have a journal from now on");
         fs::write(base.path().join("format"), "what").unwrap();
         assert!(matches!(Directory::open(base.path()).unwrap_err(), OpenError::Io { .. }));
     }

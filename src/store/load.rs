@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use sled::{Db, IVec};
 
-use super::commit::{Index, Sizes, sweep};
+use super::base::sweep;
+use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
 use crate::relay::record::{Backlog, KeptOutcome, KeptTally, MessageId, Restored, Stored, Wanted};
@@ -81,24 +82,32 @@ pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
 
 /// Reads these records, which must be there.
 pub(super) fn records(db: &Db, wanted: &[Wanted]) -> Result<Vec<Stored>, String> {
-    wanted.iter().map(|wanted| record(db, *wanted)).collect()
+    let get = |key: &Key| db.get(key).map_err(|error| error.to_string());
+    wanted.iter().map(|wanted| record(*wanted, get)).collect()
 }
 
-fn record(db: &Db, wanted: Wanted) -> Result<Stored, String> {
+/// The key of a piece of a record.
+pub(super) fn key(wanted: Wanted, piece: u32) -> Key {
+    match wanted {
+        Wanted::Message(sequence) => Key::message(sequence, piece),
+        Wanted::Outcome(id) => Key::outcome(id.0, piece),
+    }
+}
+
+/// Reads a record from where `get` finds its pieces.
+pub(super) fn record<V: AsRef<[u8]>>(
+    wanted: Wanted,
+    get: impl Fn(&Key) -> Result<Option<V>, String>,
+) -> Result<Stored, String> {
     let failed = |problem: String| match wanted {
         Wanted::Message(sequence) => format!("reading message number {sequence}: {problem}"),
         Wanted::Outcome(id) => format!("reading the outcome of {id}: {problem}"),
     };
     let mut bytes = Vec::new();
     for piece in 0.. {
-        let key = match wanted {
-            Wanted::Message(sequence) => Key::message(sequence, piece),
-            Wanted::Outcome(id) => Key::outcome(id.0, piece),
-        };
-        let value = db.get(key).map_err(|error| failed(error.to_string()))?;
-        let Some(value) = value else { break };
-        bytes.extend_from_slice(&value);
-        if value.len() < record::PIECE {
+        let Some(value) = get(&key(wanted, piece)).map_err(failed)? else { break };
+        bytes.extend_from_slice(value.as_ref());
+        if value.as_ref().len() < record::PIECE {
             break;
         }
     }
@@ -128,7 +137,7 @@ impl Scan {
     fn take(&mut self, group: &mut Vec<(IVec, IVec)>, attempts: &mut BTreeMap<u64, u32>) -> Result<(), ScanError> {
         let Some((first, value)) = group.first() else { return Ok(()) };
         let place = whose(first);
-        if place == Some(Place::Damaged) {
+        if matches!(place, Some(Place::Damaged | Place::Journal)) {
             group.clear();
             return Ok(());
         }
@@ -206,7 +215,7 @@ impl Scan {
                     format!("attempts of message number {sequence}: {damage}; taken as one")
                 }
                 Some(Place::Tally) => format!("what is spent of upstream's limits: {damage}; taken as all of it"),
-                Some(Place::Census | Place::Damaged) => format!("counts: {damage}"),
+                Some(Place::Census | Place::Journal | Place::Damaged) => format!("counts: {damage}"),
                 None => format!("an unknown record: {damage}"),
             });
         }

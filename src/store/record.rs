@@ -74,8 +74,8 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// Where a record lies. The first byte is the kind: `a`ttempts, `c`ensus, `m`essage, `o`utcome, `t`ally, `x` set aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a record lies. The first byte is the kind: `a`ttempts, `c`ensus, `j`ournal, `m`essage, `o`utcome, `t`ally, `x` set aside.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(Vec<u8>);
 
 /// What a key says.
@@ -85,6 +85,8 @@ pub(super) enum Place {
     Attempts(u64),
     /// The counts.
     Census,
+    /// The number of the last journal that sled took over: eight bytes without a frame.
+    Journal,
     /// A piece of a message, by sequence.
     Message(u64, u32),
     /// A piece of an outcome, by the message's id.
@@ -102,6 +104,19 @@ impl Key {
 
     pub(super) fn census() -> Key {
         Key(b"c".to_vec())
+    }
+
+    pub(super) fn journal() -> Key {
+        Key(b"j".to_vec())
+    }
+
+    /// One that was read.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Key {
+        Key(bytes.to_vec())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn message(sequence: u64, piece: u32) -> Key {
@@ -126,6 +141,7 @@ impl Key {
         let place = match key[0] {
             b'a' => Place::Attempts(u64::from_be_bytes(reader.array()?)),
             b'c' => Place::Census,
+            b'j' => Place::Journal,
             b'm' => Place::Message(u64::from_be_bytes(reader.array()?), u32::from_be_bytes(reader.array()?)),
             b'o' => Place::Outcome(u128::from_be_bytes(reader.array()?), u32::from_be_bytes(reader.array()?)),
             b't' => Place::Tally,
@@ -133,12 +149,6 @@ impl Key {
             _ => return None,
         };
         reader.0.is_empty().then_some(place)
-    }
-}
-
-impl From<Key> for sled::IVec {
-    fn from(key: Key) -> Self {
-        key.0.into()
     }
 }
 

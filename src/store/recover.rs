@@ -12,14 +12,20 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sled::{Batch, Db, Mode};
 
-use super::commit::Committer;
+use super::base;
+use super::commit::{self, Committer};
 use super::directory::{Directory, FORMAT};
+use super::journal;
 use super::load::{self, Judged, ScanError};
-use super::mark::Mark;
+use super::mark::{Found, Mark};
+use super::record::{self, Key, Record};
+use super::stats::Counters;
+use super::table::Table;
 use super::{OpenError, StoreConfig};
 use crate::relay::record::Restored;
 
@@ -61,29 +67,40 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
 }
 
-/// Opens or makes sled below the directory, reads it, and makes everything durable.
-pub(super) fn open(directory: &Directory, config: StoreConfig) -> Result<(Committer, Restored), OpenError> {
+/// Opens or makes sled below the directory, puts the journals into it, reads it, and makes everything durable.
+pub(super) fn open(
+    directory: &Arc<Directory>,
+    config: StoreConfig,
+    counters: &Arc<Counters>,
+) -> Result<(Committer, Restored), OpenError> {
     let mark_path = directory.join("mark");
     let (mark, found) = Mark::open(&mark_path).map_err(|error| OpenError::io(&mark_path, "reading", error))?;
     let mut told = Vec::new();
     finish_swap(directory)?;
-    let Data { mut db, fresh } = open_data(directory, config, &mut told)?;
-    let problem = match read(directory, &db)?.map(|scan| scan.judge(found)) {
-        Ok(judged) if judged.sound || fresh => return begin(directory, db, mark, judged, told),
+    let Opened { mut db, fresh } = open_data(directory, config, &mut told)?;
+    let judged = match replay(directory, &db, found, &mut told)? {
+        Ok(journal) => read(directory, &db)?.map(|scan| (scan.judge(found), journal)),
+        Err(problem) => Err(problem),
+    };
+    let begin = |db, judged, journal, told| begin(directory, config, counters, (db, mark, journal), judged, told);
+    let problem = match judged {
+        Ok((judged, journal)) if judged.sound || fresh => return begin(db, judged, journal, told),
         Ok(_) => "records are missing or damaged".to_owned(),
         Err(problem) => problem,
     };
     db = rebuild(directory, config, db, &problem, &mut told)?;
-    let again = read(directory, &db)?;
-    let scan = again.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
-    begin(directory, db, mark, scan.judge(found), told)
+    let failed = |problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem);
+    let journal = replay(directory, &db, found, &mut told)?.map_err(failed)?;
+    let scan = read(directory, &db)?.map_err(failed)?;
+    begin(db, scan.judge(found), journal, told)
 }
 
 /// The last step of a start: everything durable, the verdict told.
 fn begin(
-    directory: &Directory,
-    db: Db,
-    mark: Mark,
+    directory: &Arc<Directory>,
+    config: StoreConfig,
+    counters: &Arc<Counters>,
+    (db, mark, journal): (Db, Mark, u64),
     mut judged: Judged,
     mut told: Vec<String>,
 ) -> Result<(Committer, Restored), OpenError> {
@@ -94,15 +111,75 @@ fn begin(
         let data = data.clone();
         move |error: io::Error| OpenError::io(&data, doing, error)
     };
-    let committer = Committer::new(db, data.join("db"), mark, judged.index, judged.census, judged.sizes);
-    let mut committer = committer.map_err(io("opening its file"))?;
     directory.sync_all(&data).map_err(io("syncing the directory"))?;
+    let Judged { index, census, sizes, .. } = judged;
+    let found = commit::Data { db, mark, index, census, sizes, journal };
+    let mut committer = Committer::new(directory, config, counters, found).map_err(io("beginning a journal"))?;
     let begun = guarded(AssertUnwindSafe(|| committer.begin(&judged.damaged, &judged.settled))).unwrap_or_else(Err);
     begun.map_err(|problem| OpenError::io(&data, "writing", problem))?;
     for loss in &judged.restored.losses {
         tracing::error!(lost = judged.restored.lost, "the store is not whole: {loss}");
     }
     Ok((committer, judged.restored))
+}
+
+/// Puts into sled what was committed and did not get there before the end; gives the number of the next journal. The inner error
+/// is damage of sled that a rebuild may mend.
+fn replay(
+    directory: &Directory,
+    db: &Db,
+    mark: Found,
+    told: &mut Vec<String>,
+) -> Result<Result<u64, String>, OpenError> {
+    let failed = |path: &Path, error: &dyn std::fmt::Display| OpenError::io(path, "taking over the journal", error);
+    let place = directory.path();
+    let get =
+        |key: &Key| guarded(AssertUnwindSafe(|| db.get(key).map_err(|error| error.to_string()))).unwrap_or_else(Err);
+    let taken = match get(&Key::journal()) {
+        Ok(value) => value.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0),
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let mut next = taken + 1;
+    let mut ends = Vec::new();
+    for (number, path) in journal::list(directory).map_err(|error| failed(place, &error))? {
+        next = next.max(number + 1);
+        if number <= taken {
+            journal::remove(directory, number).map_err(|error| failed(&path, &error))?;
+            continue;
+        }
+        let replay = journal::read(&fs::read(&path).map_err(|error| failed(&path, &error))?);
+        let mut table = Table::default();
+        replay.commits.into_iter().for_each(|writes| table.apply(writes));
+        match guarded(AssertUnwindSafe(|| base::take_over(db, &table, number))) {
+            Ok(Ok(())) => {}
+            Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => return Err(failed(&path, &error)),
+            Ok(Err(error)) => return Ok(Err(error.to_string())),
+            Err(panic) => return Ok(Err(panic)),
+        }
+        ends.push((path, replay.damaged, replay.torn));
+    }
+    if ends.is_empty() {
+        return Ok(Ok(next));
+    }
+    let synced = guarded(AssertUnwindSafe(|| base::sync(db, directory))).unwrap_or_else(Err);
+    synced.map_err(|problem| failed(place, &problem))?;
+    let census = get(&Key::census()).ok().flatten().and_then(|value| match record::decode(&value) {
+        Ok(Record::Census(census)) => Some(census.commit),
+        _ => None,
+    });
+    let is_behind = matches!(mark, Found::Counts(mark) if census.is_some_and(|commit| commit < mark.commit));
+    for (path, damaged, torn) in ends {
+        // What is torn at the end was never answered for, unless the mark knows of more commits.
+        if damaged > 0 || (torn > 0 && is_behind) {
+            let aside = unused(directory, "journal.corrupt");
+            fs::rename(&path, &aside).map_err(|error| failed(&path, &error))?;
+            let bytes = damaged + torn;
+            told.push(format!("{bytes} bytes of the journal are damaged; it was moved to {}", aside.display()));
+        } else {
+            fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
+        }
+    }
+    Ok(Ok(next))
 }
 
 /// Reads all entries; the inner error is damage that a rebuild may mend.
@@ -118,17 +195,17 @@ fn read(directory: &Directory, db: &Db) -> Result<Result<load::Scan, String>, Op
 }
 
 /// An open sled.
-struct Data {
+struct Opened {
     db: Db,
     /// It is new and empty, because the old one could not be opened.
     fresh: bool,
 }
 
 /// Opens the data; what cannot be opened is set aside and an empty one takes its place.
-fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>) -> Result<Data, OpenError> {
+fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>) -> Result<Opened, OpenError> {
     let data = directory.join(DATA);
     let problem = match try_open(&data, config)? {
-        Ok(db) => return Ok(Data { db, fresh: false }),
+        Ok(db) => return Ok(Opened { db, fresh: false }),
         Err(problem) => problem,
     };
     // The snapshot and the parameters are only shortcuts: sled makes them anew from its log and our constants.
@@ -136,13 +213,13 @@ fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>)
     set_shortcuts_aside(&data, &aside).map_err(|error| OpenError::io(&data, "setting damaged parts aside", error))?;
     if let Ok(db) = try_open(&data, config)? {
         told.push(format!("sled did not open ({problem}) until its snapshot was moved to {}", aside.display()));
-        return Ok(Data { db, fresh: false });
+        return Ok(Opened { db, fresh: false });
     }
     let corrupt = unused(directory, "sled.corrupt");
     fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
     told.push(format!("sled does not open ({problem}); its data was moved to {}", corrupt.display()));
     match try_open(&data, config)? {
-        Ok(db) => Ok(Data { db, fresh: true }),
+        Ok(db) => Ok(Opened { db, fresh: true }),
         Err(problem) => Err(OpenError::io(&data, "making a new store", problem)),
     }
 }

@@ -52,6 +52,13 @@ pub(super) fn above(needed: u64, ordinary: u64, room: u64, full: bool) -> u64 {
     }
 }
 
+/// The size above which it is worth to write it anew once more: `left` says what was needed the last time, and what that left. Again
+/// at once would leave no less.
+pub(super) fn again_above((needed_then, left): (u64, u64), needed: u64) -> u64 {
+    let expected = u128::from(left) * u128::from(needed.max(LEAST)) / u128::from(needed_then.max(LEAST));
+    u64::try_from(expected * 3 / 2).unwrap_or(u64::MAX)
+}
+
 /// What has to be free to write anew what is needed.
 pub(super) fn copy(needed: u64) -> u64 {
     needed.saturating_mul(3).saturating_add(SPARE)
@@ -155,23 +162,7 @@ mod tests {
         assert_eq!((above(100, 716, false), above(100, 715, false)), (400, 300), "400, and 316 for a copy of 100");
         assert_eq!((above(10, 174, false), above(10, 173, false)), (128, 30));
         assert_eq!((above(100, 100_000, true), above(0, 100_000, true)), (300, 4));
-    }
-
-    #[test]
-    fn a_copy_that_leaves_no_room_is_given_up_and_not_tried_again_soon() {
-        let base = tempfile::tempdir().unwrap();
-        let directory = Directory::open(base.path()).unwrap();
-        let config = StoreConfig::default();
-        let (mut committer, _) = recover::open(&directory, config).unwrap();
-        let copy = directory.join(REBUILT);
-        committer.consider_rotation(&directory, config, u64::MAX, super::copy(0) - 1, true);
-        assert!(!committer.is_rotating() && !copy.exists(), "there was none from the start");
-        committer.consider_rotation(&directory, config, u64::MAX, super::copy(0), true);
-        committer.spare(SPARE);
-        assert!(committer.is_rotating() && copy.exists());
-        committer.spare(SPARE - 1);
-        assert!(!committer.is_rotating() && !copy.exists());
-        committer.consider_rotation(&directory, config, u64::MAX, u64::MAX, true);
-        assert!(!committer.is_rotating(), "within a minute");
+        let again = |then, left, needed| again_above((mib(then), mib(left)), mib(needed)) >> 20;
+        assert_eq!((again(100, 200, 100), again(100, 200, 10), again(0, 2, 0)), (300, 30, 3));
     }
 }

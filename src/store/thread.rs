@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use super::ballast;
 use super::commit::Committer;
 use super::directory::Directory;
-use super::load;
 use super::recover;
 use super::stats::Counters;
 use super::{OpenError, StoreAnswer, StoreConfig};
@@ -45,13 +44,13 @@ pub(super) fn start(
     counters: Arc<Counters>,
     answer: Answer,
 ) -> Result<(JoinHandle<()>, Restored), OpenError> {
-    let directory = Directory::open(path)?;
+    let directory = Arc::new(Directory::open(path)?);
     match ballast::give_back(&directory, config.ballast) {
         Ok(true) => tracing::warn!("the disk is full: the room set aside for that (outbox.ballast) is given back"),
         Ok(false) => {}
         Err(error) => tracing::warn!(%error, "cannot give back the room set aside on the disk"),
     }
-    let (committer, restored) = recover::open(&directory, config)?;
+    let (committer, restored) = recover::open(&directory, config, &counters)?;
     counters.lost(restored.lost);
     let mut keeper = Keeper::new(directory, config, committer, counters, answer);
     keeper.measure();
@@ -74,12 +73,12 @@ struct Keeper {
     /// Whether room can be set aside; a failure is told once.
     has_ballast: bool,
     /// Dropped last: the lock outlives the files.
-    directory: Directory,
+    directory: Arc<Directory>,
 }
 
 impl Keeper {
     fn new(
-        directory: Directory,
+        directory: Arc<Directory>,
         config: StoreConfig,
         committer: Committer,
         counters: Arc<Counters>,
@@ -130,12 +129,11 @@ impl Keeper {
         });
         if let Some(committer) = &mut self.committer {
             self.written += committer.take_written();
-            committer.sweep(operations.len());
         }
     }
 
     fn load(&mut self, wanted: &[Wanted]) {
-        let result = self.with_committer(|committer| load::records(committer.data()?, wanted));
+        let result = self.with_committer(|committer| committer.load(wanted));
         (self.answer)(match result {
             Ok(records) => StoreAnswer::Loaded(records),
             Err(reason) => StoreAnswer::CommitFailed { reason },
@@ -152,57 +150,18 @@ impl Keeper {
         }
         if now.duration_since(self.measured) >= MEASURE || self.written >= MEASURE_BYTES {
             self.measure();
-            self.consider_rotation();
-        }
-        if self.is_rotating() {
-            self.rotate();
-        }
-    }
-
-    /// Looks whether the data takes much more room than it needs.
-    fn consider_rotation(&mut self) {
-        let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
-        let Some(committer) = self.committer.as_mut() else { return };
-        if let Ok(disk) = self.directory.bytes_below(&self.directory.join(recover::DATA)) {
-            committer.consider_rotation(&self.directory, self.config, disk, free, full);
-        }
-    }
-
-    fn is_rotating(&self) -> bool {
-        self.committer.as_ref().is_some_and(Committer::is_rotating)
-    }
-
-    fn rotate(&mut self) {
-        // The committer may have to be given up while the directory is borrowed.
-        let Some(mut committer) = self.committer.take() else { return };
-        let (directory, config) = (&self.directory, self.config);
-        let result = recover::guarded(AssertUnwindSafe(|| committer.rotate(directory, config))).unwrap_or_else(Err);
-        self.committer = Some(committer);
-        match result {
-            Ok(true) => {
-                self.counters.rotated();
-                self.measure();
-            }
-            Ok(false) => self.spare(),
-            Err(reason) => {
-                let _ = self.with_committer(|_| Err::<(), _>(reason));
+            let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
+            if self.committer.is_some() {
+                // The same.
+                let _ = self.with_committer(|committer| committer.look(free, full));
             }
         }
-    }
-
-    /// The old one must not fail because of its copy.
-    fn spare(&mut self) {
-        self.measure();
-        let free = self.counters.free_bytes();
-        if let Some(committer) = &mut self.committer {
-            committer.spare(free);
+        if self.committer.is_some() {
+            let _ = self.with_committer(Committer::tend);
         }
     }
 
     fn idle_for(&self) -> Duration {
-        if self.is_rotating() {
-            return Duration::ZERO;
-        }
         let now = Instant::now();
         let measure = self.measured + MEASURE;
         let mark = self.committer.as_ref().and_then(Committer::mark_due);
@@ -248,8 +207,9 @@ impl Keeper {
         if let Err(reason) = &result {
             tracing::error!(%reason, "the store failed; nothing more is accepted until a restart");
             self.counters.failed(reason);
-            // Closing would write again to a disk that just failed. The process keeps the memory until it ends.
-            std::mem::forget(self.committer.take());
+            if let Some(committer) = self.committer.take() {
+                committer.abandon();
+            }
         }
         result
     }

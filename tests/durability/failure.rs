@@ -121,7 +121,7 @@ fn every_answer_waits_for_an_fdatasync_of_the_data() {
     let mut synced = 0;
     let mut seen = 0;
     for line in trace.lines() {
-        if line.contains("fdatasync(") && line.contains("/sled/db>") {
+        if line.contains("fdatasync(") && line.contains("/journal-") {
             synced += 1;
         } else if line.contains("write(1") && line.contains("@accepted") {
             seen += 1;

@@ -1,7 +1,7 @@
 //! Messages, outcomes, and a store with its answers.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -86,6 +86,12 @@ pub fn raw(path: &Path) -> sled::Db {
             opened => return opened.unwrap(),
         }
     }
+}
+
+/// The journals of a store.
+pub fn journals(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("journal-")).collect()
 }
 
 /// Opens, reads, closes.

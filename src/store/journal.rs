@@ -1,0 +1,284 @@
+//! The journal: each commit is appended and synced before it is answered for; sled gets it later (`base`), and then the journal
+//! is removed.
+//!
+//! A file `journal-N`: a head (magic `TgJl`, 12 random bytes), then frames, little endian: magic `TgJr`, length of the body (4),
+//! number of the commit (8), CRC-32C over the random bytes, both numbers and the body (4), body. The body: for each change the
+//! length of the key (2), that of the value plus one, 0 for a removal (4), key, value. The random bytes keep what a message
+//! carries from being taken for a frame behind a damaged one.
+//!
+//! Invariant: what is read is what was appended. A frame that is not whole at the end was never answered for, unless the mark
+//! says otherwise; one that is followed by a whole one is damage, and told.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use super::directory::Directory;
+use super::record::Key;
+use super::table::{Write, Writes};
+
+/// What the files are called, before their number.
+const NAME: &str = "journal-";
+const HEAD_MAGIC: [u8; 4] = *b"TgJl";
+const MAGIC: [u8; 4] = *b"TgJr";
+const SALT: usize = 12;
+const HEAD: usize = MAGIC.len() + SALT;
+const FRAME: usize = 20;
+
+/// A journal that is written.
+#[derive(Debug)]
+pub(super) struct Journal {
+    number: u64,
+    path: PathBuf,
+    file: File,
+    /// Device and inode.
+    place: (u64, u64),
+    salt: [u8; SALT],
+    /// Bytes written.
+    length: u64,
+    buffer: Vec<u8>,
+}
+
+impl Journal {
+    /// A new one, durable in its directory.
+    pub(super) fn create(directory: &Directory, number: u64) -> io::Result<Journal> {
+        let path = directory.join(&format!("{NAME}{number}"));
+        let mut salt = [0; SALT];
+        getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let head = [HEAD_MAGIC.as_slice(), &salt].concat();
+        file.write_all_at(&head, 0)?;
+        directory.sync()?;
+        let metadata = file.metadata()?;
+        Ok(Journal {
+            number,
+            path,
+            file,
+            place: (metadata.dev(), metadata.ino()),
+            salt,
+            length: head.len() as u64,
+            buffer: Vec::new(),
+        })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Appends a commit; it is on stable storage afterwards. After an error the journal must not be written to again.
+    pub(super) fn append(&mut self, commit: u64, writes: &Writes) -> Result<(), String> {
+        self.buffer.clear();
+        self.buffer.shrink_to(KEPT);
+        self.buffer.resize(FRAME, 0);
+        for Write { key, value, .. } in &writes.0 {
+            // In range: keys have a few bytes, and records are below 2^32 - 1.
+            let of_key = u16::try_from(key.len()).unwrap_or(u16::MAX);
+            let of_value = value.as_ref().map_or(0, |value| u32::try_from(value.len() + 1).unwrap_or(u32::MAX));
+            self.buffer.extend_from_slice(&of_key.to_le_bytes());
+            self.buffer.extend_from_slice(&of_value.to_le_bytes());
+            self.buffer.extend_from_slice(key.as_ref());
+            self.buffer.extend_from_slice(value.as_deref().unwrap_or_default());
+        }
+        let length = u32::try_from(self.buffer.len() - FRAME).map_err(|_| "a commit of more than 4 GiB".to_owned())?;
+        let (head, body) = self.buffer.split_at_mut(FRAME);
+        head[..4].copy_from_slice(&MAGIC);
+        head[4..8].copy_from_slice(&length.to_le_bytes());
+        head[8..16].copy_from_slice(&commit.to_le_bytes());
+        let sum = checksum(&self.salt, &head[4..16], body);
+        head[16..].copy_from_slice(&sum.to_le_bytes());
+        self.file.write_all_at(&self.buffer, self.length).map_err(|error| format!("writing: {error}"))?;
+        self.length += self.buffer.len() as u64;
+        self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
+        self.check_place()
+    }
+
+    /// A journal that was deleted or replaced would go on being written into nothing.
+    fn check_place(&self) -> Result<(), String> {
+        let gone = |problem: &str| format!("{}: {problem} while in use", self.path.display());
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == self.place => Ok(()),
+            Ok(_) => Err(gone("replaced")),
+            Err(error) => Err(gone(&error.to_string())),
+        }
+    }
+}
+
+/// The bytes of the buffer that are kept from commit to commit.
+const KEPT: usize = 1 << 20;
+
+fn checksum(salt: &[u8], numbers: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(salt), numbers), body)
+}
+
+/// The journals in the directory, oldest first.
+pub(super) fn list(directory: &Directory) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory.path())? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(NAME)?.parse().ok());
+        found.extend(number.map(|number| (number, entry.path())));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Removes one whose commits are all in sled.
+pub(super) fn remove(directory: &Directory, number: u64) -> io::Result<()> {
+    fs::remove_file(directory.join(&format!("{NAME}{number}")))
+}
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// Commits that can be read, in order.
+    pub(super) commits: Vec<Writes>,
+    /// Bytes between them that cannot.
+    pub(super) damaged: usize,
+    /// Bytes at the end that are no whole commit.
+    pub(super) torn: usize,
+}
+
+/// Reads a journal.
+pub(super) fn read(bytes: &[u8]) -> Replay {
+    let mut replay = Replay::default();
+    let Some((head, mut rest)) = bytes.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(&HEAD_MAGIC)) else {
+        replay.torn = bytes.len();
+        return replay;
+    };
+    let salt = &head[MAGIC.len()..];
+    let mut skipped = 0;
+    while !rest.is_empty() {
+        if let Some((writes, after)) = frame(salt, rest) {
+            replay.damaged += std::mem::take(&mut skipped);
+            replay.commits.push(writes);
+            rest = after;
+        } else {
+            let next = rest[1..].windows(MAGIC.len()).position(|window| window == MAGIC);
+            let step = next.map_or(rest.len(), |next| next + 1);
+            skipped += step;
+            rest = &rest[step..];
+        }
+    }
+    replay.torn = skipped;
+    replay
+}
+
+/// The whole frame that begins here, and what follows.
+fn frame<'a>(salt: &[u8], bytes: &'a [u8]) -> Option<(Writes, &'a [u8])> {
+    let (head, rest) = bytes.split_at_checked(FRAME)?;
+    let length = u32::from_le_bytes(head[4..8].try_into().ok()?);
+    let (body, rest) = rest.split_at_checked(length as usize)?;
+    let whole = head[..4] == MAGIC && head[16..] == checksum(salt, &head[4..16], body).to_le_bytes();
+    let mut writes = Writes::default();
+    let mut left = body;
+    while whole && !left.is_empty() {
+        let (of_key, after) = left.split_first_chunk()?;
+        let (of_value, after) = after.split_first_chunk()?;
+        let (key, after) = after.split_at_checked(u16::from_le_bytes(*of_key).into())?;
+        let key = Key::from_bytes(key);
+        left = match u32::from_le_bytes(*of_value).checked_sub(1) {
+            None => {
+                writes.remove(key);
+                after
+            }
+            Some(length) => {
+                let (value, after) = after.split_at_checked(length as usize)?;
+                writes.put(key, value);
+                after
+            }
+        };
+    }
+    whole.then_some((writes, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes(commit: u64) -> Writes {
+        let mut writes = Writes::default();
+        writes.put(Key::message(commit, 0), vec![7; 10]);
+        writes.remove(Key::outcome(commit.into(), 1));
+        writes.put(Key::census(), Vec::new());
+        writes
+    }
+
+    /// A journal of five commits, and where each ends.
+    fn written() -> (Vec<u8>, Vec<usize>) {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let mut journal = Journal::create(&directory, 3).unwrap();
+        let bytes = || fs::read(directory.join("journal-3")).unwrap();
+        let mut ends = vec![bytes().len()];
+        for commit in 1..=5 {
+            journal.append(commit, &writes(commit)).unwrap();
+            ends.push(bytes().len());
+        }
+        assert_eq!(list(&directory).unwrap(), [(3, directory.join("journal-3"))]);
+        let written = bytes();
+        remove(&directory, 3).unwrap();
+        assert_eq!(list(&directory).unwrap(), []);
+        (written, ends)
+    }
+
+    fn commits(replay: &Replay) -> Vec<u64> {
+        let number = |found: &Writes| (1..=5).find(|commit| found.0 == writes(*commit).0).unwrap();
+        replay.commits.iter().map(number).collect()
+    }
+
+    #[test]
+    fn what_is_cut_off_anywhere_gives_the_commits_before() {
+        let (bytes, ends) = written();
+        for length in 0..=bytes.len() {
+            let replay = read(&bytes[..length]);
+            let whole = ends[1..].iter().filter(|end| **end <= length).count();
+            let torn = if length < ends[0] { length } else { length - ends[whole] };
+            assert_eq!(commits(&replay), (1..=whole as u64).collect::<Vec<_>>(), "{length}");
+            assert_eq!((replay.torn, replay.damaged), (torn, 0), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_its_commit_alone_and_is_seen() {
+        let (mut bytes, ends) = written();
+        for at in ends[0]..bytes.len() {
+            bytes[at] ^= 16;
+            let replay = read(&bytes);
+            let hit = ends[1..].iter().filter(|end| **end <= at).count() as u64 + 1;
+            assert_eq!(commits(&replay), (1..=5).filter(|commit| *commit != hit).collect::<Vec<_>>(), "{at}");
+            let lost = ends[1];
+            let frame = ends[2] - lost;
+            assert_eq!((replay.damaged, replay.torn), if hit == 5 { (0, frame) } else { (frame, 0) }, "{at}");
+            bytes[at] ^= 16;
+        }
+    }
+
+    #[test]
+    fn what_a_message_carries_is_no_frame() {
+        let (foreign, ends) = written();
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let mut journal = Journal::create(&directory, 1).unwrap();
+        let mut carries = Writes::default();
+        carries.put(Key::message(9, 0), foreign[ends[0]..].to_vec());
+        journal.append(1, &carries).unwrap();
+        let mut bytes = fs::read(directory.join("journal-1")).unwrap();
+        bytes[HEAD] ^= 1;
+        let replay = read(&bytes);
+        assert_eq!((replay.commits.len(), replay.torn), (0, bytes.len() - HEAD));
+    }
+
+    #[test]
+    fn a_journal_that_is_gone_or_replaced_is_noticed() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let mut journal = Journal::create(&directory, 1).unwrap();
+        assert!(Journal::create(&directory, 1).is_err(), "none is overwritten");
+        fs::copy(directory.join("journal-1"), directory.join("other")).unwrap();
+        fs::rename(directory.join("other"), directory.join("journal-1")).unwrap();
+        assert!(journal.append(1, &writes(1)).unwrap_err().contains("replaced while in use"));
+        remove(&directory, 1).unwrap();
+        assert!(journal.append(2, &writes(2)).unwrap_err().contains("while in use"));
+    }
+}
