@@ -100,7 +100,7 @@ impl Outbox {
         std::mem::take(&mut self.shelf.unasked)
     }
 
-    /// The next of the lane that are not in memory.
+    /// The next of the row that are not in memory.
     fn add_heads(&self, row: Row, wanted: &mut Vec<Wanted>, mut bytes: u64) {
         let most = READ.min(self.config.in_memory / 2).max(1);
         let most_bytes = READ_BYTES.min(self.config.in_memory_bytes / 2);
