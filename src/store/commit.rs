@@ -167,8 +167,8 @@ impl Committer {
                 Operation::Attempt { sequence, attempts } => {
                     let bytes = record::encode_attempts(*sequence, *attempts);
                     match self.index.attempted.insert(*sequence) {
-                        true => writes.create(Key::attempts(*sequence), bytes),
-                        false => writes.put(Key::attempts(*sequence), bytes),
+                        true => writes.create(Key::attempts(*sequence), bytes.as_slice()),
+                        false => writes.put(Key::attempts(*sequence), bytes.as_slice()),
                     }
                 }
                 Operation::Settle { sequence, outcome } => {

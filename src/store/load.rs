@@ -14,6 +14,7 @@ use super::base::sweep;
 use super::commit::{Index, Sizes};
 use super::mark::{Census, Found};
 use super::record::{self, Damage, Key, Place, Record};
+use super::table::Table;
 use crate::relay::record::{Backlog, KeptOutcome, KeptTally, MessageId, Restored, Stored, Wanted};
 
 /// At most so many damages are told one by one.
@@ -55,11 +56,20 @@ pub(super) enum ScanError {
     Io(std::io::Error),
 }
 
-/// Reads all of it.
-pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
+/// Reads all of it, as it will be with the table over it.
+pub(super) fn scan(db: &Db, table: &Table) -> Result<Scan, ScanError> {
     let mut scan = Scan::default();
     let mut attempts = BTreeMap::new();
     let mut group: Vec<(IVec, IVec)> = Vec::new();
+    let mut take = |key: IVec, value: IVec| {
+        let same = group.last().is_some_and(|(last, _)| whose(last) == whose(&key));
+        if !same {
+            scan.take(&mut group, &mut attempts)?;
+        }
+        group.push((key, value));
+        Ok(())
+    };
+    let mut over = table.after(None).peekable();
     for (place, entry) in db.iter().enumerate() {
         if place % SWEEP == 0 {
             sweep(SWEEP);
@@ -68,11 +78,17 @@ pub(super) fn scan(db: &Db) -> Result<Scan, ScanError> {
             sled::Error::Io(error) if !super::recover::is_damage(&error) => ScanError::Io(error),
             other => ScanError::Unreadable(other.to_string()),
         })?;
-        let same = group.last().is_some_and(|(last, _)| whose(last) == whose(&key));
-        if !same {
-            scan.take(&mut group, &mut attempts)?;
+        while let Some((over, value)) = over.next_if(|(over, _)| over.as_ref() < key.as_ref()) {
+            value.map_or(Ok(()), |value| take(over.as_ref().into(), value.into()))?;
         }
-        group.push((key, value));
+        match over.next_if(|(over, _)| over.as_ref() == key.as_ref()) {
+            Some((_, Some(value))) => take(key, value.into())?,
+            Some((_, None)) => {}
+            None => take(key, value)?,
+        }
+    }
+    for (key, value) in over {
+        value.map_or(Ok(()), |value| take(key.as_ref().into(), value.into()))?;
     }
     scan.take(&mut group, &mut attempts)?;
     scan.index.attempted = attempts.keys().copied().collect();

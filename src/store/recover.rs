@@ -78,21 +78,22 @@ pub(super) fn open(
     let mut told = Vec::new();
     finish_swap(directory)?;
     let Opened { mut db, fresh } = open_data(directory, config, &mut told)?;
-    let judged = match replay(directory, &db, found, &mut told)? {
-        Ok(journal) => read(directory, &db)?.map(|scan| (scan.judge(found), journal)),
-        Err(problem) => Err(problem),
-    };
-    let begin = |db, judged, journal, told| begin(directory, config, counters, (db, mark, journal), judged, told);
+    let journals = journals(directory, &db)?;
+    // Judged before anything is written to it.
+    let judged = read(directory, &db, &journals.table)?.map(|scan| scan.judge(found));
     let problem = match judged {
-        Ok((judged, journal)) if judged.sound || fresh => return begin(db, judged, journal, told),
+        Ok(judged) if judged.sound || fresh => {
+            let journal = take_over(directory, &db, journals, found, &mut told)?;
+            return begin(directory, config, counters, (db, mark, journal), judged, told);
+        }
         Ok(_) => "records are missing or damaged".to_owned(),
         Err(problem) => problem,
     };
     db = rebuild(directory, config, db, &problem, &mut told)?;
-    let failed = |problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem);
-    let journal = replay(directory, &db, found, &mut told)?.map_err(failed)?;
-    let scan = read(directory, &db)?.map_err(failed)?;
-    begin(db, scan.judge(found), journal, told)
+    let journal = take_over(directory, &db, journals, found, &mut told)?;
+    let scan = read(directory, &db, &Table::default())?;
+    let scan = scan.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
+    begin(directory, config, counters, (db, mark, journal), scan.judge(found), told)
 }
 
 /// The last step of a start: everything durable, the verdict told.
@@ -123,68 +124,88 @@ fn begin(
     Ok((committer, judged.restored))
 }
 
-/// Puts into sled what was committed and did not get there before the end; gives the number of the next journal. The inner error
-/// is damage of sled that a rebuild may mend.
-fn replay(
-    directory: &Directory,
-    db: &Db,
-    mark: Found,
-    told: &mut Vec<String>,
-) -> Result<Result<u64, String>, OpenError> {
-    let failed = |path: &Path, error: &dyn std::fmt::Display| OpenError::io(path, "taking over the journal", error);
-    let place = directory.path();
-    let get =
-        |key: &Key| guarded(AssertUnwindSafe(|| db.get(key).map_err(|error| error.to_string()))).unwrap_or_else(Err);
-    let taken = match get(&Key::journal()) {
-        Ok(value) => value.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))).unwrap_or(0),
-        Err(problem) => return Ok(Err(problem)),
-    };
-    let mut next = taken + 1;
-    let mut ends = Vec::new();
-    for (number, path) in journal::list(directory).map_err(|error| failed(place, &error))? {
-        next = next.max(number + 1);
-        if number <= taken {
-            journal::remove(directory, number).map_err(|error| failed(&path, &error))?;
-            continue;
-        }
-        let replay = journal::read(&fs::read(&path).map_err(|error| failed(&path, &error))?);
-        let mut table = Table::default();
-        replay.commits.into_iter().for_each(|writes| table.apply(writes));
-        match guarded(AssertUnwindSafe(|| base::take_over(db, &table, number))) {
-            Ok(Ok(())) => {}
-            Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => return Err(failed(&path, &error)),
-            Ok(Err(error)) => return Ok(Err(error.to_string())),
-            Err(panic) => return Ok(Err(panic)),
-        }
-        ends.push((path, replay.damaged, replay.torn));
-    }
-    if ends.is_empty() {
-        return Ok(Ok(next));
-    }
-    let synced = guarded(AssertUnwindSafe(|| base::sync(db, directory))).unwrap_or_else(Err);
-    synced.map_err(|problem| failed(place, &problem))?;
-    let census = get(&Key::census()).ok().flatten().and_then(|value| match record::decode(&value) {
-        Ok(Record::Census(census)) => Some(census.commit),
-        _ => None,
-    });
-    let is_behind = matches!(mark, Found::Counts(mark) if census.is_some_and(|commit| commit < mark.commit));
-    for (path, damaged, torn) in ends {
-        // What is torn at the end was never answered for, unless the mark knows of more commits.
-        if damaged > 0 || (torn > 0 && is_behind) {
-            let aside = unused(directory, "journal.corrupt");
-            fs::rename(&path, &aside).map_err(|error| failed(&path, &error))?;
-            let bytes = damaged + torn;
-            told.push(format!("{bytes} bytes of the journal are damaged; it was moved to {}", aside.display()));
-        } else {
-            fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
-        }
-    }
-    Ok(Ok(next))
+/// What was committed and did not get into sled before the end.
+#[derive(Default)]
+struct Journals {
+    table: Table,
+    /// The number of the last one that there was.
+    last: u64,
+    files: Vec<JournalFile>,
 }
 
-/// Reads all entries; the inner error is damage that a rebuild may mend.
-fn read(directory: &Directory, db: &Db) -> Result<Result<load::Scan, String>, OpenError> {
-    match guarded(AssertUnwindSafe(|| load::scan(db))) {
+struct JournalFile {
+    path: PathBuf,
+    /// Bytes between its commits that cannot be read.
+    damaged: usize,
+    /// Bytes behind them.
+    torn: usize,
+}
+
+fn taking_over(path: &Path, error: impl std::fmt::Display) -> OpenError {
+    OpenError::io(path, "taking over the journal", error)
+}
+
+/// Reads the journals; one that sled took over is removed.
+fn journals(directory: &Directory, db: &Db) -> Result<Journals, OpenError> {
+    // What sled cannot say here it will not be able to say when all of it is read.
+    let taken = value(db, &Key::journal()).and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    let mut journals = Journals { last: taken.unwrap_or(0), ..Journals::default() };
+    for (number, path) in journal::list(directory).map_err(|error| taking_over(directory.path(), error))? {
+        if taken.is_some_and(|taken| number <= taken) {
+            journal::remove(directory, number).map_err(|error| taking_over(&path, error))?;
+            continue;
+        }
+        let replay = journal::read(&fs::read(&path).map_err(|error| taking_over(&path, error))?);
+        replay.commits.into_iter().for_each(|writes| journals.table.apply(writes));
+        journals.last = number;
+        journals.files.push(JournalFile { path, damaged: replay.damaged, torn: replay.torn });
+    }
+    Ok(journals)
+}
+
+fn value(db: &Db, key: &Key) -> Option<sled::IVec> {
+    guarded(AssertUnwindSafe(|| db.get(key))).ok().and_then(Result::ok).flatten()
+}
+
+/// Puts them into a sled that is whole; gives the number of the next journal.
+fn take_over(
+    directory: &Directory,
+    db: &Db,
+    journals: Journals,
+    mark: Found,
+    told: &mut Vec<String>,
+) -> Result<u64, OpenError> {
+    let Journals { table, last, files } = journals;
+    if files.is_empty() {
+        return Ok(last + 1);
+    }
+    let done = guarded(AssertUnwindSafe(|| {
+        base::take_over(db, &table, last).map_err(|error| error.to_string())?;
+        base::sync(db, directory)
+    }));
+    done.unwrap_or_else(Err).map_err(|problem| taking_over(directory.path(), problem))?;
+    let is_behind = match (mark, value(db, &Key::census()).map(|value| record::decode(&value))) {
+        (Found::Counts(mark), Some(Ok(Record::Census(census)))) => census.commit < mark.commit,
+        _ => false,
+    };
+    for JournalFile { path, damaged, torn } in files {
+        // What is torn at the end was never answered for, unless the mark knows of more commits.
+        let done = if damaged > 0 || (torn > 0 && is_behind) {
+            let aside = unused(directory, "journal.corrupt");
+            let bytes = damaged + torn;
+            told.push(format!("{bytes} bytes of the journal are damaged; it was moved to {}", aside.display()));
+            fs::rename(&path, &aside)
+        } else {
+            fs::remove_file(&path)
+        };
+        done.map_err(|error| taking_over(&path, error))?;
+    }
+    Ok(last + 1)
+}
+
+/// Reads all entries, with what is to come over them; the inner error is damage that a rebuild may mend.
+fn read(directory: &Directory, db: &Db, table: &Table) -> Result<Result<load::Scan, String>, OpenError> {
+    match guarded(AssertUnwindSafe(|| load::scan(db, table))) {
         Ok(Ok(scan)) => Ok(Ok(scan)),
         Ok(Err(ScanError::Unreadable(problem))) | Err(problem) => Ok(Err(problem)),
         Ok(Err(ScanError::Io(error))) => Err(OpenError::io(&directory.join(DATA), "reading", error)),

@@ -140,19 +140,17 @@ impl Keeper {
         });
     }
 
-    /// What has to be done now and then, batches or not.
+    /// What has to be done now and then, batches or not. A failure is kept and answers the next batch.
     fn tend(&mut self) {
         let now = Instant::now();
         let due = self.committer.as_ref().and_then(Committer::mark_due).is_some_and(|due| due <= now);
         if due {
-            // A failure is kept and answers the next batch.
             let _ = self.with_committer(Committer::sync_mark);
         }
         if now.duration_since(self.measured) >= MEASURE || self.written >= MEASURE_BYTES {
             self.measure();
             let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
             if self.committer.is_some() {
-                // The same.
                 let _ = self.with_committer(|committer| committer.look(free, full));
             }
         }
