@@ -77,9 +77,13 @@ const ENTRY: u64 = 64;
 const PART_OF_ROTATION: u64 = 16;
 /// … and of what is free on the disk: on a full one a start has to put it into sled, too …
 const PART_OF_FREE: u64 = 8;
+/// … and of the room set aside for that …
+const PART_OF_BALLAST: u64 = 4;
 /// … but to no more bytes. Twice as much while sled is still busy with the one before.
 const JOURNAL: u64 = 8 << 20;
 
+/// How many bytes sled takes at most for each byte of a table.
+const AMPLIFICATION: u64 = 3;
 /// How old it may become.
 const AGE: Duration = Duration::from_secs(10);
 
@@ -139,7 +143,8 @@ impl Committer {
         data: Data,
     ) -> std::io::Result<Self> {
         let Data { db, mark, index, census, sizes, journal } = data;
-        let limit = (config.rotate_above / PART_OF_ROTATION).min(JOURNAL);
+        let of_ballast = if config.ballast > 0 { config.ballast / PART_OF_BALLAST } else { u64::MAX };
+        let limit = (config.rotate_above / PART_OF_ROTATION).min(of_ballast).min(JOURNAL);
         Ok(Committer {
             journal: Journal::create(directory, journal)?,
             base: Base::start(Arc::clone(directory), config, Arc::clone(counters), db)?,
@@ -351,6 +356,12 @@ impl Committer {
         let Some(Old { journal, needed, .. }) = self.old.take() else { return Ok(()) };
         self.needed = needed;
         journal::remove(&self.directory, journal).map_err(|error| format!("removing a journal: {error}"))
+    }
+
+    /// About how many bytes more sled will take when it has what is in the journals.
+    pub(super) fn to_come(&self) -> u64 {
+        let tables = self.young.bytes() + self.old.as_ref().map_or(0, |old| old.table.bytes());
+        (tables as u64).saturating_mul(AMPLIFICATION)
     }
 
     /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: all files together

@@ -131,8 +131,8 @@ pub(super) fn remove(directory: &Directory, number: u64) -> io::Result<()> {
 /// What a journal holds.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// Commits that can be read, in order.
-    pub(super) commits: Vec<Writes>,
+    /// Commits that can be read, in order, with their numbers.
+    pub(super) commits: Vec<(u64, Writes)>,
     /// Bytes between them that cannot.
     pub(super) damaged: usize,
     /// Bytes at the end that are no whole commit.
@@ -149,9 +149,9 @@ pub(super) fn read(bytes: &[u8]) -> Replay {
     let salt = &head[MAGIC.len()..];
     let mut skipped = 0;
     while !rest.is_empty() {
-        if let Some((writes, after)) = frame(salt, rest) {
+        if let Some((commit, writes, after)) = frame(salt, rest) {
             replay.damaged += std::mem::take(&mut skipped);
-            replay.commits.push(writes);
+            replay.commits.push((commit, writes));
             rest = after;
         } else {
             let next = rest[1..].windows(MAGIC.len()).position(|window| window == MAGIC);
@@ -165,7 +165,7 @@ pub(super) fn read(bytes: &[u8]) -> Replay {
 }
 
 /// The whole frame that begins here, and what follows.
-fn frame<'a>(salt: &[u8], bytes: &'a [u8]) -> Option<(Writes, &'a [u8])> {
+fn frame<'a>(salt: &[u8], bytes: &'a [u8]) -> Option<(u64, Writes, &'a [u8])> {
     let (head, rest) = bytes.split_at_checked(FRAME)?;
     let length = u32::from_le_bytes(head[4..8].try_into().ok()?);
     let (body, rest) = rest.split_at_checked(length as usize)?;
@@ -189,7 +189,7 @@ fn frame<'a>(salt: &[u8], bytes: &'a [u8]) -> Option<(Writes, &'a [u8])> {
             }
         };
     }
-    whole.then_some((writes, rest))
+    whole.then_some((u64::from_le_bytes(head[8..16].try_into().ok()?), writes, rest))
 }
 
 #[cfg(test)]
@@ -223,7 +223,10 @@ mod tests {
     }
 
     fn commits(replay: &Replay) -> Vec<u64> {
-        let number = |found: &Writes| (1..=5).find(|commit| found.0 == writes(*commit).0).unwrap();
+        let number = |(commit, found): &(u64, Writes)| {
+            assert_eq!(found.0, writes(*commit).0);
+            *commit
+        };
         replay.commits.iter().map(number).collect()
     }
 

@@ -329,6 +329,21 @@ impl Scan {
     }
 }
 
+impl Judged {
+    /// So many commits of the journal are missing. An attempt may have been among them: a message that must not leave twice is taken
+    /// as one that was tried.
+    pub(super) fn without(mut self, commits: u64) -> Self {
+        if commits > 0 {
+            self.restored.lost = self.restored.lost.max(commits);
+            let tried = self.restored.messages.suspect();
+            self.restored.losses.push(format!(
+                "{commits} commits are missing in the journal; {tried} messages with on_unknown = dead_letter are taken as tried"
+            ));
+        }
+        self
+    }
+}
+
 /// A scan with its verdict.
 #[derive(Debug)]
 pub(super) struct Judged {

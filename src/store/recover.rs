@@ -78,22 +78,23 @@ pub(super) fn open(
     let mut told = Vec::new();
     finish_swap(directory)?;
     let Opened { mut db, fresh } = open_data(directory, config, &mut told)?;
-    let journals = journals(directory, &db)?;
+    let journals = journals(directory, &db, found)?;
+    let missing = journals.missing;
     // Judged before anything is written to it.
-    let judged = read(directory, &db, &journals.table)?.map(|scan| scan.judge(found));
+    let judged = read(directory, &db, &journals.table)?.map(|scan| scan.judge(found).without(missing));
     let problem = match judged {
         Ok(judged) if judged.sound || fresh => {
-            let journal = take_over(directory, &db, journals, found, &mut told)?;
+            let journal = take_over(directory, &db, journals, &mut told)?;
             return begin(directory, config, counters, (db, mark, journal), judged, told);
         }
         Ok(_) => "records are missing or damaged".to_owned(),
         Err(problem) => problem,
     };
     db = rebuild(directory, config, db, &problem, &mut told)?;
-    let journal = take_over(directory, &db, journals, found, &mut told)?;
+    let journal = take_over(directory, &db, journals, &mut told)?;
     let scan = read(directory, &db, &Table::default())?;
     let scan = scan.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
-    begin(directory, config, counters, (db, mark, journal), scan.judge(found), told)
+    begin(directory, config, counters, (db, mark, journal), scan.judge(found).without(missing), told)
 }
 
 /// The last step of a start: everything durable, the verdict told.
@@ -131,14 +132,16 @@ struct Journals {
     /// The number of the last one that there was.
     last: u64,
     files: Vec<JournalFile>,
+    /// Commits that are not there, by the numbers of the others and by the mark.
+    missing: u64,
 }
 
 struct JournalFile {
     path: PathBuf,
-    /// Bytes between its commits that cannot be read.
-    damaged: usize,
-    /// Bytes behind them.
-    torn: usize,
+    /// Bytes that cannot be read.
+    bad: usize,
+    /// They were answered for.
+    is_damaged: bool,
 }
 
 fn taking_over(path: &Path, error: impl std::fmt::Display) -> OpenError {
@@ -146,9 +149,11 @@ fn taking_over(path: &Path, error: impl std::fmt::Display) -> OpenError {
 }
 
 /// Reads the journals; one that sled took over is removed.
-fn journals(directory: &Directory, db: &Db) -> Result<Journals, OpenError> {
+fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, OpenError> {
     // What sled cannot say here it will not be able to say when all of it is read.
     let taken = value(db, &Key::journal()).and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    let census = value(db, &Key::census()).map(|value| record::decode(&value));
+    let mut last = if let Some(Ok(Record::Census(census))) = census { census.commit } else { 0 };
     let mut journals = Journals { last: taken.unwrap_or(0), ..Journals::default() };
     for (number, path) in journal::list(directory).map_err(|error| taking_over(directory.path(), error))? {
         if taken.is_some_and(|taken| number <= taken) {
@@ -156,9 +161,24 @@ fn journals(directory: &Directory, db: &Db) -> Result<Journals, OpenError> {
             continue;
         }
         let replay = journal::read(&fs::read(&path).map_err(|error| taking_over(&path, error))?);
-        replay.commits.into_iter().for_each(|writes| journals.table.apply(writes));
+        for (commit, writes) in replay.commits {
+            journals.missing += commit.saturating_sub(last.saturating_add(1));
+            last = last.max(commit);
+            journals.table.apply(writes);
+        }
+        // The one before was whole when this one began.
+        journals.files.iter_mut().for_each(|file| file.is_damaged |= file.bad > 0);
+        let bad = replay.damaged + replay.torn;
+        journals.files.push(JournalFile { path, bad, is_damaged: replay.damaged > 0 });
         journals.last = number;
-        journals.files.push(JournalFile { path, damaged: replay.damaged, torn: replay.torn });
+    }
+    // What is torn at the end was never answered for, unless the mark knows of more commits.
+    let behind = if let Found::Counts(mark) = mark { mark.commit.saturating_sub(last) } else { 0 };
+    if let Some(file) = journals.files.last_mut().filter(|file| behind > 0 && file.bad > 0) {
+        file.is_damaged = true;
+    }
+    if !journals.files.is_empty() {
+        journals.missing += behind;
     }
     Ok(journals)
 }
@@ -168,39 +188,27 @@ fn value(db: &Db, key: &Key) -> Option<sled::IVec> {
 }
 
 /// Puts them into a sled that is whole; gives the number of the next journal.
-fn take_over(
-    directory: &Directory,
-    db: &Db,
-    journals: Journals,
-    mark: Found,
-    told: &mut Vec<String>,
-) -> Result<u64, OpenError> {
-    let Journals { table, last, files } = journals;
+fn take_over(directory: &Directory, db: &Db, journals: Journals, told: &mut Vec<String>) -> Result<u64, OpenError> {
+    let Journals { table, last, files, .. } = journals;
     if files.is_empty() {
-        return Ok(last + 1);
+        return Ok(last.saturating_add(1));
     }
     let done = guarded(AssertUnwindSafe(|| {
         base::take_over(db, &table, last).map_err(|error| error.to_string())?;
         base::sync(db, directory)
     }));
     done.unwrap_or_else(Err).map_err(|problem| taking_over(directory.path(), problem))?;
-    let is_behind = match (mark, value(db, &Key::census()).map(|value| record::decode(&value))) {
-        (Found::Counts(mark), Some(Ok(Record::Census(census)))) => census.commit < mark.commit,
-        _ => false,
-    };
-    for JournalFile { path, damaged, torn } in files {
-        // What is torn at the end was never answered for, unless the mark knows of more commits.
-        let done = if damaged > 0 || (torn > 0 && is_behind) {
+    for JournalFile { path, bad, is_damaged } in files {
+        let done = if is_damaged {
             let aside = unused(directory, "journal.corrupt");
-            let bytes = damaged + torn;
-            told.push(format!("{bytes} bytes of the journal are damaged; it was moved to {}", aside.display()));
+            told.push(format!("{bad} bytes of the journal are damaged; it was moved to {}", aside.display()));
             fs::rename(&path, &aside)
         } else {
             fs::remove_file(&path)
         };
         done.map_err(|error| taking_over(&path, error))?;
     }
-    Ok(last + 1)
+    Ok(last.saturating_add(1))
 }
 
 /// Reads all entries, with what is to come over them; the inner error is damage that a rebuild may mend.

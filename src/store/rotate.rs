@@ -36,7 +36,7 @@ const WASTE_OF_FULL: u64 = 3;
 /// A file of no more is left as it is.
 const LEAST: u64 = 4 << 20;
 /// What has to stay free on the disk meanwhile: the old one must not fail because of its copy.
-pub(super) const SPARE: u64 = 16 << 20;
+pub(super) const SPARE: u64 = 4 << 20;
 /// How long after one that failed the next one is tried.
 pub(super) const PAUSE: Duration = Duration::from_secs(60);
 
@@ -159,8 +159,8 @@ mod tests {
         let above = |needed, room, full| above(mib(needed), mib(128), mib(room), full) >> 20;
         assert_eq!(above(10, 100_000, false), 128);
         assert_eq!(above(100, 100_000, false), 400);
-        assert_eq!((above(100, 716, false), above(100, 715, false)), (400, 300), "400, and 316 for a copy of 100");
-        assert_eq!((above(10, 174, false), above(10, 173, false)), (128, 30));
+        assert_eq!((above(100, 704, false), above(100, 703, false)), (400, 300), "400, and 304 for a copy of 100");
+        assert_eq!((above(10, 162, false), above(10, 161, false)), (128, 30));
         assert_eq!((above(100, 100_000, true), above(0, 100_000, true)), (300, 4));
         let again = |then, left, needed| again_above((mib(then), mib(left)), mib(needed)) >> 20;
         assert_eq!((again(100, 200, 100), again(100, 200, 10), again(0, 2, 0)), (300, 30, 3));

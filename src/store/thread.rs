@@ -171,7 +171,9 @@ impl Keeper {
         let numbers = self.directory.disk_bytes().and_then(|disk| Ok((disk, self.directory.free_bytes()?)));
         match &numbers {
             Ok((disk, free)) => {
-                self.counters.measured(*disk, *free);
+                // What is accepted has a claim on more room than it takes yet.
+                let claimed = self.committer.as_ref().map_or(0, Committer::to_come);
+                self.counters.measured(*disk, free.saturating_sub(claimed));
                 self.set_aside(*free);
             }
             Err(error) => {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::relay::record::{StoredMessage, StoredOutcome};
+use tidegate::relay::record::{Operation, StoredMessage, StoredOutcome};
 use tidegate::relay::rng::Rng;
 use tidegate::store::StoreConfig;
 
@@ -154,6 +154,35 @@ fn flipped_bits_in_the_journal_lose_nothing_without_a_word() {
         fs::remove_dir_all(&damaged).unwrap();
     }
     assert!(losses > 0, "some of the bits mattered");
+}
+
+/// An attempt that is missing must not let a message leave twice, and what cannot be read is kept for people.
+#[test]
+fn a_journal_without_a_commit_takes_messages_as_tried() {
+    let base = scratch();
+    let whole = base.path().join("whole");
+    let (opened, _) = open(&whole);
+    let [tried, other] = [0, 1].map(|n| message(n, 50));
+    opened.commit(vec![accept(&tried)]);
+    let from = fs::metadata(journal(&whole)).unwrap().len();
+    opened.commit(vec![Operation::Attempt { sequence: 0, attempts: 1 }]);
+    let to = fs::metadata(journal(&whole)).unwrap().len();
+    opened.commit(vec![accept(&other)]);
+    let (attempt, head) = (base.path().join("attempt"), base.path().join("head"));
+    [&attempt, &head].into_iter().for_each(|copy| copy_tree(&whole, copy));
+    opened.close();
+
+    let mut rng = Rng::new(9);
+    flip(&journal(&attempt), (from + to) / 2, &mut rng);
+    let restored = read(&attempt);
+    assert_eq!(restored.messages, [(tried, 1), (other, 1)]);
+    assert!(restored.lost > 0 && restored.losses.iter().any(|loss| loss.contains("taken as tried")), "{restored:?}");
+
+    flip(&journal(&head), 5, &mut rng);
+    let restored = read(&head);
+    assert!(restored.messages.is_empty() && restored.lost >= 2, "{restored:?}");
+    let found = tidegate::store::salvage(&head).unwrap();
+    assert_eq!(found.messages.len(), 2, "{restored:?}");
 }
 
 fn flips() -> u64 {

@@ -8,9 +8,9 @@ use tidegate::store::StoreConfig;
 
 use crate::harness::*;
 
-/// The first 5,000 are small.
+/// The first 5,000 are small, and of the others each hundredth.
 fn original(sequence: u64) -> Arc<StoredMessage> {
-    message(sequence, if sequence < 5_000 { 20 } else { 20_000 })
+    message(sequence, if sequence < 5_000 || sequence.is_multiple_of(100) { 20 } else { 20_000 })
 }
 
 /// Messages of 20 kB come and are forgotten until the data was written anew so often; every hundredth stays.
@@ -18,7 +18,7 @@ fn churn(opened: &Opened, kept: &mut Vec<u64>, next: &mut u64, rotations: u64) {
     let began = Instant::now();
     while opened.store.stats().rotations < rotations {
         assert!(began.elapsed() < Duration::from_secs(120), "never written anew: {:?}", opened.store.stats());
-        let batch: Vec<_> = (*next..*next + 100).map(|n| message(n, 20_000)).collect();
+        let batch: Vec<_> = (*next..*next + 100).map(original).collect();
         opened.commit(batch.iter().map(accept).collect());
         opened.commit(batch[1..].iter().map(|m| settle(m, &outcome(m, m.sequence, 20))).collect());
         opened.commit(batch[1..].iter().map(|m| Operation::Forget { id: m.id }).collect());

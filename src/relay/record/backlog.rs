@@ -110,6 +110,13 @@ impl Backlog {
         self.parts.iter().flatten()
     }
 
+    /// Takes every message that must not leave twice as one that was tried; says how many were not known to be.
+    pub fn suspect(&mut self) -> usize {
+        let untried = |queued: &&mut Queued| queued.on_unknown == OnUnknown::DeadLetter && queued.attempts() == 0;
+        let tried = self.parts.iter_mut().flatten().filter(untried);
+        tried.map(|queued| queued.more.get_or_insert_default().attempts = 1).count()
+    }
+
     /// Keeps only these.
     pub fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) {
         self.parts.iter_mut().for_each(|part| part.retain(&mut keep));
