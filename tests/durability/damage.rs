@@ -406,9 +406,11 @@ fn what_sled_cannot_read_is_salvaged() {
     let base = scratch();
     let path = base.path().join("state");
     let truth = store(&path);
+    let bytes = fs::read(path.join("sled/db")).unwrap();
+    let records: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"TgRc")).collect();
     let db = fs::OpenOptions::new().write(true).open(path.join("sled/db")).unwrap();
-    let middle = db.metadata().unwrap().len() / 2;
-    db.write_all_at(&[0xEE; 4096], middle.min(60_000)).unwrap();
+    // In the body of one of them.
+    db.write_all_at(&[0xEE; 20], records[records.len() / 2] as u64 + 50).unwrap();
     db.write_all_at(&[0xEE; 512], 0).unwrap();
     fs::remove_file(path.join("sled/conf")).unwrap();
     let found = tidegate::store::salvage(&path).unwrap();
