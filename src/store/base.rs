@@ -4,8 +4,7 @@
 //! Invariant: a table is reported as taken over only after all of it is on stable storage in sled, together with the number of
 //! its journal; from then on that journal is never read again. After the first error nothing is written any more.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::time::Instant;
 use sled::{Batch, Db};
 
 use super::StoreConfig;
-use super::directory::Directory;
+use super::directory::{Directory, check_place};
 use super::load;
 use super::record::Key;
 use super::recover::{self, guarded};
@@ -154,23 +153,12 @@ impl Data {
     fn sync(&self) -> Result<(), String> {
         self.watched.flush(self.db()?)?;
         self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
-        self.check_place()
-    }
-
-    /// A sled whose file was deleted or replaced would go on writing into nothing.
-    fn check_place(&self) -> Result<(), String> {
-        let gone = |problem: &str| format!("{}: {problem} while in use", self.path.display());
-        let ours = self.file.metadata().map_err(|error| gone(&error.to_string()))?;
-        match fs::metadata(&self.path) {
-            Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => Ok(()),
-            Ok(_) => Err(gone("replaced")),
-            Err(error) => Err(gone(&error.to_string())),
-        }
+        check_place(&self.file, &self.path)
     }
 }
 
-/// The next part of a table, and the key it ends with.
-fn part(table: &Table, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
+/// The next part of a table, and the key it ends with; with the last part, which has none, goes the number of the journal.
+fn part(table: &Table, journal: u64, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
     let mut batch = Batch::default();
     let (mut count, mut bytes) = (0, 0);
     let mut end = None;
@@ -185,6 +173,9 @@ fn part(table: &Table, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
             break;
         }
     }
+    if end.is_none() {
+        batch.insert(Key::journal().as_ref(), journal.to_be_bytes().as_slice());
+    }
     (batch, count, end)
 }
 
@@ -192,10 +183,7 @@ fn part(table: &Table, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
 pub(super) fn take_over(db: &Db, table: &Table, journal: u64) -> sled::Result<()> {
     let mut last = None;
     loop {
-        let (mut batch, count, end) = part(table, last.as_ref());
-        if end.is_none() {
-            batch.insert(Key::journal().as_ref(), journal.to_be_bytes().as_slice());
-        }
+        let (batch, count, end) = part(table, journal, last.as_ref());
         db.apply_batch(batch)?;
         sweep(count);
         match end {
@@ -281,10 +269,7 @@ impl Keeper {
     /// Takes over the next part of a table; says whether that was the last.
     fn take_part(&mut self) -> Result<bool, String> {
         let Some((table, journal, last)) = self.taking.as_ref() else { return Ok(false) };
-        let (mut batch, count, end) = part(table, last.as_ref());
-        if end.is_none() {
-            batch.insert(Key::journal().as_ref(), journal.to_be_bytes().as_slice());
-        }
+        let (batch, count, end) = part(table, *journal, last.as_ref());
         if let Some(Err(problem)) = self.rotation.as_ref().map(|(rotation, _)| rotation.apply(&batch)) {
             self.give_up_rotation(&problem);
         }

@@ -81,11 +81,10 @@ const PART_OF_FREE: u64 = 8;
 const PART_OF_BALLAST: u64 = 4;
 /// … but to no more bytes. Twice as much while sled is still busy with the one before.
 const JOURNAL: u64 = 8 << 20;
-
+/// How old the journal may become.
+const AGE: Duration = Duration::from_secs(10);
 /// How many bytes sled takes at most for each byte of a table.
 const AMPLIFICATION: u64 = 3;
-/// How old it may become.
-const AGE: Duration = Duration::from_secs(10);
 
 /// Owns the journal and the mark, and hands to sled.
 #[derive(Debug)]

@@ -238,6 +238,17 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A file that was deleted or replaced while it is open would go on being written into nothing: looks whether it is still there.
+pub(super) fn check_place(file: &File, path: &Path) -> Result<(), String> {
+    let gone = |problem: &str| format!("{}: {problem} while in use", path.display());
+    let ours = file.metadata().map_err(|error| gone(&error.to_string()))?;
+    match fs::metadata(path) {
+        Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => Ok(()),
+        Ok(_) => Err(gone("replaced")),
+        Err(error) => Err(gone(&error.to_string())),
+    }
+}
+
 /// The unit of `blocks` is 512 bytes whatever the file system's (stat(2)).
 fn occupied(metadata: &fs::Metadata) -> u64 {
     metadata.blocks().saturating_mul(512)

@@ -11,10 +11,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use super::directory::Directory;
+use super::directory::{Directory, check_place};
 use super::record::Key;
 use super::table::{Write, Writes};
 
@@ -32,8 +32,6 @@ pub(super) struct Journal {
     number: u64,
     path: PathBuf,
     file: File,
-    /// Device and inode.
-    place: (u64, u64),
     salt: [u8; SALT],
     /// Bytes written.
     length: u64,
@@ -50,16 +48,7 @@ impl Journal {
         let head = [HEAD_MAGIC.as_slice(), &salt].concat();
         file.write_all_at(&head, 0)?;
         directory.sync()?;
-        let metadata = file.metadata()?;
-        Ok(Journal {
-            number,
-            path,
-            file,
-            place: (metadata.dev(), metadata.ino()),
-            salt,
-            length: head.len() as u64,
-            buffer: Vec::new(),
-        })
+        Ok(Journal { number, path, file, salt, length: head.len() as u64, buffer: Vec::new() })
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -90,17 +79,7 @@ impl Journal {
         self.file.write_all_at(&self.buffer, self.length).map_err(|error| format!("writing: {error}"))?;
         self.length += self.buffer.len() as u64;
         self.file.sync_data().map_err(|error| format!("fdatasync: {error}"))?;
-        self.check_place()
-    }
-
-    /// A journal that was deleted or replaced would go on being written into nothing.
-    fn check_place(&self) -> Result<(), String> {
-        let gone = |problem: &str| format!("{}: {problem} while in use", self.path.display());
-        match fs::metadata(&self.path) {
-            Ok(there) if (there.dev(), there.ino()) == self.place => Ok(()),
-            Ok(_) => Err(gone("replaced")),
-            Err(error) => Err(gone(&error.to_string())),
-        }
+        check_place(&self.file, &self.path)
     }
 }
 
