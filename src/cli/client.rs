@@ -105,7 +105,9 @@ impl Answer {
         }
         let word = |name: &str| self.body.get(name).and_then(Value::as_str).unwrap_or_default();
         let (code, detail) = (word("code"), word("detail"));
-        Err(Failure::new(exit::FAILED, format!("refused with HTTP {}: {code} {detail}", self.status).trim_end()))
+        let of = if code.is_empty() { String::new() } else { format!(" ({code})") };
+        let words = format!("refused with HTTP {}{of}: {detail}", self.status);
+        Err(Failure::new(exit::FAILED, words.trim_end_matches([':', ' '])))
     }
 }
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{AdminArgs, Call, send};
-use super::{Failure, print};
+use super::{Failure, exit, print};
 use crate::config::load::Sources;
 
 /// Arguments of `tidegate dead-letters`.
@@ -82,6 +82,11 @@ pub(super) fn run(args: &DeadLettersArgs, sources: &Sources) -> Result<(), Failu
         }
         Command::Show { message } => line(&ask("GET", &format!("/{}", encoded(message)), None)?),
         Command::Redrive { which, edit } => {
+            // Sent, it would be no edit at all.
+            if edit.as_deref().is_some_and(|edit| edit.trim().is_empty()) {
+                let words = "--edit is empty: write for example '{\"data\":{\"price\":7}}', or leave it out";
+                return Err(Failure::new(exit::USAGE, words));
+            }
             let edit = edit.clone().unwrap_or_else(|| "{}".to_owned());
             line(&ask("POST", &format!("{}/redrive", which.path()), Some(edit))?)
         }

@@ -1,5 +1,6 @@
 //! What a client may ask, as data. Parsing happens under limits: depth, size and counts are checked before anything is kept.
 
+pub mod edit;
 pub(in crate::protocol) mod fields;
 pub mod parse;
 pub mod query;

@@ -97,6 +97,14 @@ fn a_second_relay_on_the_same_state_exits_with_73() {
 }
 
 #[test]
+fn an_edit_that_is_empty_is_refused_before_anything_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["dead-letters", "redrive", "ID", "--edit", " ", "--admin", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("--edit is empty: write for example"), "{}", said(&output));
+}
+
+#[test]
 fn commands_without_a_relay_say_where_they_looked() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = "127.0.0.1:1";

@@ -193,14 +193,17 @@ fn a_dead_letter_is_found_published_again_and_purged_by_command() {
     assert!(!done && told.contains("date"), "{told}");
     for (edit, field) in [
         (r#"{"volatile":true}"#, "leave `volatile` out"),
-        (r#"{"volatile":true,"on_unknown":null,"order_key":null}"#, "leave `volatile` out"),
-        (r#"{"on_unknown":null}"#, "`on_unknown` is `retry` or `dead_letter`: leave it out"),
-        (r#"{"optimistic":{"value":1}}"#, "leave `optimistic` out"),
-        (r#"{"idempotency_key":"k"}"#, "leave it out"),
+        (r#"{"op":"publish"}"#, "leave them out"),
+        (
+            r#"{"data":1,"data":2}"#,
+            "refused with HTTP 400 (invalid): the edit cannot be read: give the field `data` once",
+        ),
     ] {
         let (done, _, told) = command(&["redrive", &ids[1], "--edit", edit]);
         assert!(!done && told.contains("invalid") && told.contains(field), "{edit}: {told}");
     }
+    let (done, _, told) = command(&["redrive", &ids[1], "--edit", ""]);
+    assert!(!done && told.contains("--edit is empty: write for example"), "{told}");
     assert!(command(&["purge", &ids[1]]).0);
     assert!(!command(&["purge", "nonsense"]).0 && !command(&["purge"]).0 && !command(&["show", "../status"]).0);
     let (done, all, _) = command(&["redrive", "--all"]);

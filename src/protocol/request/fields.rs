@@ -64,7 +64,10 @@ impl<'de> Visitor<'de> for Collect {
                 return Err(A::Error::custom(format_args!("more than {MOST} fields in one object")));
             }
             if list.iter().any(|(n, _)| *n == name) {
-                return Err(A::Error::custom(format_args!("the field `{}` stands twice", name.escape_debug())));
+                return Err(A::Error::custom(format_args!(
+                    "give the field `{}` once, it stands twice",
+                    name.escape_debug()
+                )));
             }
             list.push((name, value));
         }

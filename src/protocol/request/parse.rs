@@ -120,7 +120,7 @@ fn publish_body(
         return Err(invalid(format!("`op` must be `publish` here, not `{}`", shown(&op))));
     }
     let (mut messages, atomic) = messages(fields, limits)?;
-    nothing_left(fields, "publish")?;
+    nothing_left(fields, &"a publish request")?;
     if let Some(key) = idempotency_key {
         let [message] = messages.as_mut_slice() else {
             return Err(invalid(
@@ -145,7 +145,7 @@ pub fn parse_refresh(text: &str, limits: &RequestLimits) -> Result<(ChannelReque
     if let Some(op) = op.filter(|op| &**op != "refresh") {
         return Err(invalid(format!("`op` must be `refresh` here, not `{}`", shown(&op))).with(reference));
     }
-    let read = refresh(&mut fields).and_then(|read| nothing_left(&fields, "refresh").map(|()| read));
+    let read = refresh(&mut fields).and_then(|read| nothing_left(&fields, &"a refresh request").map(|()| read));
     read.map_err(|wrong| wrong.with(reference))
 }
 
@@ -215,13 +215,13 @@ fn request(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLimi
         }
         other => return Err(not_supported("the op", &shown(other))),
     };
-    nothing_left(fields, &op)?;
+    nothing_left(fields, &format_args!("the op `{op}`"))?;
     Ok(request)
 }
 
-fn nothing_left(fields: &Fields<'_>, of: &str) -> Result<(), Wrong> {
+fn nothing_left(fields: &Fields<'_>, of: &impl std::fmt::Display) -> Result<(), Wrong> {
     match fields.left() {
-        Some(name) => Err(invalid(format!("`{of}` has no field `{}`", shown(name)))),
+        Some(name) => Err(invalid(format!("{of} has no field `{}`: correct its name, or leave it out", shown(name)))),
         None => Ok(()),
     }
 }
@@ -312,7 +312,7 @@ fn channel(text: &str, params: Option<&str>) -> Result<ChannelRequest, Wrong> {
     let mut fields = Fields::read(text).map_err(|e| invalid(format!("`channel`: {e}")))?;
     let name: Box<str> = required(&mut fields, "channel", CHANNEL_MAX + PARAMS_MAX)?;
     let own = fields.take("params");
-    nothing_left(&fields, "channel")?;
+    nothing_left(&fields, &"a channel")?;
     if own.is_some() && params.is_some() {
         return Err(invalid("`params` stands twice"));
     }
@@ -356,19 +356,29 @@ fn check_channel(name: &str) -> Result<(), Wrong> {
 
 fn messages(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<(Vec<Publish>, bool), Wrong> {
     let Some(text) = fields.take("messages") else {
-        return Ok((vec![publish(fields, limits)?], false));
+        let message = publish(fields, limits)?;
+        if fields.take("atomic").is_some() {
+            return Err(invalid("`atomic` is about a list: put the messages into `messages`, or leave it out"));
+        }
+        return Ok((vec![message], false));
     };
     let list: Vec<&RawValue> = read("messages", "a list of messages", text)?;
     if list.is_empty() || list.len() > MESSAGES_MAX {
         return Err(invalid(format!("`messages` holds 1 to {MESSAGES_MAX} messages")));
     }
     let atomic = flag(fields, "atomic")?;
+    if let Some(name) = fields.left() {
+        let name = shown(name);
+        return Err(invalid(format!(
+            "beside `messages` there is no field `{name}`: put it into each message that it is of, or leave it out"
+        )));
+    }
     let mut messages = Vec::with_capacity(list.len());
     for (at, item) in list.iter().enumerate() {
         let named = |wrong: Wrong| Wrong { message: format!("messages[{at}]: {}", wrong.message), ..wrong };
         let mut fields = Fields::read(item.get()).map_err(|e| named(invalid(e)))?;
         messages.push(publish(&mut fields, limits).map_err(named)?);
-        nothing_left(&fields, "a message").map_err(named)?;
+        nothing_left(&fields, &"a message").map_err(named)?;
     }
     if atomic && messages.iter().any(|message| message.volatile) {
         return Err(invalid(
@@ -434,7 +444,7 @@ fn optimistic(text: &str, own: &ChannelRequest, own_key: Option<&str>) -> Result
         None => None,
     };
     let key = word(fields, "key").map_err(named)?;
-    nothing_left(fields, "`optimistic`")?;
+    nothing_left(fields, &"a provisional value").map_err(named)?;
     let key = match (&channel, key) {
         (None, None) => own_key.map(Into::into),
         (_, key) => key,

@@ -59,7 +59,7 @@ impl Relay {
             CallRequest::Redrive { id: Some(id), edit } => {
                 self.one_letter(now, call, &id, LetterCall::Redrive { edit })
             }
-            CallRequest::Redrive { id: None, .. } => self.redrive_letters(now, call),
+            CallRequest::Redrive { id: None, edit } => self.redrive_letters(now, call, &edit),
             CallRequest::Purge(id) => self.purge_letters(call, id.as_deref()),
             CallRequest::Reconnect => {
                 self.reconnect_upstream(now);

@@ -4,13 +4,12 @@
 //! checked when the message was accepted; an operator may change it as they like.
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::dialect::{MessageSpec, SendError};
 use crate::protocol::codes::ErrorCode;
-use crate::protocol::request::Publish;
 use crate::protocol::request::parse::{RequestLimits, parse_publish};
+use crate::protocol::request::{Publish, edit};
 use crate::relay::Relay;
 use crate::relay::naming;
 use crate::relay::outbox::{Refusal, as_publish};
@@ -82,7 +81,11 @@ impl Relay {
     }
 
     /// All of them, oldest first, up to [`AT_ONCE`] or until one is refused.
-    pub(in crate::relay) fn redrive_letters(&mut self, now: Time, call: CallId) {
+    pub(in crate::relay) fn redrive_letters(&mut self, now: Time, call: CallId, changes: &str) {
+        if !edit::is_nothing(changes) {
+            let words = "an edit is of one dead letter: name it, or send no body";
+            return self.answer(call, problem(&Refusal::new(ErrorCode::Invalid, words)));
+        }
         let mut redriven = Vec::new();
         let mut refused = None;
         for id in self.outbox.letters(None, AT_ONCE) {
@@ -144,50 +147,17 @@ impl Relay {
     }
 
     /// The message as a publish, with other members where the edit names them. Payload bytes stay as they are.
-    fn edited(&self, message: &StoredMessage, edit: &str) -> Result<Publish, Refusal> {
+    fn edited(&self, message: &StoredMessage, changes: &str) -> Result<Publish, Refusal> {
         let invalid = |why: String| Refusal::new(ErrorCode::Invalid, why);
         let before = String::from_utf8(as_publish(message, message.channel.params.as_deref()))
             .map_err(|error| invalid(error.to_string()))?;
-        let mut members: std::collections::BTreeMap<String, Box<RawValue>> =
-            serde_json::from_str(&before).map_err(|error| invalid(error.to_string()))?;
-        if !edit.trim().is_empty() {
-            let known: Map<String, Value> =
-                serde_json::from_str(edit).map_err(|error| invalid(format!("the edit is no JSON object: {error}")))?;
-            if let Some(words) = no_edit(&known) {
-                return Err(invalid(words.to_owned()));
-            }
-            let edit: std::collections::BTreeMap<String, Box<RawValue>> =
-                serde_json::from_str(edit).map_err(|error| invalid(error.to_string()))?;
-            members.extend(edit);
-        }
-        let text = serde_json::to_string(&members).map_err(|error| invalid(error.to_string()))?;
+        let text = edit::edited(&before, changes).map_err(invalid)?;
         // What was accepted once is not refused for its size now, unless by `outbox.message_max`.
         let limits = RequestLimits { request_max: usize::MAX, ..RequestLimits::new(&self.config) };
         let (mut messages, _) =
             parse_publish(&text, None, &limits).map_err(|bad| Refusal::new(bad.code, bad.message))?;
-        match (messages.pop(), messages.is_empty()) {
-            (Some(one), true) => Ok(one),
-            _ => Err(invalid("the edit may not name `messages`".to_owned())),
-        }
+        messages.pop().ok_or_else(|| invalid("the edit leaves no message".to_owned()))
     }
-}
-
-/// What a publish may have and an edit may not, because it would be passed over.
-fn no_edit(edit: &Map<String, Value>) -> Option<&'static str> {
-    let is = |name: &str, wrong: fn(&Value) -> bool| edit.get(name).is_some_and(wrong);
-    if is("idempotency_key", |_| true) {
-        return Some("a dead letter is published again without an `idempotency_key`: leave it out");
-    }
-    if is("volatile", |value| *value != Value::Bool(false)) {
-        return Some("what is published again is stored until it has ended: leave `volatile` out");
-    }
-    if is("on_unknown", Value::is_null) {
-        return Some("`on_unknown` is `retry` or `dead_letter`: leave it out, and it stays what it was");
-    }
-    if is("optimistic", |_| true) {
-        return Some("a dead letter is published again without a provisional value: leave `optimistic` out");
-    }
-    None
 }
 
 fn not_found() -> Refusal {
