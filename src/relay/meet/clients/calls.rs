@@ -105,6 +105,7 @@ impl Relay {
     }
 
     fn snapshot(&mut self, principal: &Principal, channel: &ChannelRequest) -> Reply {
+        let snapshot = |body: Vec<u8>| Reply::Json { status: 200, body: Bytes::from(body), location: None };
         let not_carried =
             || problem(ErrorCode::NotFound, "not carried now: subscribe it, then its state becomes known");
         if !self.may_read(principal, &channel.name) {
@@ -120,11 +121,12 @@ impl Relay {
         };
         let found = self.feed.find(&named.local);
         let Some((id, ring)) = found.and_then(|id| Some((id, self.feed.ring(id)?))) else {
-            return not_carried();
+            let pending = super::snapshots::not_carried(&self.feed, &named.local);
+            return pending.map_or_else(not_carried, snapshot);
         };
         let stale = self.upstream_word(id) != "live";
         match super::snapshots::whole(&self.feed, ring, stale) {
-            Some(body) => Reply::Json { status: 200, body: Bytes::from(body), location: None },
+            Some(body) => snapshot(body),
             None => problem(ErrorCode::NotFound, "no state is known of it yet"),
         }
     }

@@ -17,11 +17,11 @@ pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Ite
     let stale = stale || ring.silent || is_outdated(ring);
     let parts = values(feed, ring, PART_BYTES);
     let count = parts.len();
-    let pending = pending(feed, ring);
+    let pending = pending(feed, &ring.name);
     let frame = |(at, values): (usize, Vec<u8>)| {
         let last = at + 1 == count;
         let of = Part { number: at as u64 + 1, last, values: &values, pending: if last { &pending } else { b"[]" } };
-        Item::Control("snapshot", Bytes::from(text(ring, position, stale, &of)))
+        Item::Control("snapshot", Bytes::from(text(&ring.name, Some(ring), position, stale, &of)))
     };
     parts.into_iter().enumerate().map(frame).collect()
 }
@@ -31,14 +31,21 @@ pub(in crate::relay) fn whole(feed: &Feed, ring: &Ring, stale: bool) -> Option<V
     let position = feed.position();
     let values = values(feed, ring, usize::MAX).pop()?;
     let stale = stale || ring.silent || is_outdated(ring);
-    let of = Part { number: 1, last: true, values: &values, pending: &pending(feed, ring) };
-    Some(text(ring, position, stale, &of))
+    let of = Part { number: 1, last: true, values: &values, pending: &pending(feed, &ring.name) };
+    Some(text(&ring.name, Some(ring), position, stale, &of))
+}
+
+/// What is laid over a channel that nobody carries, as the same text; `None` if nothing is.
+pub(in crate::relay) fn not_carried(feed: &Feed, channel: &str) -> Option<Vec<u8>> {
+    feed.overlays.pending(channel).next()?;
+    let of = Part { number: 1, last: true, values: b"[]", pending: &pending(feed, channel) };
+    Some(text(channel, None, feed.position(), true, &of))
 }
 
 /// What is laid over the state, as a JSON list in the order of acceptance.
-fn pending(feed: &Feed, ring: &Ring) -> Vec<u8> {
+fn pending(feed: &Feed, channel: &str) -> Vec<u8> {
     let mut list = List::new();
-    for (message, value) in feed.overlays.pending(&ring.name) {
+    for (message, value) in feed.overlays.pending(channel) {
         let object = Object::new().text_if("key", value.key.as_deref()).text("message", &message.to_string());
         list.push(&object.raw("data", value.value.as_bytes()).end());
     }
@@ -84,11 +91,12 @@ fn values(feed: &Feed, ring: &Ring, part_bytes: usize) -> Vec<Vec<u8>> {
     parts
 }
 
-fn text(ring: &Ring, position: Position, stale: bool, part: &Part<'_>) -> Vec<u8> {
+fn text(channel: &str, ring: Option<&Ring>, position: Position, stale: bool, part: &Part<'_>) -> Vec<u8> {
+    let last_event = ring.and_then(|ring| ring.last_event);
     Object::kind("snapshot")
-        .text("channel", &ring.name)
+        .text("channel", channel)
         .text("position", &position.to_string())
-        .text_if("as_of", ring.last_event.map(|(_, wall)| wall.rfc3339()).as_deref())
+        .text_if("as_of", last_event.map(|(_, wall)| wall.rfc3339()).as_deref())
         .flag("stale", stale)
         .number("part", part.number)
         .flag("last", part.last)

@@ -245,6 +245,12 @@ fn values_are_pending_again_after_a_restart() {
     let session = house.join();
     house.publish(session, vec![favour("42", "1"), favour("43", "2")], false);
     let mut again = restarted(house);
+    assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"], "although nobody carries the channel");
+    let channel = |name: &str| ChannelRequest { name: name.into(), params: None };
+    let call = again.call(CallRequest::Snapshot(channel("favourites")));
+    let alone = again.answer(call).unwrap().1;
+    let call = again.call(CallRequest::Snapshot(channel("other")));
+    assert_eq!(again.answer(call).unwrap().0, Err(ErrorCode::NotFound), "nothing is laid over that one");
     let session = again.subscribe("favourites");
     let told = std::mem::take(&mut again.told).into_iter().map(|(_, frame)| frame);
     let begun: Vec<Value> = told.filter(|frame| frame["channel"] == "favourites").collect();
@@ -256,6 +262,8 @@ fn values_are_pending_again_after_a_restart() {
         "upstream said nothing yet"
     );
     assert_eq!((&begun[1]["values"], &begun[1]["stale"]), (&json!([]), &json!(true)), "nobody knows that it is empty");
+    let without_place = |frame: &Value| frame.as_object().unwrap().clone().into_iter().filter(|(k, _)| k != "position");
+    assert!(without_place(&alone).eq(without_place(&begun[1])), "over HTTP {alone}, over a WebSocket {}", begun[1]);
     assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
     again.truth("42", "0");
     assert_eq!(again.pending(), ["\"42\" 1", "\"43\" 2"]);
