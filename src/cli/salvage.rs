@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::client::{Call, FeedArgs, send};
-use super::{Failure, exit, print};
+use super::{Failure, print};
 use crate::config::load::Sources;
 use crate::protocol::control::{Object, state_text};
 use crate::relay::outbox::as_publish;
@@ -16,7 +16,7 @@ use crate::store::Salvaged;
 /// Arguments of `tidegate salvage`.
 #[derive(Debug, Args)]
 pub(super) struct SalvageArgs {
-    /// The damaged directory, such as STATE/sled.corrupt-1795231888, or a copy of it; no relay may use it
+    /// The damaged directory, such as STATE/sled.corrupt-1795231888, or a copy of it; refused while a relay uses it
     directory: PathBuf,
     /// Publish the messages without an outcome again, through a running relay; what it knows by its id is not sent twice
     #[arg(long)]
@@ -27,8 +27,8 @@ pub(super) struct SalvageArgs {
 
 /// Prints what was found, one JSON object a line, or publishes it again.
 pub(super) fn run(args: &SalvageArgs, sources: &Sources) -> Result<(), Failure> {
-    let found = crate::store::salvage(&args.directory)
-        .map_err(|(path, error)| Failure::new(exit::IO, format!("{}: {error}", path.display())))?;
+    let found =
+        crate::store::salvage(&args.directory).map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
     let mut open = 0;
     for (id, salvaged) in &found.messages {
         let publish = salvaged.message.as_ref().map(publish);

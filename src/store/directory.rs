@@ -189,15 +189,36 @@ fn trusted(owner: u32, user: u32) -> bool {
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join("lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(&path)
-        .map_err(|error| OpenError::Create { path: path.clone(), error })?;
+    let file = lock_options(true).create(true).open(&path);
+    own(directory, file.map_err(|error| OpenError::Create { path: path.clone(), error })?, true)
+}
+
+/// Keeps every relay from a state directory that is only read, while the file lives. `None`: it has no lock, so none uses it.
+pub(super) fn hold(directory: &Path) -> Result<Option<File>, OpenError> {
+    let path = directory.join("lock");
+    let (file, writable) = match lock_options(true).open(&path) {
+        // A copy may belong to somebody else, or lie on a disk that is only read.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            (lock_options(false).open(&path), false)
+        }
+        opened => (opened, true),
+    };
+    match file {
+        Ok(file) => own(directory, file, writable).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(&path, "opening it", error)),
+    }
+}
+
+fn lock_options(write: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(write).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// Locks the file and, if it may, writes into it who has it.
+fn own(directory: &Path, mut file: File, writable: bool) -> Result<File, OpenError> {
+    let path = directory.join("lock");
     match try_lock(&file) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
@@ -206,10 +227,11 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         }
         Err(error) => return Err(OpenError::io(&path, "locking it", error)),
     }
-    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    // For people only: a full disk must not keep the relay from starting.
-    if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "cannot write the pid into the lock");
+    if writable {
+        // For people only: a full disk must not keep the relay from starting.
+        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!(path = %path.display(), %error, "cannot write the pid into the lock");
+        }
     }
     Ok(file)
 }

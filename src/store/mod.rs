@@ -49,7 +49,7 @@ use std::thread::JoinHandle;
 use crate::relay::record::{Operation, Restored, Stored, Wanted};
 
 pub use recover::panic_is_guarded;
-pub use salvage::{Salvage, Salvaged, salvage};
+pub use salvage::{Salvage, SalvageError, Salvaged, salvage};
 pub use stats::{COMMIT_SECONDS, StoreNumbers, StoreStats};
 
 use stats::Counters;

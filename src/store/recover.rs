@@ -35,6 +35,11 @@ pub(super) const DATA: &str = "sled";
 pub(super) const REBUILT: &str = "sled.rebuilt";
 /// Where the one is that a fresh one replaces.
 pub(super) const OLD: &str = "sled.old";
+/// What damaged files are called, before the time at which they were set aside.
+pub(super) const ASIDE: [&str; 3] = [SLED_CORRUPT, SLED_SHORTCUTS, JOURNAL_CORRUPT];
+const SLED_CORRUPT: &str = "sled.corrupt";
+const SLED_SHORTCUTS: &str = "sled.aside";
+const JOURNAL_CORRUPT: &str = "journal.corrupt";
 /// Part of the format: sled refuses a file made with another one.
 const SEGMENT: usize = 2 << 20;
 /// Entries copied at once.
@@ -200,7 +205,7 @@ fn take_over(directory: &Directory, db: &Db, journals: Journals, told: &mut Vec<
     done.unwrap_or_else(Err).map_err(|problem| taking_over(directory.path(), problem))?;
     for JournalFile { path, bad, is_damaged } in files {
         let done = if is_damaged {
-            let aside = unused(directory, "journal.corrupt");
+            let aside = unused(directory, JOURNAL_CORRUPT);
             told.push(format!("{bad} bytes of the journal are damaged; it was moved to {}", aside.display()));
             fs::rename(&path, &aside)
         } else {
@@ -238,13 +243,13 @@ fn open_data(directory: &Directory, config: StoreConfig, told: &mut Vec<String>)
         Err(problem) => problem,
     };
     // The snapshot and the parameters are only shortcuts: sled makes them anew from its log and our constants.
-    let aside = unused(directory, "sled.aside");
+    let aside = unused(directory, SLED_SHORTCUTS);
     set_shortcuts_aside(&data, &aside).map_err(|error| OpenError::io(&data, "setting damaged parts aside", error))?;
     if let Ok(db) = try_open(&data, config)? {
         told.push(format!("sled did not open ({problem}) until its snapshot was moved to {}", aside.display()));
         return Ok(Opened { db, fresh: false });
     }
-    let corrupt = unused(directory, "sled.corrupt");
+    let corrupt = unused(directory, SLED_CORRUPT);
     fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
     told.push(format!("sled does not open ({problem}); its data was moved to {}", corrupt.display()));
     match try_open(&data, config)? {
@@ -339,7 +344,7 @@ fn rebuild(
         // Closing the damaged one may well panic again; nothing of it is needed.
         let _ = guarded(AssertUnwindSafe(|| drop(db)));
     }
-    let corrupt = unused(directory, "sled.corrupt");
+    let corrupt = unused(directory, SLED_CORRUPT);
     fs::rename(&data, &corrupt).map_err(|error| OpenError::io(&data, "setting damaged data aside", error))?;
     finish_swap(directory)?;
     told.push(format!(

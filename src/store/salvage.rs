@@ -1,16 +1,19 @@
 //! Finds records in files that sled cannot open, or lost them from: by their frames alone, without sled.
 //!
-//! Invariant: what is given is whole, by its checksum; the files are only read.
+//! Invariant: what is given is whole, by its checksum; the files are only read, and no relay writes to them meanwhile.
 //! Deliberately not: telling what was still needed. sled leaves in its file what was removed until the place is used
 //! again, so a message without an outcome may have ended and been forgotten. Records of more than one piece are only
 //! counted.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::record::{self, Record};
+use super::recover::ASIDE;
+use super::{OpenError, directory};
 use crate::relay::record::{MessageId, StoredMessage, StoredOutcome};
 
 /// Bytes read at once.
@@ -34,14 +37,89 @@ pub struct Salvage {
     pub broken: u64,
 }
 
-/// Reads every file below a directory, or one file.
+/// Why nothing was salvaged. The text names the place and the cure.
+#[derive(Debug)]
+pub enum SalvageError {
+    /// A relay has it.
+    InUse {
+        /// The state directory.
+        directory: PathBuf,
+        /// The relay's process, as it wrote itself down.
+        pid: Option<u32>,
+    },
+    /// Reading failed.
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl SalvageError {
+    /// The exit code of a process that ends for this, as [`OpenError::exit_code`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            SalvageError::InUse { .. } => 73,
+            SalvageError::Io { .. } => 74,
+        }
+    }
+}
+
+impl std::fmt::Display for SalvageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SalvageError::InUse { directory, pid } => {
+                let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                write!(
+                    f,
+                    "{}: in use by a running tidegate{pid}; stop it, or name a copy of the directory or what it set aside \
+                     (sled.corrupt-TIME, journal.corrupt-TIME)",
+                    directory.display()
+                )
+            }
+            SalvageError::Io { path, problem } => write!(f, "{}: {problem}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for SalvageError {}
+
+/// Reads every file below a directory, or one file. Of a state directory, or something in it that a relay may write to, it keeps
+/// every relay away meanwhile.
 ///
 /// # Errors
-/// Of the file system, with the path.
-pub fn salvage(path: &Path) -> Result<Salvage, (PathBuf, io::Error)> {
+/// A relay has it, or it cannot be read.
+pub fn salvage(path: &Path) -> Result<Salvage, SalvageError> {
+    let failed = |(path, error): (PathBuf, io::Error)| SalvageError::Io { path, problem: error.to_string() };
+    let real = std::fs::canonicalize(path).map_err(|error| failed((path.to_owned(), error)))?;
+    let held = state_directory(&real).map_or(Ok(None), directory::hold);
+    let _held = held.map_err(|error| match error {
+        OpenError::Locked { directory, pid } => SalvageError::InUse { directory, pid },
+        other => SalvageError::Io { path: path.to_owned(), problem: other.to_string() },
+    })?;
     let mut found = Salvage::default();
-    visit(path, &mut found)?;
+    visit(path, &mut found).map_err(failed)?;
     Ok(found)
+}
+
+/// The state directory in which this lies, or that it is; none if it is something that was set aside there, which no relay touches
+/// again.
+fn state_directory(path: &Path) -> Option<&Path> {
+    let mut part = None;
+    for directory in path.ancestors() {
+        if directory.join("lock").is_file() && directory.join("format").is_file() {
+            return part.is_none_or(is_used).then_some(directory);
+        }
+        part = directory.file_name();
+    }
+    None
+}
+
+/// Whether a relay may write to this part of its state directory.
+fn is_used(part: &OsStr) -> bool {
+    let part = part.to_string_lossy();
+    !ASIDE.iter().any(|name| part.strip_prefix(name).is_some_and(|time| time.starts_with('-')))
 }
 
 fn visit(path: &Path, found: &mut Salvage) -> Result<(), (PathBuf, io::Error)> {

@@ -97,6 +97,31 @@ fn a_second_relay_on_the_same_state_exits_with_73() {
 }
 
 #[test]
+fn salvage_leaves_what_a_relay_uses_and_lets_go_of_what_it_read() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), "127.0.0.1:9", "127.0.0.1:0", "");
+    let (mut first, ..) = relay(dir.path());
+    let state = dir.path().join("state");
+    let salvage = |part: &str| run(dir.path(), &["salvage", state.join(part).to_str().unwrap()]);
+    for part in ["", "sled", "sled/db", "journal-1"] {
+        let output = salvage(part);
+        let pid = format!("in use by a running tidegate (pid {})", first.child.id());
+        assert_eq!(output.status.code(), Some(73), "{part}: {}", said(&output));
+        assert!(said(&output).contains(&pid) && said(&output).contains("name a copy"), "{part}: {}", said(&output));
+    }
+    // Set aside: salvaged beside the relay, and through it.
+    std::fs::create_dir(state.join("sled.corrupt-1795231888")).unwrap();
+    let output = salvage("sled.corrupt-1795231888");
+    assert!(output.status.success() && said(&output).contains("0 messages found"), "{}", said(&output));
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let output = salvage("");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(relay(dir.path()).0.child.try_wait().unwrap().is_none(), "it let go");
+    assert_eq!(salvage("nowhere").status.code(), Some(74));
+}
+
+#[test]
 fn an_edit_that_is_empty_is_refused_before_anything_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path(), &["dead-letters", "redrive", "ID", "--edit", " ", "--admin", "127.0.0.1:1"]);
