@@ -4,7 +4,8 @@
 //! A file `journal-N`: a head (magic `TgJl`, 12 random bytes), then frames, little endian: magic `TgJr`, length of the body (4),
 //! number of the commit (8), CRC-32C over the random bytes, both numbers and the body (4), body. The body: for each change the
 //! length of the key (2), that of the value plus one, 0 for a removal (4), key, value. The random bytes keep what a message
-//! carries from being taken for a frame behind a damaged one.
+//! carries from being taken for a frame behind a damaged one. They stand in one place and in each checksum, so that one flipped bit
+//! of them is found and mended.
 //!
 //! Invariant: what is read is what was appended. A frame that is not whole at the end was never answered for, unless the mark
 //! says otherwise; one that is followed by a whole one is damage, and told.
@@ -90,12 +91,15 @@ fn checksum(salt: &[u8], numbers: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(salt), numbers), body)
 }
 
-/// The journals in the directory, oldest first.
+/// The journals in the directory, by their names' numbers.
 pub(super) fn list(directory: &Directory) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory.path())? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(NAME)?.parse().ok());
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(NAME)?.parse().ok());
+        // `+3` and `03` are numbers, too, and no names of ours.
+        let number = number.filter(|number| *name == *format!("{NAME}{number}"));
         found.extend(number.map(|number| (number, entry.path())));
     }
     found.sort_unstable();
@@ -120,12 +124,43 @@ pub(super) struct Replay {
 
 /// Reads a journal.
 pub(super) fn read(bytes: &[u8]) -> Replay {
-    let mut replay = Replay::default();
-    let Some((head, mut rest)) = bytes.split_at_checked(HEAD).filter(|(head, _)| head.starts_with(&HEAD_MAGIC)) else {
-        replay.torn = bytes.len();
-        return replay;
+    let Some((head, rest)) = bytes.split_at_checked(HEAD) else {
+        return Replay { torn: bytes.len(), ..Replay::default() };
     };
-    let salt = &head[MAGIC.len()..];
+    let (magic, salt) = head.split_at(HEAD_MAGIC.len());
+    let mut replay = frames(salt, rest);
+    if replay.commits.is_empty()
+        && let Some(salt) = mended(salt, rest)
+    {
+        replay = frames(&salt, rest);
+        replay.damaged += SALT;
+    }
+    match (magic == HEAD_MAGIC, replay.commits.is_empty()) {
+        (true, _) => {}
+        // It is one, by what stands in it.
+        (false, false) => replay.damaged += magic.len(),
+        (false, true) => replay.torn = bytes.len(),
+    }
+    replay
+}
+
+/// The random bytes without the one flipped bit that keeps the first frame from being whole. CRC-32C tells three flipped bits from
+/// none, so this one is not made up where the frame has one or two of its own.
+fn mended(salt: &[u8], rest: &[u8]) -> Option<Vec<u8>> {
+    let mut salt = salt.to_vec();
+    for bit in 0..8 * SALT {
+        salt[bit / 8] ^= 1 << (bit % 8);
+        if frame(&salt, rest).is_some() {
+            return Some(salt);
+        }
+        salt[bit / 8] ^= 1 << (bit % 8);
+    }
+    None
+}
+
+/// Reads what follows the head.
+fn frames(salt: &[u8], mut rest: &[u8]) -> Replay {
+    let mut replay = Replay::default();
     let mut skipped = 0;
     while !rest.is_empty() {
         if let Some((commit, writes, after)) = frame(salt, rest) {
@@ -234,6 +269,34 @@ mod tests {
             assert_eq!((replay.damaged, replay.torn), if hit == 5 { (0, frame) } else { (frame, 0) }, "{at}");
             bytes[at] ^= 16;
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_head_costs_nothing_and_is_seen() {
+        let (mut bytes, ends) = written();
+        for bit in 0..8 * HEAD {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let replay = read(&bytes);
+            assert_eq!(commits(&replay), [1, 2, 3, 4, 5], "{bit}");
+            assert_eq!((replay.damaged, replay.torn), (if bit < 32 { MAGIC.len() } else { SALT }, 0), "{bit}");
+            // Whatever becomes of the first frame then, the head does not make it whole.
+            for at in ends[0]..ends[1] {
+                bytes[at] ^= 4;
+                assert!(commits(&read(&bytes)).iter().all(|commit| *commit > 1), "{bit} and {at}");
+                bytes[at] ^= 4;
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn only_names_that_are_given_here_are_journals() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        for name in ["journal-+3", "journal-03", "journal-", "journal-x", "journal-18446744073709551616", "journal-3"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        assert_eq!(list(&directory).unwrap(), [(3, directory.join("journal-3"))]);
     }
 
     #[test]

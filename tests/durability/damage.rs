@@ -146,7 +146,8 @@ fn flipped_bits_in_the_journal_lose_nothing_without_a_word() {
         copy_tree(&copy, &damaged);
         flip(&journal(&damaged), at, &mut rng);
         let lost = judge(&truth, &read(&damaged), &what);
-        assert!(lost <= 1 || at < 16, "{what}: {lost} lost with one commit");
+        // The first 16 bytes say how the others are read.
+        assert!(lost <= u64::from(at >= 16), "{what}: {lost} lost with one commit");
         losses += lost;
         if round % 10 == 0 {
             goes_on(&damaged, &what);
@@ -178,7 +179,7 @@ fn a_journal_without_a_commit_takes_messages_as_tried() {
     assert_eq!(restored.messages, [(tried, 1), (other, 1)]);
     assert!(restored.lost > 0 && restored.losses.iter().any(|loss| loss.contains("taken as tried")), "{restored:?}");
 
-    flip(&journal(&head), 5, &mut rng);
+    fs::OpenOptions::new().write(true).open(journal(&head)).unwrap().write_all_at(&[0; 16], 0).unwrap();
     let restored = read(&head);
     assert!(restored.messages.is_empty() && restored.lost >= 2, "{restored:?}");
     let found = tidegate::store::salvage(&head).unwrap();
