@@ -12,6 +12,8 @@ mod damage;
 mod failure;
 #[path = "durability/harness.rs"]
 mod harness;
+#[path = "durability/journals.rs"]
+mod journals;
 #[path = "durability/restart.rs"]
 mod restart;
 #[path = "durability/rotate.rs"]

@@ -256,6 +256,13 @@ impl Scan {
         });
     }
 
+    /// Whether what is there is all that there was at the last batch, by the counts kept with it. `used`: there was one.
+    pub(super) fn lacks_nothing(self, used: bool) -> bool {
+        let is_there = self.census.is_some();
+        let judged = self.judge(Found::Nothing);
+        judged.sound && if used { is_there } else { judged.census == Census::default() }
+    }
+
     /// Compares what is there with what both witnesses say should be; gives the relay's part and the counts to go on with.
     pub(super) fn judge(mut self, mark: Found) -> Judged {
         let messages = self.messages.len() as u64;

@@ -1,10 +1,10 @@
 //! Opens sled whatever state it is in.
 //!
 //! Invariant: damage never keeps the relay from starting, and a damaged sled is never written to again: what can be read is
-//! carried over to a new one, the old one stays under another name, and what is missing is counted by `load`. Errors of the
-//! disk itself, and data of a newer version, do end the start: waiting for a person is better than starting empty beside
-//! good data. One thing cannot be kept from here: at its start sled itself overwrites what follows damage in its newest
-//! segment.
+//! carried over to a new one, the old one stays under another name, and what is missing is counted by `load`. A sled that is whole
+//! stays where only a journal is damaged. Errors of the disk itself, data of a newer version, and what is no file in the place of a
+//! journal do end the start: waiting for a person is better than starting empty beside good data. One thing cannot be kept from
+//! here: at its start sled itself overwrites what follows damage in its newest segment.
 
 use std::cell::Cell;
 use std::fs::{self, DirBuilder};
@@ -87,8 +87,9 @@ pub(super) fn open(
     let missing = journals.missing;
     // Judged before anything is written to it.
     let judged = read(directory, &db, &journals.table)?.map(|scan| scan.judge(found).without(missing));
+    let is_sound = judged.as_ref().is_ok_and(|judged| judged.sound || fresh);
     let problem = match judged {
-        Ok(judged) if judged.sound || fresh => {
+        Ok(judged) if is_sound || is_whole(directory, &db, &journals)? => {
             let journal = take_over(directory, &db, journals, &mut told)?;
             return begin(directory, config, counters, (db, mark, journal), judged, told);
         }
@@ -130,15 +131,37 @@ fn begin(
     Ok((committer, judged.restored))
 }
 
+/// Whether sled has all that it was given, so that what is missing was in the journals: it took over every journal before the first
+/// that is there, and its own counts are right.
+fn is_whole(directory: &Directory, db: &Db, journals: &Journals) -> Result<bool, OpenError> {
+    if journals.first != journals.taken.unwrap_or(0).saturating_add(1) {
+        return Ok(false);
+    }
+    let scan = read(directory, db, &Table::default())?;
+    Ok(scan.is_ok_and(|scan| scan.lacks_nothing(journals.taken.is_some())))
+}
+
 /// What was committed and did not get into sled before the end.
 #[derive(Default)]
 struct Journals {
     table: Table,
+    /// The number of the last one that sled took over.
+    taken: Option<u64>,
+    /// The number of the first one that it did not; 0 without one.
+    first: u64,
     /// The number of the last one that there was.
     last: u64,
     files: Vec<JournalFile>,
     /// Commits that are not there, by the numbers of the others and by the mark.
     missing: u64,
+}
+
+/// A journal as it was read.
+struct Replayed {
+    /// The number of its first commit.
+    first: u64,
+    path: PathBuf,
+    replay: journal::Replay,
 }
 
 struct JournalFile {
@@ -153,19 +176,39 @@ fn taking_over(path: &Path, error: impl std::fmt::Display) -> OpenError {
     OpenError::io(path, "taking over the journal", error)
 }
 
-/// Reads the journals; one that sled took over is removed.
+/// Reads the journals; one that sled took over is removed. Their order is that of their commits: names can be changed.
 fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, OpenError> {
     // What sled cannot say here it will not be able to say when all of it is read.
     let taken = value(db, &Key::journal()).and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-    let census = value(db, &Key::census()).map(|value| record::decode(&value));
-    let mut last = if let Some(Ok(Record::Census(census))) = census { census.commit } else { 0 };
-    let mut journals = Journals { last: taken.unwrap_or(0), ..Journals::default() };
+    let commit = match value(db, &Key::census()).map(|value| record::decode(&value)) {
+        Some(Ok(Record::Census(census))) => Some(census.commit),
+        _ => None,
+    };
+    let mut last = commit.unwrap_or(0);
+    let mut journals = Journals { taken, last: taken.unwrap_or(0), ..Journals::default() };
+    let mut found: Vec<Replayed> = Vec::new();
     for (number, path) in journal::list(directory).map_err(|error| taking_over(directory.path(), error))? {
-        if taken.is_some_and(|taken| number <= taken) {
-            journal::remove(directory, number).map_err(|error| taking_over(&path, error))?;
+        let replay = journal::read(&bytes(directory, &path)?);
+        let named_so = taken.is_some_and(|taken| number <= taken);
+        if commit.map_or(named_so, |commit| is_taken(&replay, named_so, commit)) {
+            fs::remove_file(&path).map_err(|error| taking_over(&path, error))?;
             continue;
         }
-        let replay = journal::read(&fs::read(&path).map_err(|error| taking_over(&path, error))?);
+        journals.first = if found.is_empty() { number } else { journals.first };
+        journals.last = journals.last.max(number);
+        // One without a commit stays behind the one before it.
+        let before = found.last().map_or(0, |before| before.first);
+        let first = replay.commits.first().map_or(before, |(commit, _)| *commit);
+        found.push(Replayed { first, path, replay });
+    }
+    if !found.is_sorted_by_key(|replayed| replayed.first) {
+        tracing::warn!(
+            directory = %directory.path().display(),
+            "journals were renamed: they are taken over in the order of their commits"
+        );
+        found.sort_by_key(|replayed| replayed.first);
+    }
+    for Replayed { path, replay, .. } in found {
         for (commit, writes) in replay.commits {
             journals.missing += commit.saturating_sub(last.saturating_add(1));
             last = last.max(commit);
@@ -175,7 +218,6 @@ fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, Ope
         journals.files.iter_mut().for_each(|file| file.is_damaged |= file.bad > 0);
         let bad = replay.damaged + replay.torn;
         journals.files.push(JournalFile { path, bad, is_damaged: replay.damaged > 0 });
-        journals.last = number;
     }
     // What is torn at the end was never answered for, unless the mark knows of more commits.
     let behind = if let Found::Counts(mark) = mark { mark.commit.saturating_sub(last) } else { 0 };
@@ -186,6 +228,27 @@ fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, Ope
         journals.missing += behind;
     }
     Ok(journals)
+}
+
+/// Whether sled, which knows all up to this commit, took over this journal. `named_so`: by its name it did.
+fn is_taken(replay: &journal::Replay, named_so: bool, commit: u64) -> bool {
+    let Some((newest, _)) = replay.commits.last() else { return named_so };
+    // Of one that is whole it has all, if it has more. The last commit alone proves nothing: it may have been taken in part.
+    *newest <= commit && (named_so || *newest < commit && replay.damaged + replay.torn == 0)
+}
+
+/// All of a journal. Anything but a file ends the start: somebody put it there, and what was there before may be needed.
+fn bytes(directory: &Directory, path: &Path) -> Result<Vec<u8>, OpenError> {
+    let metadata = fs::metadata(path).map_err(|error| taking_over(path, error))?;
+    if !metadata.is_file() {
+        let problem = format!(
+            "{} is no file, and journals of messages have such names: put back the one that was there, or move this away, then start \
+             again",
+            path.display()
+        );
+        return Err(OpenError::Unfit { directory: directory.path().to_owned(), problem });
+    }
+    fs::read(path).map_err(|error| taking_over(path, error))
 }
 
 fn value(db: &Db, key: &Key) -> Option<sled::IVec> {
