@@ -16,6 +16,9 @@ use crate::relay::time::Time;
 /// An attempt that is not answered by then is noted in the store: most are, and cost no operation of their own.
 pub(super) const NOTE_AFTER: Duration = Duration::from_millis(50);
 
+/// The part of the window, as a divisor, that is for messages not tried yet, whether one waits or not.
+const NEWCOMERS: usize = 8;
+
 /// Attempts of one row that are made durable at once. Few, because after a crash each of them counts as one that may have
 /// left.
 const PREPARE_AHEAD: usize = 8;
@@ -69,12 +72,15 @@ impl Outbox {
     }
 
     /// How many more may leave now that were tried before: those that upstream never answers come again and again, and would
-    /// hold the whole window. While others wait that may leave, half of it is for these.
+    /// hold the whole window. While others wait that may leave, half of it is for these; and always a part, because who comes next
+    /// would wait until `outbox.ack_timeout` has passed for one of them.
     fn room_for_tried(&self) -> usize {
-        if !self.lanes.has_untried() || self.is_crowded() {
+        if self.is_crowded() {
             return usize::MAX;
         }
-        (self.window() / 2).max(1).saturating_sub(self.repeated)
+        let window = self.window();
+        let most = if self.lanes.has_untried() { window / 2 } else { window - window / NEWCOMERS };
+        most.max(1).saturating_sub(self.repeated)
     }
 
     /// Makes the next attempts of a row durable.

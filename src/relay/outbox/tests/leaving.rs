@@ -230,6 +230,25 @@ fn those_that_are_never_answered_leave_half_of_the_window_to_those_not_tried_yet
 }
 
 #[test]
+fn those_that_are_never_answered_leave_a_part_of_the_window_to_those_to_come() {
+    let mut bench = Bench::with(OutboxConfig { window: 16, ..config() });
+    let silent = many(&mut bench, 20, message);
+    assert_eq!(bench.send_all(), silent[..16], "nobody knows yet that they are not answered");
+    bench.pass(80 * SECOND);
+    assert_eq!(bench.send_all().len(), 16, "half, the four that were not tried yet, and four more of the others");
+    bench.pass(80 * SECOND);
+    assert_eq!(bench.send_all().len(), 14, "an eighth stays free, though nobody waits");
+    for n in 0..4 {
+        let late = bench.accept(message(&n.to_string()));
+        assert_eq!(bench.send_all(), [late], "at once");
+        bench.ack(late);
+    }
+    let repeated = silent.iter().find(|id| bench.outbox.state_text(**id) == "in_flight").copied().unwrap();
+    bench.ack(repeated);
+    assert_eq!(bench.send_all().len(), 1, "one of those tried, for the one that was answered");
+}
+
+#[test]
 fn what_was_in_flight_goes_again_at_once_and_lets_others_go_beside_it() {
     for restart in [false, true] {
         let mut bench = Bench::new();
