@@ -1,5 +1,5 @@
 //! Room set aside on the disk. After a full disk has ended the store, a start needs some to open the data and to bring the
-//! outbox to its end; it is given back before.
+//! outbox to its end; it is given back before. So it is where it makes room for the copy that makes more (`rotate`).
 //!
 //! Invariant: it is in nobody's way: it is set aside only where plenty is free, and a file system that sets nothing aside
 //! does without.
@@ -17,9 +17,14 @@ pub(super) const BALLAST: &str = "ballast";
 /// What must be free before anything is set aside, in multiples of it.
 const PLENTY: u64 = 4;
 
-/// Gives the room back if less than as much is free; says whether it did.
-pub(super) fn give_back(directory: &Directory, bytes: u64) -> io::Result<bool> {
-    if directory.free_bytes()? >= bytes {
+/// How much is set aside.
+pub(super) fn bytes(directory: &Directory) -> u64 {
+    fs::metadata(directory.join(BALLAST)).map_or(0, |metadata| metadata.len())
+}
+
+/// Gives the room back if less than `least` is free; says whether it did.
+pub(super) fn give_back(directory: &Directory, least: u64) -> io::Result<bool> {
+    if directory.free_bytes()? >= least {
         return Ok(false);
     }
     match fs::remove_file(directory.join(BALLAST)) {
@@ -32,7 +37,7 @@ pub(super) fn give_back(directory: &Directory, bytes: u64) -> io::Result<bool> {
 /// Sets room aside, where plenty is `free` and none, or less, is set aside yet.
 pub(super) fn set_aside(directory: &Directory, bytes: u64, free: u64) -> io::Result<()> {
     let path = directory.join(BALLAST);
-    let there = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    let there = self::bytes(directory);
     if there == bytes || free < bytes.saturating_mul(PLENTY) {
         return Ok(());
     }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use sled::{Batch, Db};
 
 use super::StoreConfig;
+use super::ballast;
 use super::directory::{Directory, check_place};
 use super::load;
 use super::record::Key;
@@ -291,9 +292,17 @@ impl Keeper {
         let above = rotate::above(needed, self.config.rotate_above, disk.saturating_add(free), full);
         if self.rotation.is_some()
             || disk <= above.max(self.left.map_or(0, |left| rotate::again_above(left, needed)))
-            || free < rotate::copy(needed)
             || self.rotate_after.is_some_and(|after| Instant::now() < after)
         {
+            return;
+        }
+        // The room set aside for a full disk may save it from being one.
+        let copy = rotate::copy(needed);
+        if free.saturating_add(ballast::bytes(&self.directory)) < copy {
+            return;
+        }
+        if let Err(error) = ballast::give_back(&self.directory, copy) {
+            tracing::warn!(%error, "cannot give back the room set aside on the disk");
             return;
         }
         match Rotation::begin(&self.directory, self.config) {

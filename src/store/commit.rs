@@ -50,17 +50,21 @@ impl Sizes {
 
     /// About how many bytes the records have that are there.
     fn estimate(self, census: Census, index: &Index) -> u64 {
-        let of = |count: u64, large: usize, pieces: u64, (known, bytes): (u64, u64)| {
-            let (large, piece) = (large as u64, record::PIECE as u64);
-            let small = count.saturating_sub(large) * (bytes / known.max(1) + ENTRY);
-            // The last piece of each is half full, on average.
-            small + pieces * piece - large * piece / 2
-        };
-        let messages = index.message_pieces.values().map(|pieces| u64::from(*pieces)).sum();
-        let outcomes = index.outcome_pieces.values().map(|pieces| u64::from(*pieces)).sum();
-        of(census.messages, index.message_pieces.len(), messages, self.messages)
-            + of(census.outcomes, index.outcome_pieces.len(), outcomes, self.outcomes)
+        self.estimate_messages(census, index) + estimate(census.outcomes, &index.outcome_pieces, self.outcomes)
     }
+
+    fn estimate_messages(self, census: Census, index: &Index) -> u64 {
+        estimate(census.messages, &index.message_pieces, self.messages)
+    }
+}
+
+/// About how many bytes so many records have, of which these have more than one piece, where others have so many bytes.
+fn estimate<K>(count: u64, large: &BTreeMap<K, u32>, (known, bytes): (u64, u64)) -> u64 {
+    let pieces: u64 = large.values().map(|pieces| u64::from(*pieces)).sum();
+    let (large, piece) = (large.len() as u64, record::PIECE as u64);
+    let small = count.saturating_sub(large) * (bytes / known.max(1) + ENTRY);
+    // The last piece of each is half full, on average.
+    small + pieces * piece - large * piece / 2
 }
 
 fn add((count, sum): &mut (u64, u64), bytes: usize) {
@@ -81,10 +85,15 @@ const PART_OF_FREE: u64 = 8;
 const PART_OF_BALLAST: u64 = 4;
 /// … but to no more bytes. Twice as much while sled is still busy with the one before.
 const JOURNAL: u64 = 8 << 20;
+/// All that is for what sled has to take over. The file, in which also stands what came and went, may be so many times as large.
+const FILE: u64 = 4;
 /// How old the journal may become.
 const AGE: Duration = Duration::from_secs(10);
 /// How many bytes sled takes at most for each byte of a table.
 const AMPLIFICATION: u64 = 3;
+/// How much sled grows at most while what waits ends: it writes leaves anew without what has ended, and uses the old ones' room
+/// again only segment by segment. Half of what waits, where that is less.
+const DRAIN: u64 = 16 << 20;
 
 /// Owns the journal and the mark, and hands to sled.
 #[derive(Debug)]
@@ -101,7 +110,7 @@ pub(super) struct Committer {
     /// About how many bytes sled needs for what it took over.
     needed: u64,
     /// When sled is to take over, in bytes.
-    limit: usize,
+    limit: u64,
     mark: Mark,
     index: Index,
     census: Census,
@@ -152,7 +161,7 @@ impl Committer {
             old: None,
             handed: Instant::now(),
             needed: sizes.estimate(census, &index),
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            limit,
             mark,
             index,
             census,
@@ -322,10 +331,15 @@ impl Committer {
         if self.base.taken(false)? {
             self.forget_journal()?;
         }
-        if self.young.bytes() >= self.limit.saturating_mul(2) {
+        if self.fill() >= self.limit.saturating_mul(2) {
             self.wait_for_base()?;
         }
-        if self.young.bytes() >= self.limit { self.hand_over() } else { Ok(()) }
+        if self.fill() >= self.limit { self.hand_over() } else { Ok(()) }
+    }
+
+    /// How full the journal is, as bytes for sled.
+    fn fill(&self) -> u64 {
+        self.young.bytes().max(self.journal.length() / FILE)
     }
 
     /// Hands the table to sled, unless sled is still busy with the one before.
@@ -357,16 +371,17 @@ impl Committer {
         journal::remove(&self.directory, journal).map_err(|error| format!("removing a journal: {error}"))
     }
 
-    /// About how many bytes more sled will take when it has what is in the journals.
+    /// About how many bytes more sled will take until all is in it that is in the journals, and has ended.
     pub(super) fn to_come(&self) -> u64 {
         let tables = self.young.bytes() + self.old.as_ref().map_or(0, |old| old.table.bytes());
-        (tables as u64).saturating_mul(AMPLIFICATION)
+        let ends = (self.sizes.estimate_messages(self.census, &self.index) / 2).min(DRAIN);
+        tables.saturating_mul(AMPLIFICATION).saturating_add(ends)
     }
 
     /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: all files together
     /// take what they may; then sled learns at once what is not needed any more.
     pub(super) fn look(&mut self, free: u64, full: bool) -> Result<(), String> {
-        if full || self.young.bytes() as u64 >= free / PART_OF_FREE || self.handed.elapsed() >= AGE {
+        if full || self.journal.length() >= free / PART_OF_FREE || self.handed.elapsed() >= AGE {
             self.hand_over()?;
         }
         let needed = self.old.as_ref().map_or(self.needed, |old| old.needed.max(self.needed));

@@ -56,6 +56,11 @@ impl Journal {
         self.number
     }
 
+    /// Bytes on disk.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Appends a commit; it is on stable storage afterwards. After an error the journal must not be written to again.
     pub(super) fn append(&mut self, commit: u64, writes: &Writes) -> Result<(), String> {
         self.buffer.clear();

@@ -33,7 +33,7 @@ const PART_BYTES: usize = 2 << 20;
 const WASTE: u64 = 4;
 /// The same where room is short. A fresh file takes up to twice of what is needed.
 const WASTE_OF_FULL: u64 = 3;
-/// A file of no more is left as it is.
+/// A file of no more is left as it is, and a fresh one has as much at once.
 const LEAST: u64 = 4 << 20;
 /// What has to stay free on the disk meanwhile: the old one must not fail because of its copy.
 pub(super) const SPARE: u64 = 4 << 20;
@@ -61,7 +61,7 @@ pub(super) fn again_above((needed_then, left): (u64, u64), needed: u64) -> u64 {
 
 /// What has to be free to write anew what is needed.
 pub(super) fn copy(needed: u64) -> u64 {
-    needed.saturating_mul(3).saturating_add(SPARE)
+    needed.saturating_mul(2).saturating_add(LEAST + SPARE)
 }
 
 /// A copy that grows.
@@ -159,8 +159,8 @@ mod tests {
         let above = |needed, room, full| above(mib(needed), mib(128), mib(room), full) >> 20;
         assert_eq!(above(10, 100_000, false), 128);
         assert_eq!(above(100, 100_000, false), 400);
-        assert_eq!((above(100, 704, false), above(100, 703, false)), (400, 300), "400, and 304 for a copy of 100");
-        assert_eq!((above(10, 162, false), above(10, 161, false)), (128, 30));
+        assert_eq!((above(100, 608, false), above(100, 607, false)), (400, 300), "400, and 208 for a copy of 100");
+        assert_eq!((above(10, 156, false), above(10, 155, false)), (128, 30));
         assert_eq!((above(100, 100_000, true), above(0, 100_000, true)), (300, 4));
         let again = |then, left, needed| again_above((mib(then), mib(left)), mib(needed)) >> 20;
         assert_eq!((again(100, 200, 100), again(100, 200, 10), again(0, 2, 0)), (300, 30, 3));

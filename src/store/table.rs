@@ -49,32 +49,32 @@ struct Value {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: BTreeMap<Key, Value>,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl Table {
     pub(super) fn apply(&mut self, writes: Writes) {
         for Write { key, value, is_new } in writes.0 {
-            let added = value.as_ref().map_or(0, Vec::len);
+            let added = length(value.as_deref());
             match self.entries.entry(key) {
                 Entry::Vacant(place) => {
-                    self.bytes += added + place.key().len() + OVERHEAD;
+                    self.bytes += added + place.key().len() as u64 + OVERHEAD;
                     place.insert(Value { value, is_new });
                 }
                 Entry::Occupied(place) if value.is_none() && place.get().is_new => {
                     let (key, before) = place.remove_entry();
-                    self.bytes -= before.value.map_or(0, |value| value.len()) + key.len() + OVERHEAD;
+                    self.bytes -= length(before.value.as_deref()) + key.len() as u64 + OVERHEAD;
                 }
                 Entry::Occupied(mut place) => {
                     let before = std::mem::replace(&mut place.get_mut().value, value);
-                    self.bytes = self.bytes + added - before.map_or(0, |value| value.len());
+                    self.bytes = self.bytes + added - length(before.as_deref());
                 }
             }
         }
     }
 
     /// About how much memory it takes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
@@ -95,7 +95,11 @@ impl Table {
 }
 
 /// What an entry takes besides key and value.
-const OVERHEAD: usize = 80;
+const OVERHEAD: u64 = 80;
+
+fn length(value: Option<&[u8]>) -> u64 {
+    value.map_or(0, |value| value.len() as u64)
+}
 
 #[cfg(test)]
 mod tests {
@@ -127,6 +131,6 @@ mod tests {
         assert_eq!(table.get(&old), Some(None));
         assert!(table.after(None).map(|(key, _)| key).eq([&old, &other]));
         assert!(table.after(Some(&old)).map(|(key, _)| key).eq([&other]));
-        assert_eq!(table.bytes(), 2 * (old.len() + OVERHEAD));
+        assert_eq!(table.bytes(), 2 * (old.len() as u64 + OVERHEAD));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every batch is answered exactly once; after the first failure every answer is that failure.
 
+use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ type Answer = Box<dyn FnMut(StoreAnswer) + Send>;
 
 /// How often the numbers about the disk are taken, and the longest time without a sign of progress …
 const MEASURE: Duration = Duration::from_secs(1);
-/// … and after how many bytes of records: a fast disk is full within a second.
-const MEASURE_BYTES: u64 = 4 << 20;
+/// … and after how many bytes of records: a fast disk is full within a second. The least is for disks that nearly are.
+const MEASURE_BYTES: RangeInclusive<u64> = 256 << 10..=4 << 20;
+/// The same as a part of what is free.
+const PART_OF_FREE: u64 = 16;
 
 /// Opens the store and starts its thread. Opened by the caller's thread, because what is read is handed to that one: the memory
 /// of reading is used again there.
@@ -147,7 +150,8 @@ impl Keeper {
         if due {
             let _ = self.with_committer(Committer::sync_mark);
         }
-        if now.duration_since(self.measured) >= MEASURE || self.written >= MEASURE_BYTES {
+        let due = (self.counters.free_bytes() / PART_OF_FREE).clamp(*MEASURE_BYTES.start(), *MEASURE_BYTES.end());
+        if now.duration_since(self.measured) >= MEASURE || self.written >= due {
             self.measure();
             let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
             if self.committer.is_some() {

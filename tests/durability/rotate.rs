@@ -1,5 +1,6 @@
 //! Data that is written anew because its file is much larger than what is in it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,26 @@ fn a_file_much_larger_than_what_is_in_it_is_written_anew() {
     for (held, _) in &restored.messages {
         assert_eq!(**held, *original(held.sequence));
     }
+}
+
+#[test]
+fn what_comes_and_goes_does_not_let_the_journal_grow() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = StoreConfig { rotate_above: 4 << 20, ..StoreConfig::default() };
+    let (opened, _) = try_open_with(directory.path(), small).unwrap();
+    let mut most = 0;
+    for first in (0..1_000).step_by(10) {
+        let batch: Vec<_> = (first..first + 10).map(|n| message(n, 20_000)).collect();
+        opened.commit(batch.iter().map(accept).collect());
+        opened.commit(batch.iter().map(|m| settle(m, &outcome(m, m.sequence, 20))).collect());
+        opened.commit(batch.iter().map(|m| Operation::Forget { id: m.id }).collect());
+        // One may be removed while they are listed.
+        let length = |path: &PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        most = most.max(journals(directory.path()).iter().map(length).sum());
+    }
+    // A sixteenth of 4 MiB for sled, the file four times as large, twice that while sled is busy, and there are two.
+    assert!(most <= 5 << 20, "20 MB in journals of {most} bytes");
+    opened.close();
 }
 
 fn wait(opened: &Opened, done: impl Fn() -> bool) {
