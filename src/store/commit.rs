@@ -154,7 +154,7 @@ impl Committer {
         let of_ballast = if config.ballast > 0 { config.ballast / PART_OF_BALLAST } else { u64::MAX };
         let limit = (config.rotate_above / PART_OF_ROTATION).min(of_ballast).min(JOURNAL);
         Ok(Committer {
-            journal: Journal::create(directory, journal)?,
+            journal: Journal::create(directory, journal, limit)?,
             base: Base::start(Arc::clone(directory), config, Arc::clone(counters), db)?,
             directory: Arc::clone(directory),
             young: Table::default(),
@@ -347,7 +347,7 @@ impl Committer {
         if self.old.is_some() || self.young.is_empty() {
             return Ok(());
         }
-        let next = Journal::create(&self.directory, self.journal.number() + 1);
+        let next = Journal::create(&self.directory, self.journal.number() + 1, self.limit);
         let next = next.map_err(|error| format!("beginning a journal: {error}"))?;
         let journal = std::mem::replace(&mut self.journal, next).number();
         let table = Arc::new(std::mem::take(&mut self.young));

@@ -2,8 +2,8 @@
 //! is removed.
 //!
 //! A file `journal-N`: a head (magic `TgJl`, 12 random bytes), then frames, little endian: magic `TgJr`, length of the body (4),
-//! number of the commit (8), CRC-32C over the random bytes, both numbers and the body (4), body. The body: for each change the
-//! length of the key (2), that of the value plus one, 0 for a removal (4), key, value. The random bytes keep what a message
+//! number of the commit (8), CRC-32C over the random bytes, both numbers and the body (4), body; then zeros. The body: for each change
+//! the length of the key (2), that of the value plus one, 0 for a removal (4), key, value. The random bytes keep what a message
 //! carries from being taken for a frame behind a damaged one. They stand in one place and in each checksum, so that one flipped bit
 //! of them is found and mended.
 //!
@@ -14,6 +14,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+
+use rustix::fs::FallocateFlags;
 
 use super::directory::{Directory, check_place};
 use super::record::Key;
@@ -40,14 +42,17 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A new one, durable in its directory.
-    pub(super) fn create(directory: &Directory, number: u64) -> io::Result<Journal> {
+    /// A new one, durable in its directory. `room`: so many bytes are set aside for it, where the disk has them: what is written
+    /// there later changes no size, which saves the disk's own journal a part of each sync.
+    pub(super) fn create(directory: &Directory, number: u64, room: u64) -> io::Result<Journal> {
         let path = directory.join(&format!("{NAME}{number}"));
         let mut salt = [0; SALT];
         getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let head = [HEAD_MAGIC.as_slice(), &salt].concat();
         file.write_all_at(&head, 0)?;
+        // It does without.
+        let _ = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, room.max(HEAD as u64));
         directory.sync()?;
         Ok(Journal { number, path, file, salt, length: head.len() as u64, buffer: Vec::new() })
     }
@@ -123,7 +128,7 @@ pub(super) struct Replay {
     pub(super) commits: Vec<(u64, Writes)>,
     /// Bytes between them that cannot.
     pub(super) damaged: usize,
-    /// Bytes at the end that are no whole commit.
+    /// Bytes at the end that are no whole commit, up to the last that is not zero: behind it nothing was written.
     pub(super) torn: usize,
 }
 
@@ -144,7 +149,7 @@ pub(super) fn read(bytes: &[u8]) -> Replay {
         (true, _) => {}
         // It is one, by what stands in it.
         (false, false) => replay.damaged += magic.len(),
-        (false, true) => replay.torn = bytes.len(),
+        (false, true) => replay.torn += HEAD,
     }
     replay
 }
@@ -166,6 +171,8 @@ fn mended(salt: &[u8], rest: &[u8]) -> Option<Vec<u8>> {
 /// Reads what follows the head.
 fn frames(salt: &[u8], mut rest: &[u8]) -> Replay {
     let mut replay = Replay::default();
+    let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let unwritten = rest.len() - written;
     let mut skipped = 0;
     while !rest.is_empty() {
         if let Some((commit, writes, after)) = frame(salt, rest) {
@@ -179,7 +186,7 @@ fn frames(salt: &[u8], mut rest: &[u8]) -> Replay {
             rest = &rest[step..];
         }
     }
-    replay.torn = skipped;
+    replay.torn = skipped.saturating_sub(unwritten);
     replay
 }
 
@@ -227,7 +234,7 @@ mod tests {
     fn written() -> (Vec<u8>, Vec<usize>) {
         let base = tempfile::tempdir().unwrap();
         let directory = Directory::open(base.path()).unwrap();
-        let mut journal = Journal::create(&directory, 3).unwrap();
+        let mut journal = Journal::create(&directory, 3, 0).unwrap();
         let bytes = || fs::read(directory.join("journal-3")).unwrap();
         let mut ends = vec![bytes().len()];
         for commit in 1..=5 {
@@ -255,10 +262,31 @@ mod tests {
         for length in 0..=bytes.len() {
             let replay = read(&bytes[..length]);
             let whole = ends[1..].iter().filter(|end| **end <= length).count();
-            let torn = if length < ends[0] { length } else { length - ends[whole] };
+            let tail = if length < ends[0] { 0 } else { ends[whole] };
+            let torn = bytes[tail..length].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             assert_eq!(commits(&replay), (1..=whole as u64).collect::<Vec<_>>(), "{length}");
             assert_eq!((replay.torn, replay.damaged), (torn, 0), "{length}");
         }
+    }
+
+    #[test]
+    fn room_that_nothing_was_written_to_is_not_torn() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let mut journal = Journal::create(&directory, 1, 4096).unwrap();
+        let path = directory.join("journal-1");
+        assert_eq!(read(&fs::read(&path).unwrap()).torn, 0);
+        journal.append(1, &writes(1)).unwrap();
+        let first = journal.length() as usize;
+        journal.append(2, &writes(2)).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 4096, "the disk of this test has room");
+        let replay = read(&bytes);
+        assert_eq!((commits(&replay), replay.torn, replay.damaged), (vec![1, 2], 0, 0));
+        // The end of the second was not written: there still are zeros.
+        bytes[first + FRAME + 1..].fill(0);
+        let replay = read(&bytes);
+        assert_eq!((commits(&replay), replay.torn, replay.damaged), (vec![1], FRAME + 1, 0));
     }
 
     #[test]
@@ -309,7 +337,7 @@ mod tests {
         let (foreign, ends) = written();
         let base = tempfile::tempdir().unwrap();
         let directory = Directory::open(base.path()).unwrap();
-        let mut journal = Journal::create(&directory, 1).unwrap();
+        let mut journal = Journal::create(&directory, 1, 0).unwrap();
         let mut carries = Writes::default();
         carries.put(Key::message(9, 0), foreign[ends[0]..].to_vec());
         journal.append(1, &carries).unwrap();
@@ -323,8 +351,8 @@ mod tests {
     fn a_journal_that_is_gone_or_replaced_is_noticed() {
         let base = tempfile::tempdir().unwrap();
         let directory = Directory::open(base.path()).unwrap();
-        let mut journal = Journal::create(&directory, 1).unwrap();
-        assert!(Journal::create(&directory, 1).is_err(), "none is overwritten");
+        let mut journal = Journal::create(&directory, 1, 0).unwrap();
+        assert!(Journal::create(&directory, 1, 0).is_err(), "none is overwritten");
         fs::copy(directory.join("journal-1"), directory.join("other")).unwrap();
         fs::rename(directory.join("other"), directory.join("journal-1")).unwrap();
         assert!(journal.append(1, &writes(1)).unwrap_err().contains("replaced while in use"));

@@ -83,7 +83,7 @@ fn a_tail_torn_at_every_byte_of_the_last_record() {
     let mut truth = store(&whole);
     let (opened, _) = open(&whole);
     opened.commit(vec![accept(&message(160, 60))]);
-    let begin = fs::metadata(journal(&whole)).unwrap().len();
+    let begin = written(&journal(&whole));
     let last = message(161, 60);
     opened.commit(vec![accept(&last)]);
     // Without closing: what a killed process leaves.
@@ -93,7 +93,7 @@ fn a_tail_torn_at_every_byte_of_the_last_record() {
     truth.messages.extend([160, 161].map(|n| (n, message(n, 60))));
     truth.next = 162;
 
-    let end = fs::metadata(journal(&copy)).unwrap().len();
+    let end = written(&journal(&copy));
     assert!(end - begin > 200, "a commit of one message");
     let mut losses = 0;
     for length in begin..=end {
@@ -137,7 +137,7 @@ fn flipped_bits_in_the_journal_lose_nothing_without_a_word() {
     truth.next = 200;
     copy_tree(&whole, &copy);
     opened.close();
-    let used = fs::metadata(journal(&copy)).unwrap().len();
+    let used = written(&journal(&copy));
     let (mut losses, mut rng) = (0, Rng::new(8));
     for round in 0..flips() / 3 {
         let at = rng.below(used);
@@ -165,9 +165,9 @@ fn a_journal_without_a_commit_takes_messages_as_tried() {
     let (opened, _) = open(&whole);
     let [tried, other] = [0, 1].map(|n| message(n, 50));
     opened.commit(vec![accept(&tried)]);
-    let from = fs::metadata(journal(&whole)).unwrap().len();
+    let from = written(&journal(&whole));
     opened.commit(vec![Operation::Attempt { sequence: 0, attempts: 1 }]);
-    let to = fs::metadata(journal(&whole)).unwrap().len();
+    let to = written(&journal(&whole));
     opened.commit(vec![accept(&other)]);
     let (attempt, head) = (base.path().join("attempt"), base.path().join("head"));
     [&attempt, &head].into_iter().for_each(|copy| copy_tree(&whole, copy));

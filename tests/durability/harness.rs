@@ -94,6 +94,16 @@ pub fn journals(path: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("journal-")).collect()
 }
 
+/// Bytes of a journal that were written: head and frames. Room follows.
+pub fn written(journal: &Path) -> u64 {
+    let bytes = std::fs::read(journal).unwrap();
+    let mut end = 16;
+    while bytes.get(end..end + 4) == Some(b"TgJr") {
+        end += 20 + u32::from_le_bytes(bytes[end + 4..end + 8].try_into().unwrap()) as usize;
+    }
+    end as u64
+}
+
 /// Opens, reads, closes.
 pub fn read(path: &Path) -> Restored {
     let (opened, restored) = open(path);

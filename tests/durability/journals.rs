@@ -14,7 +14,7 @@ fn store(path: &Path, copy: &Path) -> u64 {
     opened.close();
     let (opened, _) = open(path);
     opened.commit(vec![accept(&message(40, 100))]);
-    let second = fs::metadata(&journals(path)[0]).unwrap().len();
+    let second = written(&journals(path)[0]);
     opened.commit(vec![accept(&message(41, 100))]);
     opened.commit(vec![accept(&message(42, 100))]);
     copy_tree(path, copy);
@@ -49,7 +49,7 @@ fn a_damaged_journal_is_set_aside_alone() {
     let base = scratch();
     let (whole, copy) = (base.path().join("whole"), base.path().join("copy"));
     let second = store(&whole, &copy);
-    let length = fs::metadata(&journals(&copy)[0]).unwrap().len();
+    let length = written(&journals(&copy)[0]);
     let of = |missing: &[u64]| (0..43).filter(|n| !missing.contains(n)).collect::<Vec<_>>();
     // In the middle, all from there on, all of it: what is missing was in the journal and nowhere else.
     for (at, bytes, missing) in [
