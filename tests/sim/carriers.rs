@@ -129,6 +129,7 @@ impl World {
         }
         if self.disk.dead {
             self.covered("commit failed");
+            self.disk.unsure.get_or_insert(operations);
             self.send(at, Coming::Answer(Input::CommitFailed { reason: "no space".into() }));
         } else {
             self.disk.in_flight = Some(operations);
@@ -324,10 +325,13 @@ impl World {
     pub fn crash(&mut self) {
         self.covered("crash");
         self.note("crash");
-        if let Some(operations) = self.disk.in_flight.take()
-            && self.chance(2)
-        {
-            self.disk.apply(&operations);
+        for (what, batch) in [("unanswered", self.disk.in_flight.take()), ("failed", self.disk.unsure.take())] {
+            let Some(operations) = batch else { continue };
+            let is_there = self.chance(2);
+            if is_there {
+                self.disk.apply(&operations);
+            }
+            self.covered(&format!("{what} batch {}", if is_there { "found" } else { "lost" }));
         }
         self.coming.clear();
         self.upstream.incarnation += 1;

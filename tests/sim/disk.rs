@@ -1,4 +1,5 @@
-//! The modelled disk: a commit is atomic and durable once answered; a crash before the answer keeps it or loses it whole.
+//! The modelled disk: a commit is atomic and durable once answered; a crash before the answer, or after the answer that it failed,
+//! keeps it or loses it whole. What else a cut leaves of files is `tests/durability/cut.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct Disk {
     pub in_flight: Option<Vec<Operation>>,
     /// Every later commit fails.
     pub dead: bool,
+    /// The first one that failed: written or not, nobody knows before a restart. Those after it were not tried.
+    pub unsure: Option<Vec<Operation>>,
     /// All that it ever said it had, or that it held when the relay began.
     ever: BTreeSet<MessageId>,
 }
@@ -61,6 +64,14 @@ impl Disk {
             Operation::Accept(message) => Some(message.id),
             _ => None,
         }));
+    }
+
+    /// An idempotency key that several messages have.
+    pub fn doubled(&self) -> Option<&str> {
+        let waiting = self.messages.values().filter_map(|(message, _)| message.idempotency_key.as_deref());
+        let ended = self.outcomes.values().filter_map(|outcome| outcome.idempotency_key.as_deref());
+        let mut seen = BTreeSet::new();
+        waiting.chain(ended).find(|key| !seen.insert(*key))
     }
 
     pub fn holds(&self, id: MessageId) -> bool {

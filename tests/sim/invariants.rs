@@ -26,6 +26,9 @@ pub fn check(told: &Told, disk: &Disk, upstream: &Upstream, sent: &BTreeMap<u64,
         return Err(complaint.clone());
     }
     accepted_is_durable(told, disk)?;
+    if let Some(key) = disk.doubled() {
+        return Err(format!("S15: several messages have the key {key}"));
+    }
     outcomes_are_unique_and_true(told, upstream)?;
     attempts_are_bounded_and_ordered(upstream, sent)
 }

@@ -43,7 +43,7 @@ pub enum Fault {
 pub struct Coverage(pub BTreeSet<String>);
 
 impl Coverage {
-    const WANTED: [&'static str; 29] = [
+    const WANTED: [&'static str; 34] = [
         "stale mark",
         "stale resubscribe",
         "stale reconnect",
@@ -54,6 +54,10 @@ impl Coverage {
         "one crash after the other",
         "connect held back",
         "commit failed",
+        "unanswered batch found",
+        "unanswered batch lost",
+        "failed batch found",
+        "failed batch lost",
         "connection lost",
         "one of two connections lost",
         "another connection took over",
@@ -71,6 +75,7 @@ impl Coverage {
         "rejected",
         "dead_lettered",
         "repeated publish",
+        "repeated publish without an answer",
         "error store_failed",
         "retried",
     ];
