@@ -2,10 +2,12 @@
 //! moment, and the copy is mounted. What no fsync brought to that disk is gone, as after a power cut.
 //!
 //! A frozen process can have told its clients nothing but what they have read, so what they were told is held against what a
-//! relay on the copy knows and does (`judge`). Each cut goes on from the copy of the one before.
+//! relay on the copy knows and does (`judge`). Each cut goes on from the copy of the one before, up to [`CUTS_OF_ONE_DISK`].
 //! Needs root and loop devices; says SKIP where they are not to be had. `TIDEGATE_TEST_CUTS` sets how many cuts there are.
 //! Deliberately not here: disks that lie about a flush, about which nothing can be promised.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,10 @@ use crate::upstream::Gate;
 
 /// Cuts of one run, unless the environment says otherwise.
 const CUTS: u64 = 10;
+
+/// What is kept grows with every cut, and no life is long: beyond that the disk is too small to write the data anew on it, and
+/// nothing is accepted any more.
+const CUTS_OF_ONE_DISK: u64 = 20;
 
 /// Waits until every thread of a process is stopped: no system call of it is under way any more.
 fn wait_stopped(relay: &Relay) {
@@ -49,21 +55,33 @@ fn wait_read(relay: &Relay) {
 
 #[test]
 fn what_clients_were_told_survives_power_cuts() {
+    let cuts = std::env::var("TIDEGATE_TEST_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(CUTS);
+    let mut ends = BTreeMap::new();
+    for first in (0..cuts).step_by(CUTS_OF_ONE_DISK as usize) {
+        match cut_again_and_again(first..cuts.min(first + CUTS_OF_ONE_DISK)) {
+            Ok(more) => more.into_iter().for_each(|(end, count)| *ends.entry(end).or_default() += count),
+            Err(why) => {
+                return skip("e2e::what_clients_were_told_survives_power_cuts", &format!("no disk of its own: {why}"));
+            }
+        }
+    }
+    // Else the run was too tame.
+    for end in ["delivered", "rejected(no)", "dead_lettered(outcome_unknown)"] {
+        assert!(ends.get(end).is_some_and(|count: &usize| *count >= 10), "{end}: {ends:?}");
+    }
+}
+
+/// Cuts one disk so often, and judges what was seen. Gives how many messages ended in which way, or why there is no disk.
+fn cut_again_and_again(cuts: Range<u64>) -> Result<BTreeMap<String, usize>, String> {
     let dir = tempfile::tempdir().unwrap();
     let image = |cut: u64| dir.path().join(format!("disk-{cut}.ext4"));
-    let mut disk = match Disk::new(image(0), dir.path().join("at-0")) {
-        Ok(disk) => disk,
-        Err(why) => {
-            return skip("e2e::what_clients_were_told_survives_power_cuts", &format!("no disk of its own: {why}"));
-        }
-    };
-    let cuts = std::env::var("TIDEGATE_TEST_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(CUTS);
+    let mut disk = Disk::new(image(cuts.start), dir.path().join(format!("at-{}", cuts.start)))?;
     let mut run = Run::new("power_cuts", 4);
     // Written anew again and again.
     run.place.set("outbox.window", "256").set("outbox.rotate_above", r#""4MiB""#);
     run.place.set("outbox.path", &format!("{:?}", disk.at.join("state")));
     let mut rotations = 0.0;
-    for cut in 0..cuts {
+    for cut in cuts.clone() {
         run.open();
         let relay = run.start();
         let mut next = None;
@@ -89,9 +107,6 @@ fn what_clients_were_told_survives_power_cuts() {
         run.place.set("outbox.path", &format!("{:?}", disk.at.join("state")));
     }
     let ends = run.finish();
-    println!("{cuts} cuts, {rotations} times written anew: {ends:?}");
-    // Else the run was too tame.
-    for end in ["delivered", "rejected(no)", "dead_lettered(outcome_unknown)"] {
-        assert!(ends.get(end).is_some_and(|count| *count >= 10), "{end}: {ends:?}");
-    }
+    println!("cuts {cuts:?}, {rotations} times written anew: {ends:?}");
+    Ok(ends)
 }
