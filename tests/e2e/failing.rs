@@ -93,6 +93,11 @@ fn live(run: &Run, relay: Relay, what: &str, enough: usize) -> &'static str {
         became = wait_for_a_sign(&relay, progress, what, enough);
         if became == FAILED {
             assert_failed(run, &relay, what);
+            // What leaves on the next connection leaves after the failure.
+            let before = run.upstream.opened();
+            run.cut(&relay);
+            until("the next connection", || (run.upstream.opened() > before).then_some(()));
+            relay.wait_state("live");
         }
         relay.kill();
         None

@@ -156,7 +156,8 @@ fn fifty_kills_in_short_lives_under_load_break_no_promise() {
     let ends = run.finish();
     println!("{LIVES} lives: {ends:?}");
     // Else the run was too tame.
-    for end in ["delivered", "rejected(no)", "expired(ttl)", "dead_lettered(outcome_unknown)"] {
-        assert!(ends.get(end).is_some_and(|count| *count >= 10), "{end}: {ends:?}");
+    let wished = ["rejected(cancelled)", "rejected(superseded)"];
+    for end in ["delivered", "rejected(no)", "expired(ttl)", "dead_lettered(outcome_unknown)"].iter().chain(&wished) {
+        assert!(ends.get(*end).is_some_and(|count| *count >= 10), "{end}: {ends:?}");
     }
 }

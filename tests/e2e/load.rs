@@ -1,7 +1,8 @@
 //! Publishers of every kind before an upstream of every mood, and what they see, written down for the judge.
 //!
 //! What becomes of a message follows from its number, so that every run has some of each: under an order key or not, sent
-//! twice or not, with a time to live or not; acknowledged, refused, put off, or left without an answer the first time.
+//! twice or not, with a time to live or not, cancelled, taking the place of others; acknowledged, refused, put off, or left without
+//! an answer the first time. Each publisher is a principal of its own, and all use the same keys.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,6 +30,12 @@ const LARGE: (u64, usize) = (200, 1_000_000);
 const ROOM: u64 = 1 << 30;
 /// The time to live of those that have one.
 const TTL_MS: u64 = 200;
+/// For how long some are put off.
+const PUT_OFF_MS: u64 = 30;
+/// One of so many messages that are asked for is asked for by another principal, too.
+const PRIES: usize = 20;
+/// The `ref` of what asks to cancel a message: beyond those of publishes.
+const CANCEL: u64 = 1 << 40;
 
 /// A run over several lives of a relay.
 pub struct Run {
@@ -89,6 +96,13 @@ impl Run {
         // An answer is given at once or never: none comes late, so none is owed to an attempt before the last.
         place.set("outbox.ack_timeout", r#""10m""#).set("feed.session_requests", "1000000");
         place.set("outbox.message_max", r#""2MiB""#).set("feed.request_max", r#""2MiB""#);
+        let grants: Vec<String> = (0..publishers)
+            .map(|number| {
+                let name = principal(number);
+                format!(r#"{{ name = "{name}", token = "{name}", read = ["*"], write = ["*"] }}"#)
+            })
+            .collect();
+        place.set("access.mode", r#""tokens""#).set("access.tokens", &format!("[{}]", grants.join(", ")));
         let state = in_memory();
         if let Some(state) = &state {
             place.set("outbox.path", &format!("{:?}", state.path().join("state")));
@@ -128,8 +142,8 @@ impl Run {
     pub fn load(&self, relay: Relay, meanwhile: impl FnOnce(Relay, &Progress) -> Option<Relay>) -> Option<Relay> {
         let progress = Progress::default();
         let kept = thread::scope(|scope| {
-            for publisher in &self.publishers {
-                let (client, trace, progress) = (relay.client(), &self.trace, &progress);
+            for (number, publisher) in (0..).zip(&self.publishers) {
+                let (client, trace, progress) = (relay.client_as(&principal(number)), &self.trace, &progress);
                 scope.spawn(move || publisher.lock().unwrap().publish(client, trace, progress));
             }
             let kept = meanwhile(relay, &progress);
@@ -186,14 +200,29 @@ impl Run {
     }
 
     fn ask(&self, relay: &Relay) {
-        let messages = self.trace.to_ask();
-        let lines: Vec<String> = messages.iter().map(|message| format!("GET /v1/messages/{message}")).collect();
+        // By whom, and which; one of some by the next publisher, too, whose it is not.
+        let mut questions = Vec::new();
+        for (place, (message, tag)) in self.trace.to_ask().into_iter().enumerate() {
+            let number: u64 = tag.split_once('-').unwrap().0.parse().unwrap();
+            if place % PRIES == 0 {
+                questions.push((principal((number + 1) % self.publishers.len() as u64), message.clone(), true));
+            }
+            questions.push((principal(number), message, false));
+        }
+        let line = |(who, message, _): &(String, String, bool)| (format!("GET /v1/messages/{message}"), who.clone());
+        let lines: Vec<_> = questions.iter().map(line).collect();
         // Each is asked for after the answer about the one before.
         let mut asked = self.trace.lines();
         relay.ask_each(&lines, |place, answer| {
-            let end = (answer.status == 200).then(|| answer.json()).and_then(|body| end(&body));
-            let (message, status) = (messages[place].clone(), answer.status);
-            self.trace.note(&Seen::Client(Said::State { asked, message, status, end }));
+            let (principal, message, prying) = questions[place].clone();
+            let status = answer.status;
+            let seen = if prying {
+                Said::Pry { principal, message, status }
+            } else {
+                let end = (status == 200).then(|| answer.json()).and_then(|body| end(&body));
+                Said::State { asked, message, status, end }
+            };
+            self.trace.note(&Seen::Client(seen));
             asked = self.trace.lines();
         });
     }
@@ -223,6 +252,11 @@ impl Run {
     }
 }
 
+/// What a publisher is called, and its token.
+fn principal(number: u64) -> String {
+    format!("publisher-{number}")
+}
+
 /// A directory in memory, if there is room: a killed process says nothing about the disk, and need not wait for it. Runs that
 /// are about the disk set another one.
 fn in_memory() -> Option<tempfile::TempDir> {
@@ -248,7 +282,8 @@ fn moody(trace: &Arc<Trace>, calm: &Arc<AtomicBool>) -> Upstream {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let (tag, message) = (text(&got.json["data"]["tag"]), text(&got.json["message"]));
         let (connection, request) = (got.connection, got.json["id"].as_u64().unwrap());
-        trace.note(&Seen::Upstream(Did::Attempt { connection, request, tag: tag.clone(), message }));
+        let at_ms = trace.now_ms();
+        trace.note(&Seen::Upstream(Did::Attempt { at_ms, connection, request, tag: tag.clone(), message }));
         let first = {
             let mut seen = seen.lock().unwrap();
             let count = seen.entry(tag.clone()).or_default();
@@ -262,15 +297,16 @@ fn moody(trace: &Arc<Trace>, calm: &Arc<AtomicBool>) -> Upstream {
 fn answer(got: &Got, tag: &str, request: u64, first: bool, trace: &Trace) -> Vec<String> {
     let (connection, n) = (got.connection, got.json["data"]["n"].as_u64().unwrap());
     let receipt = receipt(tag, connection, request);
-    let refuse = |code: &str, again: bool| {
-        trace.note(&Seen::Upstream(Did::Nack { connection, request, again }));
+    let refuse = |code: &str, again: bool, after_ms: u64| {
+        trace.note(&Seen::Upstream(Did::Nack { at_ms: trace.now_ms(), connection, request, again, after_ms }));
         json!({"type": "error", "id": request, "code": code, "message": receipt})
     };
     let said = match n {
-        n if n % 11 == 3 => refuse("no", false),
+        n if n % 11 == 3 => refuse("no", false, 0),
         n if n % 13 == 5 && first => {
-            let mut said = refuse("later", true);
-            said["retry_after"] = json!(0);
+            let after_ms = if n.is_multiple_of(2) { PUT_OFF_MS } else { 0 };
+            let mut said = refuse("later", true, after_ms);
+            said["retry_after"] = json!(format!("{after_ms}ms"));
             said
         }
         n if n % 9 == 1 && first => return Vec::new(),
@@ -305,9 +341,11 @@ impl Publisher {
         };
         let fill = "x".repeat(size);
         let data = json!({"tag": tag, "n": n, "fill": fill});
-        let mut request = json!({"op": "publish", "ref": n, "channel": "orders", "data": data, "idempotency_key": tag});
+        let mut request =
+            json!({"op": "publish", "ref": n, "channel": "orders", "data": data, "idempotency_key": n.to_string()});
         if !n.is_multiple_of(4) {
-            request["order_key"] = json!(format!("{}-{}", self.number, n % 10));
+            request["order_key"] = json!((n % 10).to_string());
+            request["coalesce"] = json!(n % 23 == 9);
         }
         if n % 5 == 2 {
             request["on_unknown"] = json!("dead_letter");
@@ -327,7 +365,7 @@ impl Publisher {
         loop {
             while outstanding < OUTSTANDING && !progress.over.load(Ordering::Relaxed) {
                 let (_, request) = repeats.pop().unwrap_or_else(|| self.request());
-                trace.note(&Seen::Client(about(session, &request)));
+                trace.note(&Seen::Client(about(session, &principal(self.number), &request)));
                 if client.try_send(&request.to_string()).is_none() {
                     return;
                 }
@@ -338,6 +376,14 @@ impl Publisher {
             }
             let Some(frame) = client.try_next() else { return };
             outstanding -= usize::from(self.read(&frame, session, trace, progress));
+            if frame["kind"] == "accepted" && frame["ref"].as_u64().unwrap() % 17 == 6 {
+                let message = frame["message"].as_str().unwrap();
+                trace.note(&Seen::Client(Said::Cancel { message: message.to_owned() }));
+                let request = json!({"op": "cancel", "ref": CANCEL, "message": message});
+                if client.try_send(&request.to_string()).is_none() {
+                    return;
+                }
+            }
         }
     }
 
@@ -352,6 +398,8 @@ impl Publisher {
                 let (tag, message, state) = (self.tag(number()), word("message"), word("state"));
                 Said::Accepted { at_ms: trace.now_ms(), session, tag, message, state }
             }
+            // It may have left.
+            Some("error") if number() == CANCEL => return false,
             Some("error") => {
                 let code = word("code");
                 match code.as_str() {
@@ -383,16 +431,16 @@ impl Publisher {
 }
 
 /// The line of a publish.
-fn about(session: u64, request: &Value) -> Said {
+fn about(session: u64, principal: &str, request: &Value) -> Said {
     let word = |name: &str| request[name].as_str().map(str::to_owned);
-    let key = word("idempotency_key").unwrap();
     Said::Publish {
         session,
-        tag: key.clone(),
-        principal: "local".to_owned(),
-        key,
+        tag: request["data"]["tag"].as_str().unwrap().to_owned(),
+        principal: principal.to_owned(),
+        key: word("idempotency_key").unwrap(),
         order_key: word("order_key"),
         dead_letter: word("on_unknown").is_some(),
         ttl_ms: word("ttl").map(|_| TTL_MS),
+        coalesce: request["coalesce"] == true,
     }
 }

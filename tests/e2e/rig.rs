@@ -181,14 +181,15 @@ impl Relay {
         Answer::read(&request(self.feed, line, headers, body))
     }
 
-    /// Many requests to the feed without bodies, one after another on one connection; gives each answer to `read`.
-    pub fn ask_each(&self, lines: &[String], mut read: impl FnMut(usize, Answer)) {
+    /// Many requests to the feed without bodies, each with a token, one after another on one connection; gives each answer to `read`.
+    pub fn ask_each(&self, lines: &[(String, String)], mut read: impl FnMut(usize, Answer)) {
         let mut stream = TcpStream::connect(self.feed).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut answers = BufReader::new(stream.try_clone().unwrap());
-        for (place, line) in lines.iter().enumerate() {
-            write!(stream, "{line} HTTP/1.1\r\nHost: {}\r\n\r\n", self.feed).unwrap();
+        for (place, (line, token)) in lines.iter().enumerate() {
+            let headers = format!("Host: {}\r\nAuthorization: Bearer {token}", self.feed);
+            write!(stream, "{line} HTTP/1.1\r\n{headers}\r\n\r\n").unwrap();
             let mut head = String::new();
             while !head.ends_with("\r\n\r\n") {
                 assert!(answers.read_line(&mut head).unwrap() > 0, "no answer to {line}: {head}");

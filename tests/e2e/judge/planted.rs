@@ -24,9 +24,14 @@ fn publish(of: &str) -> Seen {
         principal: "local".into(),
         key: of.into(),
         order_key: ["a", "b", "e"].contains(&of).then(|| "k".into()),
-        dead_letter: of == "once",
+        dead_letter: of.starts_with("once"),
         ttl_ms: (of == "short").then_some(100),
+        coalesce: of == "e",
     })
+}
+
+fn cancel(of: &str) -> Seen {
+    Seen::Client(Client::Cancel { message: id(of) })
 }
 
 fn id(of: &str) -> String {
@@ -43,7 +48,11 @@ fn accepted_as(of: &str, message: &str) -> Seen {
 }
 
 fn attempt(of: &str, connection: usize, request: u64) -> Seen {
-    Seen::Upstream(Upstream::Attempt { connection, request, tag: of.into(), message: id(of) })
+    attempt_at(0, of, connection, request)
+}
+
+fn attempt_at(at_ms: u64, of: &str, connection: usize, request: u64) -> Seen {
+    Seen::Upstream(Upstream::Attempt { at_ms, connection, request, tag: of.into(), message: id(of) })
 }
 
 fn ack(connection: usize, request: u64) -> Seen {
@@ -51,7 +60,7 @@ fn ack(connection: usize, request: u64) -> Seen {
 }
 
 fn nack(connection: usize, request: u64, again: bool) -> Seen {
-    Seen::Upstream(Upstream::Nack { connection, request, again })
+    Seen::Upstream(Upstream::Nack { at_ms: 0, connection, request, again, after_ms: 0 })
 }
 
 fn delivered(of: &str, connection: usize, request: u64) -> End {
@@ -205,7 +214,7 @@ fn a_message_that_leaves_before_it_is_durable() {
 
 #[test]
 fn a_second_end() {
-    let other = failed("rejected", "cancelled");
+    let other = failed("rejected", "other");
     assert_eq!(broken(&and(&[state("a", Some(other.clone()))])), [Rule::OneEnd], "another one");
     assert_eq!(
         broken(&and(&[outcome("b", delivered("b", 1, 2)), outcome("b", other)])),
@@ -258,7 +267,7 @@ fn two_of_one_key_accepted_in_the_wrong_order() {
 }
 
 fn attempt_as(of: &str, message: &str, request: u64) -> Seen {
-    Seen::Upstream(Upstream::Attempt { connection: 1, request, tag: of.into(), message: message.into() })
+    Seen::Upstream(Upstream::Attempt { at_ms: 0, connection: 1, request, tag: of.into(), message: message.into() })
 }
 
 #[test]
@@ -309,7 +318,7 @@ fn two_messages_for_one_key() {
 #[test]
 fn life_after_an_error_of_the_store() {
     let refused = Seen::Client(Client::Refused { session: 1, tag: "y".into(), code: "store_failed".into() });
-    let later = [publish("x"), accepted("x"), state("x", Some(failed("rejected", "cancelled")))];
+    let later = [publish("x"), accepted("x"), cancel("x"), state("x", Some(failed("rejected", "cancelled")))];
     assert_eq!(broken(&and(&[&[publish("y"), refused.clone()], later.as_slice()].concat())), [Rule::FailStop]);
     assert_eq!(broken(&and(&[&[scrape(0.0, 0.0, true)], later.as_slice()].concat())), [Rule::FailStop]);
     assert_eq!(broken(&and(&later)), []);
@@ -348,7 +357,7 @@ fn an_end_as_unsent_of_what_upstream_has() {
         &accepted("short"),
         &[accepted("short"), attempt("short", 0, 6), outcome("short", failed("expired", "ttl"))],
     );
-    assert_eq!(broken(&told), [Rule::TimeToLive]);
+    assert_eq!(broken(&told), [Rule::Unsent]);
     let put_off =
         [accepted("short"), attempt("short", 0, 6), nack(0, 6, true), outcome("short", failed("expired", "ttl"))];
     assert_eq!(broken(&with(&accepted("short"), &put_off)), [], "upstream has it not");
@@ -362,6 +371,85 @@ fn a_message_that_nobody_sends_again() {
     let lines = [attempt("b", 1, 2), ack(1, 2), state("b", Some(delivered("b", 1, 2)))];
     let trace: Vec<Seen> = good().into_iter().filter(|seen| !lines.contains(seen)).collect();
     assert_eq!(broken(&trace), [Rule::Drained]);
+}
+
+#[test]
+fn an_attempt_before_the_time_that_upstream_asked_for() {
+    let put_off = Seen::Upstream(Upstream::Nack { at_ms: 40, connection: 1, request: 2, again: true, after_ms: 30 });
+    let again = |at_ms, connection| {
+        let told = state("b", Some(delivered("b", connection, 3)));
+        let lines = [put_off.clone(), attempt_at(at_ms, "b", connection, 3), ack(connection, 3)];
+        let trace = with(&ack(1, 2), &lines).into_iter();
+        let trace = trace.map(|seen| if seen == state_of_delivered("b", 2) { told.clone() } else { seen });
+        broken(&trace.collect::<Vec<_>>())
+    };
+    assert_eq!(again(69, 1), [Rule::PutOff]);
+    assert_eq!(again(70, 1), []);
+    assert_eq!(again(69, 2), [], "the answer may have been lost with its connection");
+}
+
+#[test]
+fn what_is_anothers() {
+    let told = Seen::Client(Client::Outcome { session: 2, message: id("b"), end: delivered("b", 1, 2) });
+    let (session, tag, key) = (2, "theirs".into(), "a".into());
+    let theirs = Seen::Client(Client::Publish {
+        session,
+        tag,
+        principal: "other".into(),
+        key,
+        order_key: None,
+        dead_letter: false,
+        ttl_ms: None,
+        coalesce: false,
+    });
+    assert_eq!(broken(&and(&[theirs.clone(), accepted("theirs"), told])), [Rule::Private, Rule::Drained]);
+    assert_eq!(broken(&and(&[theirs, accepted_as("theirs", &id("a"))])), [Rule::OneMessage], "their key is not ours");
+    let pry = |status| Seen::Client(Client::Pry { principal: "other".into(), message: id("a"), status });
+    assert_eq!(broken(&and(&[pry(404)])), []);
+    for status in [200, 403] {
+        assert_eq!(broken(&and(&[pry(status)])), [Rule::Private], "{status}");
+    }
+}
+
+#[test]
+fn an_end_that_nobody_wished() {
+    let x = [publish("x"), accepted("x")];
+    let ended = |reason: &str| outcome("x", failed("rejected", reason));
+    assert_eq!(broken(&and(&[&x[..], &[ended("cancelled")]].concat())), [Rule::Wished]);
+    assert_eq!(broken(&and(&[&x[..], &[cancel("x"), ended("cancelled")]].concat())), []);
+    let sent = [&x[..], &[attempt("x", 1, 3), cancel("x"), ended("cancelled")]].concat();
+    assert_eq!(broken(&and(&sent)), [Rule::Unsent]);
+    let late = [&x[..], &[cancel("x"), ended("cancelled"), attempt("x", 1, 3)]].concat();
+    assert_eq!(broken(&and(&late)), [Rule::Over]);
+    // `e` takes the place of what waits under its key, before it.
+    let superseded = |of: &str| outcome(of, failed("rejected", "superseded"));
+    let end = [attempt_as("e", "01E", 3), ack(1, 3), state("e", Some(delivered("e", 1, 3)))];
+    let e = [publish("e"), accepted("e")];
+    assert_eq!(broken(&and(&[&x[..], &e, &[superseded("x")], &end].concat())), [Rule::Wished], "another key");
+    assert_eq!(broken(&and(&[&e[..], &[superseded("e")]].concat())), [Rule::Wished], "by itself");
+    let waits = [&e[..], &[superseded("b")], &end].concat();
+    let lines = [attempt("b", 0, 2), attempt("b", 1, 2), ack(1, 2), state("b", Some(delivered("b", 1, 2)))];
+    let trace: Vec<Seen> = and(&waits).into_iter().filter(|seen| !lines.contains(seen)).collect();
+    assert_eq!(broken(&trace), []);
+}
+
+#[test]
+fn what_must_leave_once_leaves_while_the_store_cannot_know() {
+    let cut = Seen::Upstream(Upstream::Cut { connections: 2 });
+    let more = |connection| {
+        let lines = [publish("once2"), accepted("once2"), scrape(0.0, 0.0, true), cut.clone()];
+        broken(&and(&[
+            &lines[..],
+            &[attempt("once2", connection, 1), ack(connection, 1), state_of("once2", connection)],
+        ]
+        .concat()))
+    };
+    assert_eq!(more(2), [Rule::FailStop]);
+    assert_eq!(more(1), [], "it may have left before");
+}
+
+fn state_of(of: &str, connection: usize) -> Seen {
+    state(of, Some(delivered(of, connection, 1)))
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::seen::{Admin, Client, End, Seen, Upstream, receipt};
+use super::wishes::Wishes;
 
 /// What must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,12 +30,20 @@ pub enum Rule {
     Over,
     /// One message per publish: a repetition finds the first.
     OneMessage,
-    /// After an error of the store nothing is accepted and nothing ends.
+    /// After an error of the store nothing is accepted, nothing ends, and nothing leaves that must not leave twice.
     FailStop,
     /// What must not be sent twice is sent once, unless upstream refused it.
     AtMostOnce,
-    /// A time to live is kept: nothing leaves after it, and nothing is called unsent that upstream has.
+    /// A time to live is kept: nothing leaves after it, and only what has one expires.
     TimeToLive,
+    /// Nothing is called unsent that upstream has.
+    Unsent,
+    /// Nothing leaves again before the time that upstream asked for.
+    PutOff,
+    /// Nobody hears of another's messages.
+    Private,
+    /// What ends as cancelled or superseded was to.
+    Wished,
     /// In the end everything has ended.
     Drained,
 }
@@ -46,6 +55,12 @@ pub struct Violation {
     what: String,
     /// Where to look.
     lines: Vec<u64>,
+}
+
+impl Violation {
+    pub fn new(rule: Rule, what: String, lines: Vec<u64>) -> Self {
+        Violation { rule, what, lines }
+    }
 }
 
 impl fmt::Display for Violation {
@@ -134,13 +149,16 @@ pub struct Judge {
     /// Two messages of one key in flight, unless the first turns out to have ended without upstream: both, and the line.
     overlaps: Vec<(String, String, u64)>,
     violations: Vec<Violation>,
+    wishes: Wishes,
 }
 
 impl Judge {
     /// Reads the next line.
     pub fn read(&mut self, line: &str) {
         self.line += 1;
-        match serde_json::from_str(line) {
+        let seen = serde_json::from_str(line);
+        seen.iter().for_each(|seen| self.wishes.read(self.line, seen));
+        match seen {
             Ok(Seen::Client(seen)) => self.client(seen),
             Ok(Seen::Upstream(seen)) => self.upstream(seen),
             Ok(Seen::Admin(seen)) => self.admin(seen),
@@ -169,6 +187,7 @@ impl Judge {
                 self.violations.push(Violation { rule: Rule::KeyOrder, what, lines: vec![at, line] });
             }
         }
+        self.violations.extend(self.wishes.end());
         self.violations
     }
 
@@ -230,9 +249,11 @@ impl Judge {
 
     fn upstream(&mut self, seen: Upstream) {
         match seen {
-            Upstream::Attempt { connection, request, tag, message } => self.attempt(connection, request, tag, message),
+            Upstream::Attempt { connection, request, tag, message, .. } => {
+                self.attempt(connection, request, tag, message)
+            }
             Upstream::Ack { connection, request } => self.answer(connection, request, Answer::Ack),
-            Upstream::Nack { connection, request, again } => {
+            Upstream::Nack { connection, request, again, .. } => {
                 self.answer(connection, request, if again { Answer::Later } else { Answer::Refusal });
             }
             Upstream::Cut { connections } => self.cuts.push((connections, self.life)),
@@ -367,6 +388,7 @@ impl Judge {
                 self.ended(&message, end);
             }
             Client::State { asked, message, status, end } => self.state(asked, message, status, end),
+            Client::Cancel { .. } | Client::Pry { .. } => {}
         }
     }
 
@@ -453,21 +475,21 @@ impl Judge {
             );
             self.complain(Rule::Answered, what, &all);
         }
-        if end.state == "expired" {
-            self.expired(id, &tag, end.reason.as_deref());
+        if end.state == "expired" && self.publications.get(&tag).is_some_and(|of| of.ttl_ms.is_none()) {
+            self.complain(Rule::TimeToLive, format!("{id} ({tag}) expired and had all the time"), &[]);
+        }
+        if end.reason.as_deref().is_some_and(|reason| ["ttl", "cancelled", "superseded"].contains(&reason)) {
+            self.unsent(id, &tag);
         }
     }
 
-    fn expired(&mut self, id: &str, tag: &str, reason: Option<&str>) {
+    fn unsent(&mut self, id: &str, tag: &str) {
         let (life, hard) = (self.life, &self.hard);
         // An attempt of the last moment before a hard end may be unknown: the store learns of it while it is under way.
         let known = |attempt: &&Attempt| attempt.life == life || !hard.contains(&attempt.life);
         let attempts: Vec<u64> = self.messages[id].unrefused().filter(known).map(|attempt| attempt.line).collect();
-        if reason == Some("ttl") && !attempts.is_empty() {
-            self.complain(Rule::TimeToLive, format!("{id} ({tag}) is called unsent, and upstream has it"), &attempts);
-        }
-        if self.publications.get(tag).is_some_and(|publication| publication.ttl_ms.is_none()) {
-            self.complain(Rule::TimeToLive, format!("{id} ({tag}) expired and had all the time"), &[]);
+        if !attempts.is_empty() {
+            self.complain(Rule::Unsent, format!("{id} ({tag}) is called unsent, and upstream has it"), &attempts);
         }
     }
 }

@@ -31,7 +31,14 @@ pub enum Client {
         dead_letter: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         ttl_ms: Option<u64>,
+        /// It takes the place of those that wait under its order key.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        coalesce: bool,
     },
+    /// Is about to ask that this be cancelled.
+    Cancel { message: String },
+    /// Asked for a message of another one.
+    Pry { principal: String, message: String, status: u16 },
     /// Was told that it is accepted.
     Accepted { at_ms: u64, session: u64, tag: String, message: String, state: String },
     /// Was refused.
@@ -66,15 +73,18 @@ pub struct End {
 #[serde(tag = "saw", rename_all = "snake_case")]
 pub enum Upstream {
     /// A message came.
-    Attempt { connection: usize, request: u64, tag: String, message: String },
+    Attempt { at_ms: u64, connection: usize, request: u64, tag: String, message: String },
     /// Is about to acknowledge it, with its receipt.
     Ack { connection: usize, request: u64 },
-    /// Is about to refuse it, with its receipt; `again`: it may be sent again.
+    /// Is about to refuse it, with its receipt; `again`: it may be sent again, once this time has passed.
     Nack {
+        at_ms: u64,
         connection: usize,
         request: u64,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
+        #[serde(default)]
+        after_ms: u64,
     },
     /// Every connection below this number has ended; what is still read from them left before.
     Cut { connections: usize },

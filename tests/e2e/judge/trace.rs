@@ -28,7 +28,8 @@ struct Inner {
     file: File,
     lines: u64,
     sessions: u64,
-    standing: BTreeMap<String, Standing>,
+    /// By message; with its tag.
+    standing: BTreeMap<String, (Standing, String)>,
 }
 
 /// A trace that is being written, by all observers at once.
@@ -75,11 +76,11 @@ impl Trace {
         inner.sessions
     }
 
-    /// Messages of which something was seen that nobody has asked for since.
-    pub fn to_ask(&self) -> Vec<String> {
+    /// Messages of which something was seen that nobody has asked for since, with their tags.
+    pub fn to_ask(&self) -> Vec<(String, String)> {
         let inner = self.inner.lock().unwrap();
-        let open = inner.standing.iter().filter(|(_, standing)| **standing != Standing::Settled);
-        open.map(|(message, _)| message.clone()).collect()
+        let open = inner.standing.iter().filter(|(_, (standing, _))| *standing != Standing::Settled);
+        open.map(|(message, (_, tag))| (message.clone(), tag.clone())).collect()
     }
 
     /// Judges what was written. A good trace is removed; gives how many messages ended in which way.
@@ -113,17 +114,22 @@ impl Trace {
 impl Inner {
     fn follow(&mut self, seen: &Seen) {
         match seen {
-            Seen::Client(Client::Accepted { message, .. }) | Seen::Upstream(Upstream::Attempt { message, .. }) => {
-                self.standing.entry(message.clone()).or_insert(Standing::Open);
+            Seen::Client(Client::Accepted { message, tag, .. })
+            | Seen::Upstream(Upstream::Attempt { message, tag, .. }) => {
+                self.standing.entry(message.clone()).or_insert((Standing::Open, tag.clone()));
             }
-            Seen::Client(Client::Outcome { message, .. }) => {
-                self.standing.insert(message.clone(), Standing::Told);
-            }
+            Seen::Client(Client::Outcome { message, .. }) => self.stands(message, Standing::Told),
             // Of what is unknown once there is no more to hear.
             Seen::Client(Client::State { message, status, end, .. }) if end.is_some() || *status != 200 => {
-                self.standing.insert(message.clone(), Standing::Settled);
+                self.stands(message, Standing::Settled);
             }
             _ => {}
+        }
+    }
+
+    fn stands(&mut self, message: &str, standing: Standing) {
+        if let Some((before, _)) = self.standing.get_mut(message) {
+            *before = standing;
         }
     }
 }
