@@ -22,8 +22,7 @@ use crate::upstream::Gate;
 /// Cuts of one run, unless the environment says otherwise.
 const CUTS: u64 = 10;
 
-/// What is kept grows with every cut, and no life is long: beyond that the disk is too small to write the data anew on it, and
-/// nothing is accepted any more.
+/// What is kept grows with every cut, and no life is long enough to write much of it anew: beyond that the disk is too small.
 const CUTS_OF_ONE_DISK: u64 = 20;
 
 /// Waits until every thread of a process is stopped: no system call of it is under way any more.
@@ -79,6 +78,8 @@ fn cut_again_and_again(cuts: Range<u64>) -> Result<BTreeMap<String, usize>, Stri
     let mut run = Run::new("power_cuts", 4);
     // Written anew again and again.
     run.place.set("outbox.window", "256").set("outbox.rotate_above", r#""4MiB""#);
+    // No more waits than a copy has room for, beside what the store needs to drain.
+    run.place.set("outbox.max_messages", "1000").set("outbox.min_free", r#""64MiB""#);
     run.place.set("outbox.path", &format!("{:?}", disk.at.join("state")));
     let mut rotations = 0.0;
     for cut in cuts.clone() {
