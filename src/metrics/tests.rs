@@ -20,8 +20,11 @@ fn stats() -> Stats {
     stats.sessions.latency.observe(Duration::from_secs(2));
     stats.outbox.lane(Lane::High).depth = 4;
     stats.outbox.lane(Lane::High).oldest = Some(Wall(0));
-    stats.outbox.accepted = 5;
+    (stats.outbox.accepted, stats.outbox.restored) = (5, 3);
     stats.outbox.outcomes.bump(OutcomeState::Delivered);
+    stats.outbox.outcomes.bump(OutcomeState::Rejected);
+    (0..2).for_each(|_| stats.outbox.outcomes.bump(OutcomeState::DeadLettered));
+    (stats.outbox.bytes, stats.outbox.max_messages, stats.outbox.max_bytes) = (600, 70, 8_000);
     stats
 }
 
@@ -66,6 +69,26 @@ fn values_and_labels_are_shown() {
     ] {
         assert!(text.lines().any(|have| have == line), "no line `{line}` in\n{text}");
     }
+}
+
+/// What came in, less what went out, is what is there.
+#[test]
+fn the_outbox_is_shown_as_a_buffer_too() {
+    let text = rendered();
+    let family = "tidegate_buffer_";
+    let shown: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(family)).collect();
+    let wanted = [
+        "discarded_events_total{reason=\"rejected\"} 1",
+        "discarded_events_total{reason=\"expired\"} 0",
+        "discarded_events_total{reason=\"dead_lettered\"} 2",
+        "max_size_bytes 8000",
+        "max_size_events 70",
+        "received_events_total 8",
+        "sent_events_total 1",
+        "size_bytes 600",
+        "size_events 4",
+    ];
+    assert_eq!(shown, wanted);
 }
 
 #[test]

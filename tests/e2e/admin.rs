@@ -213,3 +213,59 @@ fn a_dead_letter_is_found_published_again_and_purged_by_command() {
     assert_eq!(relay.metric("tidegate_outbox_conservation_error"), 0.0);
     relay.stop();
 }
+
+#[test]
+fn more_dead_letters_than_a_page_has_are_listed_by_command() {
+    let upstream = Upstream::answering(|got| if got.is("publish") { Vec::new() } else { plain_answer(&got.json) });
+    let mut place = Place::new(&upstream);
+    let relay = place.set("outbox.window", "200").start_live();
+    let mut client = relay.client();
+    let publish = json!({"channel": "orders", "data": 1, "on_unknown": "dead_letter"});
+    let ids: Vec<String> = (0..120).map(|_| client.publish(publish.clone())).collect();
+    upstream.wait_for("publish", 120);
+    upstream.cut();
+    relay.wait_metric("tidegate_outbox_dead_letters", 120.0);
+    let first = relay.tell("GET /v1/dead-letters", &[], "").json();
+    let next = first["next"].as_str().unwrap();
+    let second = relay.tell(&format!("GET /v1/dead-letters?after={next}"), &[], "").json();
+    let lengths = [&first, &second].map(|page| page["dead_letters"].as_array().unwrap().len());
+    assert_eq!((lengths, &second["next"]), ([100, 20], &Value::Null));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let listed = command.args(["dead-letters", "--admin", &relay.admin().to_string(), "ls"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let found =
+        listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["message"].as_str().unwrap().to_owned());
+    assert_eq!(found.collect::<Vec<_>>(), ids);
+    relay.stop();
+}
+
+/// Under the names for buffers, too, what came in less what went out is what is there, in every life.
+#[test]
+fn the_buffer_adds_up_over_a_restart() {
+    let upstream = Upstream::answering(|got| match got.json["data"].as_u64() {
+        Some(1) => vec![json!({"type": "error", "id": got.json["id"], "code": "no", "message": "no"}).to_string()],
+        Some(2) => Vec::new(),
+        _ => plain_answer(&got.json),
+    });
+    let mut place = Place::new(&upstream);
+    place.set("outbox.ack_timeout", r#""10m""#).set("outbox.max_messages", "77").set("outbox.max_bytes", r#""3MiB""#);
+    let relay = place.start_live();
+    let mut client = relay.client();
+    for data in 0..3 {
+        client.publish(json!({"channel": "orders", "data": data}));
+    }
+    relay.wait_metric("tidegate_buffer_sent_events_total", 1.0);
+    relay.wait_metric("tidegate_buffer_discarded_events_total{reason=\"rejected\"}", 1.0);
+    let family = |relay: &crate::rig::Relay| {
+        ["received_events_total", "sent_events_total", "discarded_events_total{reason=\"rejected\"}", "size_events"]
+            .map(|name| relay.metric(&format!("tidegate_buffer_{name}")))
+    };
+    assert_eq!(family(&relay), [3.0, 1.0, 1.0, 1.0]);
+    assert!(relay.metric("tidegate_buffer_size_bytes") > 0.0);
+    assert_eq!(relay.metric("tidegate_buffer_max_size_events"), 77.0);
+    assert_eq!(relay.metric("tidegate_buffer_max_size_bytes"), f64::from(3 << 20));
+    relay.kill();
+    let relay = place.start_live();
+    assert_eq!(family(&relay), [1.0, 0.0, 0.0, 1.0]);
+    relay.stop();
+}

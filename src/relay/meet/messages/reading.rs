@@ -21,7 +21,7 @@ use super::publishing::problem;
 use super::waiting::Asker;
 
 /// Questions of each kind that wait for the disk at most; more are refused.
-const LOOKS_MAX: usize = 1_024;
+pub(super) const LOOKS_MAX: usize = 1_024;
 /// Ends to be told again that wait for the disk at most; they cannot be refused, and are left out beyond that.
 const ENDS_MAX: usize = 65_536;
 

@@ -1,6 +1,8 @@
 //! Questions about messages that wait on disk.
 
 use super::*;
+use crate::protocol::request::{OnSlow, Subscribe};
+use crate::relay::meet::messages::reading::LOOKS_MAX;
 use crate::relay::record::MessageId;
 
 /// Ten messages in an outage, of which one is in memory.
@@ -109,4 +111,46 @@ fn who_asks_about_an_end_that_is_forgotten_meanwhile_is_answered() {
     for call in [first, second] {
         assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::NotFound));
     }
+}
+
+/// Those of one kind keep nobody from asking for another, and what cannot be refused is not.
+#[test]
+fn questions_that_wait_for_the_disk_are_bounded() {
+    let (mut house, ids) = ended();
+    house.stuck_store = true;
+    let state = |house: &mut House, of: usize| house.call(CallRequest::Message(ids[of].as_str().into()));
+    let asked: Vec<_> = (0..LOOKS_MAX).map(|n| state(&mut house, n % 2)).collect();
+    assert!(house.answers.is_empty());
+    let more = [state(&mut house, 0), house.call(CallRequest::Cancel(ids[1].as_str().into()))];
+    for call in more {
+        assert_eq!(house.answer(call).unwrap().0, Err(ErrorCode::LimitExceeded));
+    }
+
+    let followers: Vec<_> = (0..=LOOKS_MAX).map(|_| house.join()).collect();
+    for session in &followers {
+        let channels = vec![ChannelRequest { name: format!("$outbox/{}", ids[0]).into(), params: None }];
+        let request = Subscribe {
+            reference: Some(Ref("1".into())),
+            channels,
+            since: None,
+            snapshot: true,
+            types: Vec::new(),
+            on_slow: OnSlow::default(),
+        };
+        house.input(Input::Request { session: *session, request: Ok(Request::Subscribe(request)) });
+    }
+    let refused = house.told.iter().map(|(session, frame)| (*session, frame["code"].as_str().unwrap_or_default()));
+    assert_eq!(refused.collect::<Vec<_>>(), [(followers[LOOKS_MAX], "limit_exceeded")]);
+    house.told.clear();
+    house.publish(followers[0], vec![again("0", "1")], false);
+    assert_eq!(house.told(followers[0]), ["accepted delivered"], "its end waits for the disk, too");
+
+    house.unstick();
+    for call in asked {
+        assert_eq!(house.answer(call).unwrap().0, Ok(200));
+    }
+    let told = |kind: &str| house.told.iter().filter(|(_, frame)| frame["kind"] == kind).count();
+    assert_eq!((told("subscribed"), told("outcome")), (LOOKS_MAX, 1));
+    let call = state(&mut house, 1);
+    assert_eq!(house.answer(call).unwrap().0, Ok(200), "there is room again");
 }
