@@ -345,7 +345,7 @@ impl Publisher {
             json!({"op": "publish", "ref": n, "channel": "orders", "data": data, "idempotency_key": n.to_string()});
         if !n.is_multiple_of(4) {
             request["order_key"] = json!((n % 10).to_string());
-            request["coalesce"] = json!(n % 23 == 9);
+            request["coalesce"] = json!(n % 113 == 9);
         }
         if n % 5 == 2 {
             request["on_unknown"] = json!("dead_letter");
