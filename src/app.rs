@@ -148,8 +148,8 @@ fn open_store(config: &Config) -> Result<Opened, Failure> {
         // A driver that is gone asked for nothing.
         let _ = answers.send(answer);
     };
-    let OutboxConfig { rotate_above, max_disk, ballast, .. } = config.outbox;
-    let settings = StoreConfig { rotate_above, max_disk, ballast, ..StoreConfig::default() };
+    let OutboxConfig { rotate_above, max_disk, ballast, min_free, .. } = config.outbox;
+    let settings = StoreConfig { rotate_above, max_disk, ballast, min_free, ..StoreConfig::default() };
     let (store, restored) = Store::open(&config.outbox.path, settings, answer).map_err(Failure::Store)?;
     Ok((store, restored, received))
 }

@@ -258,6 +258,7 @@ impl Driver {
         let config = Arc::new(in_force(&old, new));
         self.carriers.writers.reload(&config.feed, RequestLimits::new(&config));
         self.course.send_modify(|course| course.config = config.clone());
+        self.carriers.store.keep_free(config.outbox.min_free);
         self.relay.handle_input(now, Input::Reload(config));
         tracing::info!("configuration reloaded");
         service::ready();

@@ -35,7 +35,7 @@ enum Task {
     Take(Arc<Table>, u64),
     /// Read these records.
     Load(Vec<Wanted>),
-    /// Look whether the data takes much more room than the bytes that are needed. `full`: all files take what they may.
+    /// Look whether the data takes much more room than the bytes that are needed. `full`: nothing is accepted for want of room.
     Look { needed: u64, full: bool },
     /// Write nothing any more.
     Abandon,
@@ -358,7 +358,7 @@ impl Keeper {
     fn give_up_rotation(&mut self, problem: &str) {
         tracing::warn!(problem, "the store cannot be written anew now; it goes on in its old file");
         if let Some((rotation, _)) = self.rotation.take() {
-            rotation.abandon();
+            rotation.abandon(&self.data.watched);
         }
         self.rotate_after = Some(Instant::now() + rotate::PAUSE);
     }
@@ -366,7 +366,7 @@ impl Keeper {
     fn close(self) -> Result<(), String> {
         let closed = guarded(AssertUnwindSafe(|| {
             if let Some((rotation, _)) = self.rotation {
-                rotation.abandon();
+                rotation.abandon(&self.data.watched);
             }
             drop(self.data);
         }));

@@ -17,6 +17,7 @@ use super::journal::{self, Journal};
 use super::load;
 use super::mark::{Census, Mark};
 use super::record::{self, Key};
+use super::rotate;
 use super::stats::Counters;
 use super::table::{Table, Writes};
 use crate::relay::record::{Operation, Stored, StoredMessage, StoredOutcome, Wanted};
@@ -371,21 +372,27 @@ impl Committer {
         journal::remove(&self.directory, journal).map_err(|error| format!("removing a journal: {error}"))
     }
 
-    /// About how many bytes more sled will take until all is in it that is in the journals, and has ended.
-    pub(super) fn to_come(&self) -> u64 {
+    /// About how many bytes of the disk are spoken for, where sled's file has so many: what it takes more until all is in it that is
+    /// in the journals, and has ended, and the copy where much can be given back.
+    pub(super) fn claimed(&self, file: u64) -> u64 {
         let tables = self.young.bytes() + self.old.as_ref().map_or(0, |old| old.table.bytes());
         let ends = (self.sizes.estimate_messages(self.census, &self.index) / 2).min(DRAIN);
-        tables.saturating_mul(AMPLIFICATION).saturating_add(ends)
+        let copy = if rotate::is_waste(self.needed(), file) { rotate::copy(self.needed()) } else { 0 };
+        tables.saturating_mul(AMPLIFICATION).saturating_add(ends).saturating_add(copy)
     }
 
-    /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: all files together
-    /// take what they may; then sled learns at once what is not needed any more.
+    /// About how many bytes sled needs; where it is taking over, before or afterwards.
+    fn needed(&self) -> u64 {
+        self.old.as_ref().map_or(self.needed, |old| old.needed.max(self.needed))
+    }
+
+    /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: nothing is accepted
+    /// for want of room; then sled learns at once what is not needed any more.
     pub(super) fn look(&mut self, free: u64, full: bool) -> Result<(), String> {
         if full || self.journal.length() >= free / PART_OF_FREE || self.handed.elapsed() >= AGE {
             self.hand_over()?;
         }
-        let needed = self.old.as_ref().map_or(self.needed, |old| old.needed.max(self.needed));
-        self.base.look(needed, full);
+        self.base.look(self.needed(), full);
         Ok(())
     }
 

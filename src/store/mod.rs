@@ -67,11 +67,13 @@ pub struct StoreConfig {
     pub max_disk: u64,
     /// Bytes set aside on disk for a start after it was full.
     pub ballast: u64,
+    /// Free bytes of the disk below which nothing is accepted: room is made then.
+    pub min_free: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { cache: 8 << 20, rotate_above: 128 << 20, max_disk: 8 << 30, ballast: 0 }
+        StoreConfig { cache: 8 << 20, rotate_above: 128 << 20, max_disk: 8 << 30, ballast: 0, min_free: 0 }
     }
 }
 
@@ -234,6 +236,11 @@ impl Store {
     /// Free bytes of the file system under the store for this user, and bytes that its files take, at most a second old.
     pub fn disk(&self) -> (u64, u64) {
         (self.counters.free_bytes(), self.counters.disk_bytes())
+    }
+
+    /// Another [`StoreConfig::min_free`] from now on.
+    pub fn keep_free(&self, bytes: u64) {
+        self.counters.keep_free(bytes);
     }
 
     /// Rises at least once a second while the store's thread is well; stands still while the disk does not answer.

@@ -26,6 +26,7 @@ use super::mark::{Found, Mark};
 use super::record::{self, Key, Record};
 use super::stats::Counters;
 use super::table::Table;
+use super::wake::Watched;
 use super::{OpenError, StoreConfig};
 use crate::relay::record::Restored;
 
@@ -400,7 +401,8 @@ fn rebuild(
         // From the other end, too: what cannot be read lies between.
         copied += copy(old.iter().rev(), &new).map_err(failed("copying"))?.0;
     }
-    let flushed = guarded(AssertUnwindSafe(|| new.flush().map(drop).map_err(|error| error.to_string())));
+    let watched = Watched::new().map_err(|error| failed("flushing")(error.to_string()))?;
+    let flushed = guarded(AssertUnwindSafe(|| watched.flush(&new)));
     flushed.unwrap_or_else(Err).map_err(failed("flushing"))?;
     directory.sync_all(&rebuilt).map_err(|error| failed("syncing")(error.to_string()))?;
     for db in [old, new] {

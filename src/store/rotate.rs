@@ -41,15 +41,20 @@ pub(super) const SPARE: u64 = 4 << 20;
 pub(super) const PAUSE: Duration = Duration::from_secs(60);
 
 /// The size of the file above which it is written anew. `ordinary`: no less than that where there is plenty of room. `room`: the
-/// most that the file could take on its disk. `full`: all files together take what they may.
+/// most that the file could take on its disk. `full`: nothing is accepted for want of room.
 pub(super) fn above(needed: u64, ordinary: u64, room: u64, full: bool) -> u64 {
     let patient = needed.saturating_mul(WASTE).max(ordinary);
     // Who waits longer than the disk allows has no room for the copy.
-    if full || room < patient.saturating_add(copy(needed)) {
-        needed.saturating_mul(WASTE_OF_FULL).max(LEAST)
-    } else {
-        patient
-    }
+    if full || room < patient.saturating_add(copy(needed)) { least(needed) } else { patient }
+}
+
+fn least(needed: u64) -> u64 {
+    needed.saturating_mul(WASTE_OF_FULL).max(LEAST)
+}
+
+/// Whether a file of so many bytes is worth a copy where room is short.
+pub(super) fn is_waste(needed: u64, file: u64) -> bool {
+    file > least(needed)
 }
 
 /// The size above which it is worth to write it anew once more: `left` says what was needed the last time, and what that left. Again
@@ -130,9 +135,10 @@ impl Rotation {
     }
 
     /// Gives back what the copy takes, which nobody needs.
-    pub(super) fn abandon(self) {
+    pub(super) fn abandon(self, watched: &Watched) {
         let Rotation { path, fresh, .. } = self;
-        // Closing writes, and may fail as the copy did.
+        // Closing writes, and may fail as the copy did, or wait for ever: a watched flush before it takes sled's note of the failure.
+        let _ = guarded(AssertUnwindSafe(|| watched.flush(&fresh)));
         let _ = guarded(AssertUnwindSafe(|| drop(fresh)));
         let _ = fs::remove_dir_all(path);
     }

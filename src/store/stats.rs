@@ -54,6 +54,7 @@ pub(super) struct Counters {
     nanos: AtomicU64,
     disk_bytes: AtomicU64,
     free_bytes: AtomicU64,
+    min_free: AtomicU64,
     lost: AtomicU64,
     rotations: AtomicU64,
     progress: AtomicU64,
@@ -73,6 +74,14 @@ impl Counters {
     pub(super) fn measured(&self, disk_bytes: u64, free_bytes: u64) {
         self.disk_bytes.store(disk_bytes, Relaxed);
         self.free_bytes.store(free_bytes, Relaxed);
+    }
+
+    pub(super) fn keep_free(&self, bytes: u64) {
+        self.min_free.store(bytes, Relaxed);
+    }
+
+    pub(super) fn min_free(&self) -> u64 {
+        self.min_free.load(Relaxed)
     }
 
     pub(super) fn lost(&self, records: u64) {

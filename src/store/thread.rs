@@ -55,6 +55,7 @@ pub(super) fn start(
     }
     let (committer, restored) = recover::open(&directory, config, &counters)?;
     counters.lost(restored.lost);
+    counters.keep_free(config.min_free);
     let mut keeper = Keeper::new(directory, config, committer, counters, answer);
     keeper.measure();
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || keeper.run(&inbox));
@@ -153,7 +154,8 @@ impl Keeper {
         let due = (self.counters.free_bytes() / PART_OF_FREE).clamp(*MEASURE_BYTES.start(), *MEASURE_BYTES.end());
         if now.duration_since(self.measured) >= MEASURE || self.written >= due {
             self.measure();
-            let (free, full) = (self.counters.free_bytes(), self.counters.disk_bytes() >= self.config.max_disk);
+            let free = self.counters.free_bytes();
+            let full = free < self.counters.min_free() || self.counters.disk_bytes() >= self.config.max_disk;
             if self.committer.is_some() {
                 let _ = self.with_committer(|committer| committer.look(free, full));
             }
@@ -176,7 +178,8 @@ impl Keeper {
         match &numbers {
             Ok((disk, free)) => {
                 // What is accepted has a claim on more room than it takes yet.
-                let claimed = self.committer.as_ref().map_or(0, Committer::to_come);
+                let file = self.directory.bytes_below(&self.directory.join(recover::DATA)).unwrap_or(0);
+                let claimed = self.committer.as_ref().map_or(0, |committer| committer.claimed(file));
                 self.counters.measured(*disk, free.saturating_sub(claimed));
                 self.set_aside(*free);
             }

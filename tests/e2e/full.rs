@@ -186,6 +186,32 @@ fn a_start_on_a_full_disk_delivers_what_waits_and_sets_room_aside_again() {
     relay.stop();
 }
 
+/// Publishes messages of so many bytes, so many at once, until there is no room, starts the relay again, lets upstream have them, and
+/// waits until there is room.
+fn fill_and_drain(place: &Place, upstream: &Upstream, size: usize, together: usize) {
+    upstream.gate(Gate::Shut);
+    let relay = place.start();
+    let message = json!({"channel": "orders", "data": "x".repeat(size)});
+    let list = json!({"messages": vec![message; together], "atomic": true});
+    until("a refusal", || match relay.publish(&list) {
+        answer if answer.status == 202 => None,
+        answer => {
+            assert_eq!((answer.status, answer.json()["code"].clone()), (507, json!("store_full")), "{}", answer.body);
+            Some(())
+        }
+    });
+    let waiting = relay.status()["outbox"]["depth"].as_u64().unwrap();
+    assert!(waiting * size as u64 > 10_000_000, "{waiting} of {size} bytes are not worth a disk of 96 MiB");
+    relay.stop();
+    let relay = place.start();
+    upstream.gate(Gate::Open);
+    relay.wait_settled();
+    assert_eq!(relay.metric("tidegate_store_failed"), 0.0);
+    until("acceptance to come back", || (relay.publish(&order(1)).status == 202).then_some(()));
+    relay.wait_settled();
+    relay.stop();
+}
+
 #[test]
 fn a_small_disk_that_ran_full_at_full_speed_can_be_drained() {
     let upstream = Upstream::plain();
@@ -193,33 +219,22 @@ fn a_small_disk_that_ran_full_at_full_speed_can_be_drained() {
     let Some(_disk) = put_on_small_disk("small_disk_drained", &mut place, "96m", r#""8MiB""#) else { return };
     place.set("outbox.ballast", r#""8MiB""#).set("outbox.keep_outcomes_max", "1000");
     for (size, together) in [(1_000, 150), (5_000, 40), (100_000, 2)] {
-        upstream.gate(Gate::Shut);
-        let relay = place.start();
-        let message = json!({"channel": "orders", "data": "x".repeat(size)});
-        let list = json!({"messages": vec![message; together], "atomic": true});
-        until("a refusal", || match relay.publish(&list) {
-            answer if answer.status == 202 => None,
-            answer => {
-                assert_eq!(
-                    (answer.status, answer.json()["code"].clone()),
-                    (507, json!("store_full")),
-                    "{}",
-                    answer.body
-                );
-                Some(())
-            }
-        });
-        let waiting = relay.status()["outbox"]["depth"].as_u64().unwrap();
-        assert!(waiting * size as u64 > 10_000_000, "{waiting} of {size} bytes are not worth a disk of 96 MiB");
-        relay.stop();
-        let relay = place.start();
-        upstream.gate(Gate::Open);
-        relay.wait_settled();
-        assert_eq!(relay.metric("tidegate_store_failed"), 0.0);
-        assert_eq!(relay.status()["outbox"]["depth"], 0);
-        until("acceptance to come back", || (relay.publish(&order(1)).status == 202).then_some(()));
-        relay.wait_settled();
-        relay.stop();
+        fill_and_drain(&place, &upstream, size, together);
+    }
+}
+
+/// The file may become as large as that on this disk, but not with so much free.
+#[test]
+fn room_that_is_missing_is_made_before_the_file_is_large() {
+    let upstream = Upstream::plain();
+    let mut place = Place::new(&upstream);
+    let Some(_disk) = put_on_small_disk("room_is_made", &mut place, "96m", r#""48MiB""#) else { return };
+    place
+        .set("outbox.ballast", r#""0B""#)
+        .set("outbox.keep_outcomes_max", "1000")
+        .set("outbox.rotate_above", r#""64MiB""#);
+    for _ in 0..3 {
+        fill_and_drain(&place, &upstream, 5_000, 40);
     }
 }
 
