@@ -170,7 +170,10 @@ impl Driver {
 
     fn take_store(&mut self, now: Time) {
         let (free, used) = self.carriers.store.disk();
-        let due = |(before, at): ((u64, u64), Mono)| before != (free, used) && now.mono.since(at) >= DISK_EVERY;
+        // Less room is told at once: a fast disk is full within a second.
+        let due = |(before, at): ((u64, u64), Mono)| {
+            before != (free, used) && (free < before.0 || now.mono.since(at) >= DISK_EVERY)
+        };
         if self.disk.is_none_or(due) {
             self.disk = Some(((free, used), now.mono));
             self.relay.handle_input(now, Input::Disk { free, used });

@@ -158,12 +158,12 @@ impl Data {
     }
 }
 
-/// The next part of a table, and the key it ends with; with the last part, which has none, goes the number of the journal.
-fn part(table: &Table, journal: u64, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
+/// The next part of a table without its counts, and the key it ends with; the last part has none.
+fn part(table: &Table, last: Option<&Key>) -> (Batch, usize, Option<Key>) {
     let mut batch = Batch::default();
     let (mut count, mut bytes) = (0, 0);
     let mut end = None;
-    for (key, value) in table.after(last) {
+    for (key, value) in table.after(last).filter(|(key, _)| **key != Key::census()) {
         match value {
             Some(value) => batch.insert(key.as_ref(), value),
             None => batch.remove(key.as_ref()),
@@ -174,29 +174,37 @@ fn part(table: &Table, journal: u64, last: Option<&Key>) -> (Batch, usize, Optio
             break;
         }
     }
-    if end.is_none() {
-        batch.insert(Key::journal().as_ref(), journal.to_be_bytes().as_slice());
-    }
     (batch, count, end)
 }
 
-/// Puts a whole table into a sled that nobody else uses.
-pub(super) fn take_over(db: &Db, table: &Table, journal: u64) -> sled::Result<()> {
+/// What says that all of a table is in sled: its counts and the number of its journal. Given to sled only when the rest is durable: of
+/// what sled cannot write, on a full disk, what came later may still be there at the next start.
+fn seal(table: &Table, journal: u64) -> Batch {
+    let mut batch = Batch::default();
+    if let Some(Some(census)) = table.get(&Key::census()) {
+        batch.insert(Key::census().as_ref(), census);
+    }
+    batch.insert(Key::journal().as_ref(), journal.to_be_bytes().as_slice());
+    batch
+}
+
+/// Puts a whole table into a sled that nobody else uses; it is durable afterwards.
+pub(super) fn take_over(db: &Db, directory: &Directory, table: &Table, journal: u64) -> Result<(), String> {
+    let data = Data::new(db.clone(), directory).map_err(|error| error.to_string())?;
+    let apply = |batch| db.apply_batch(batch).map_err(|error| format!("writing: {error}"));
     let mut last = None;
     loop {
-        let (batch, count, end) = part(table, journal, last.as_ref());
-        db.apply_batch(batch)?;
+        let (batch, count, end) = part(table, last.as_ref());
+        apply(batch)?;
         sweep(count);
         match end {
             Some(_) => last = end,
-            None => return Ok(()),
+            None => break,
         }
     }
-}
-
-/// Makes durable what was put into a sled that nobody else uses.
-pub(super) fn sync(db: &Db, directory: &Directory) -> Result<(), String> {
-    Data::new(db.clone(), directory).map_err(|error| error.to_string())?.sync()
+    data.sync()?;
+    apply(seal(table, journal))?;
+    data.sync()
 }
 
 /// Frees the memory of what so many entries replaced, or were read from. sled leaves that to a collector which frees at most 512
@@ -270,19 +278,28 @@ impl Keeper {
     /// Takes over the next part of a table; says whether that was the last.
     fn take_part(&mut self) -> Result<bool, String> {
         let Some((table, journal, last)) = self.taking.as_ref() else { return Ok(false) };
-        let (batch, count, end) = part(table, *journal, last.as_ref());
-        if let Some(Err(problem)) = self.rotation.as_ref().map(|(rotation, _)| rotation.apply(&batch)) {
-            self.give_up_rotation(&problem);
-        }
-        self.data.db()?.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
-        sweep(if self.rotation.is_some() { 2 * count } else { count });
+        let (batch, count, end) = part(table, last.as_ref());
+        let seal = seal(table, *journal);
+        self.apply(batch, count)?;
         if let Some(end) = end {
             self.taking.as_mut().map(|(.., last)| last.insert(end));
             return Ok(false);
         }
         self.data.sync()?;
+        self.apply(seal, 1)?;
+        self.data.sync()?;
         self.taking = None;
         Ok(true)
+    }
+
+    /// Gives entries to sled, and to its copy if there is one.
+    fn apply(&mut self, batch: Batch, entries: usize) -> Result<(), String> {
+        if let Some(Err(problem)) = self.rotation.as_ref().map(|(rotation, _)| rotation.apply(&batch)) {
+            self.give_up_rotation(&problem);
+        }
+        self.data.db()?.apply_batch(batch).map_err(|error| format!("writing: {error}"))?;
+        sweep(if self.rotation.is_some() { 2 * entries } else { entries });
+        Ok(())
     }
 
     /// Begins to write the data anew if it takes much more room than is needed, and the disk has room for a copy.

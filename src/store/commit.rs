@@ -88,10 +88,12 @@ const PART_OF_BALLAST: u64 = 4;
 const JOURNAL: u64 = 8 << 20;
 /// All that is for what sled has to take over. The file, in which also stands what came and went, may be so many times as large.
 const FILE: u64 = 4;
-/// How old the journal may become.
+/// How old the journal may become …
 const AGE: Duration = Duration::from_secs(10);
+/// … and where nothing is accepted for want of room: what ends makes some.
+const AGE_OF_FULL: Duration = Duration::from_secs(1);
 /// How many bytes sled takes at most for each byte of a table.
-const AMPLIFICATION: u64 = 3;
+const AMPLIFICATION: u64 = 4;
 /// How much sled grows at most while what waits ends: it writes leaves anew without what has ended, and uses the old ones' room
 /// again only segment by segment. Half of what waits, where that is less.
 const DRAIN: u64 = 16 << 20;
@@ -378,7 +380,8 @@ impl Committer {
         let tables = self.young.bytes() + self.old.as_ref().map_or(0, |old| old.table.bytes());
         let ends = (self.sizes.estimate_messages(self.census, &self.index) / 2).min(DRAIN);
         let copy = if rotate::is_waste(self.needed(), file) { rotate::copy(self.needed()) } else { 0 };
-        tables.saturating_mul(AMPLIFICATION).saturating_add(ends).saturating_add(copy)
+        // The next journal's room is taken while this one is still there.
+        tables.saturating_mul(AMPLIFICATION).saturating_add(ends).saturating_add(copy).saturating_add(self.limit)
     }
 
     /// About how many bytes sled needs; where it is taking over, before or afterwards.
@@ -389,7 +392,9 @@ impl Committer {
     /// Looks whether sled takes much more room than it needs, while so many bytes are `free` on the disk. `full`: nothing is accepted
     /// for want of room; then sled learns at once what is not needed any more.
     pub(super) fn look(&mut self, free: u64, full: bool) -> Result<(), String> {
-        if full || self.journal.length() >= free / PART_OF_FREE || self.handed.elapsed() >= AGE {
+        // Small tables cost sled more: not at every look on a full disk.
+        let due = (free / PART_OF_FREE).max(self.limit / PART_OF_FREE);
+        if self.journal.length() >= due || self.handed.elapsed() >= if full { AGE_OF_FULL } else { AGE } {
             self.hand_over()?;
         }
         self.base.look(self.needed(), full);

@@ -91,6 +91,7 @@ pub(super) fn open(
     let is_sound = judged.as_ref().is_ok_and(|judged| judged.sound || fresh);
     let problem = match judged {
         Ok(judged) if is_sound || is_whole(directory, &db, &journals)? => {
+            forget(directory, &journals.done, true, &mut told)?;
             let journal = take_over(directory, &db, journals, &mut told)?;
             return begin(directory, config, counters, (db, mark, journal), judged, told);
         }
@@ -98,6 +99,7 @@ pub(super) fn open(
         Err(problem) => problem,
     };
     db = rebuild(directory, config, db, &problem, &mut told)?;
+    forget(directory, &journals.done, false, &mut told)?;
     let journal = take_over(directory, &db, journals, &mut told)?;
     let scan = read(directory, &db, &Table::default())?;
     let scan = scan.map_err(|problem| OpenError::io(&directory.join(DATA), "reading what was rebuilt", problem))?;
@@ -153,6 +155,8 @@ struct Journals {
     /// The number of the last one that there was.
     last: u64,
     files: Vec<JournalFile>,
+    /// Those that sled took over.
+    done: Vec<PathBuf>,
     /// Commits that are not there, by the numbers of the others and by the mark.
     missing: u64,
 }
@@ -177,7 +181,7 @@ fn taking_over(path: &Path, error: impl std::fmt::Display) -> OpenError {
     OpenError::io(path, "taking over the journal", error)
 }
 
-/// Reads the journals; one that sled took over is removed. Their order is that of their commits: names can be changed.
+/// Reads the journals. Their order is that of their commits: names can be changed.
 fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, OpenError> {
     // What sled cannot say here it will not be able to say when all of it is read.
     let taken = value(db, &Key::journal()).and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
@@ -192,7 +196,7 @@ fn journals(directory: &Directory, db: &Db, mark: Found) -> Result<Journals, Ope
         let replay = journal::read(&bytes(directory, &path)?);
         let named_so = taken.is_some_and(|taken| number <= taken);
         if commit.map_or(named_so, |commit| is_taken(&replay, named_so, commit)) {
-            fs::remove_file(&path).map_err(|error| taking_over(&path, error))?;
+            journals.done.push(path);
             continue;
         }
         journals.first = if found.is_empty() { number } else { journals.first };
@@ -256,16 +260,28 @@ fn value(db: &Db, key: &Key) -> Option<sled::IVec> {
     guarded(AssertUnwindSafe(|| db.get(key))).ok().and_then(Result::ok).flatten()
 }
 
+/// Removes journals that sled took over. What sled lacks, one that is not whole, may be in them: then they are kept for people.
+fn forget(directory: &Directory, done: &[PathBuf], is_whole: bool, told: &mut Vec<String>) -> Result<(), OpenError> {
+    for path in done {
+        let forgotten = if is_whole {
+            fs::remove_file(path)
+        } else {
+            let aside = unused(directory, JOURNAL_CORRUPT);
+            told.push(format!("a journal that had been taken over was moved to {}", aside.display()));
+            fs::rename(path, &aside)
+        };
+        forgotten.map_err(|error| taking_over(path, error))?;
+    }
+    Ok(())
+}
+
 /// Puts them into a sled that is whole; gives the number of the next journal.
 fn take_over(directory: &Directory, db: &Db, journals: Journals, told: &mut Vec<String>) -> Result<u64, OpenError> {
     let Journals { table, last, files, .. } = journals;
     if files.is_empty() {
         return Ok(last.saturating_add(1));
     }
-    let done = guarded(AssertUnwindSafe(|| {
-        base::take_over(db, &table, last).map_err(|error| error.to_string())?;
-        base::sync(db, directory)
-    }));
+    let done = guarded(AssertUnwindSafe(|| base::take_over(db, directory, &table, last)));
     done.unwrap_or_else(Err).map_err(|problem| taking_over(directory.path(), problem))?;
     for JournalFile { path, bad, is_damaged } in files {
         let done = if is_damaged {

@@ -166,9 +166,11 @@ impl Upstream {
         self.state().connections[connection].over
     }
 
-    /// Writes bytes to the newest connection. One that the relay left meanwhile takes nothing, which is no failure here.
+    /// Writes bytes to the newest connection. One that the relay left meanwhile takes nothing, which is no failure here. The relay may
+    /// know of a connection before this end does.
     pub fn raw(&self, bytes: &[u8]) {
-        let stream = self.state().connections.last().unwrap().stream.clone();
+        let newest = || self.state().connections.last().map(|connection| connection.stream.clone());
+        let stream = until("a connection", newest);
         let _ = stream.lock().unwrap().write_all(bytes);
     }
 
