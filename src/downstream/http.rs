@@ -28,6 +28,7 @@ use super::writer::sse_opening;
 use super::{calls, reply};
 use crate::inbox::{Adopted, FromOutside, Seat, Seats};
 use crate::protocol::codes::ErrorCode;
+use crate::protocol::contract::{ASYNCAPI, OPENAPI};
 use crate::protocol::frame::Format;
 use crate::protocol::request::parse::{parse_publish, parse_refresh};
 use crate::protocol::request::query::{Query, parse_query, parse_snapshot};
@@ -122,6 +123,8 @@ enum Route<'a> {
     Message(&'a str),
     Snapshot,
     Status,
+    /// What the feed's contract is.
+    Document(&'static str),
     /// In the feed's contract, but not built.
     NotSupported,
     Unknown,
@@ -136,9 +139,9 @@ impl<'a> Route<'a> {
             "/v1/refresh" => Route::Refresh,
             "/v1/snapshot" => Route::Snapshot,
             "/v1/status" => Route::Status,
-            "/v1/poll" | "/v1/tickets" | "/v1/openapi.json" | "/v1/asyncapi.json" | "/tidegate.js" => {
-                Route::NotSupported
-            }
+            "/v1/openapi.json" => Route::Document(OPENAPI),
+            "/v1/asyncapi.json" => Route::Document(ASYNCAPI),
+            "/v1/poll" | "/v1/tickets" | "/tidegate.js" => Route::NotSupported,
             _ => match path.strip_prefix("/v1/messages/") {
                 Some(id) if !id.is_empty() && id.len() <= MESSAGE_MAX && !id.contains('/') => Route::Message(id),
                 _ => Route::Unknown,
@@ -149,7 +152,9 @@ impl<'a> Route<'a> {
     fn methods(&self) -> &'static str {
         match self {
             Route::WebSocket | Route::Sse => "GET, OPTIONS",
-            Route::Snapshot | Route::Status | Route::NotSupported | Route::Unknown => "GET, HEAD, OPTIONS",
+            Route::Snapshot | Route::Status | Route::Document(_) | Route::NotSupported | Route::Unknown => {
+                "GET, HEAD, OPTIONS"
+            }
             Route::Publish | Route::Refresh => "POST, OPTIONS",
             Route::Message(_) => "GET, HEAD, DELETE, OPTIONS",
         }
@@ -204,6 +209,8 @@ impl Feed {
         }
         let bearer = handshake::authorization(request.headers())?;
         match route {
+            // Nobody's secret.
+            Route::Document(text) => Ok(Answer::Respond(reply::json(200, text))),
             Route::WebSocket | Route::Sse => {
                 let joining = self.join(policy, ends, &request, matches!(route, Route::Sse), bearer, origin)?;
                 Ok(Answer::TakeOver(joining))
@@ -319,7 +326,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 fn unknown() -> Problem {
-    let message = "nothing is here: the feed is at /v1/ws, /v1/sse, /v1/publish, /v1/refresh, /v1/messages/{id}, /v1/snapshot, /v1/status";
+    let message = "nothing is here: the feed is at /v1/ws, /v1/sse, /v1/publish, /v1/refresh, /v1/messages/{id}, /v1/snapshot, /v1/status, /v1/openapi.json, /v1/asyncapi.json";
     Problem::new(ErrorCode::NotFound, message)
 }
 

@@ -6,11 +6,13 @@
 //! - [`request`]: every request a client may make, parsed under limits.
 //! - [`canonical`] and [`duration`]: the text forms of params and of times.
 //! - [`codes`]: the closed tables of error and close codes.
+//! - [`contract`]: all of it as documents for programs.
 //!
 //! Invariant: upstream's payload bytes are copied, never parsed and written again.
 
 pub mod canonical;
 pub mod codes;
+pub mod contract;
 pub mod control;
 pub mod duration;
 pub mod entry;

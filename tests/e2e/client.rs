@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 use crate::common::DEADLINE;
+use crate::contract::checked;
 
 /// A WebSocket client.
 pub struct Client {
@@ -71,7 +72,7 @@ impl Client {
     pub fn try_next(&mut self) -> Option<Value> {
         loop {
             match self.socket.read() {
-                Ok(Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).unwrap()),
+                Ok(Message::Text(text)) => return Some(checked(serde_json::from_str(text.as_str()).unwrap())),
                 Ok(Message::Close(_)) => return None,
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => panic!("no frame comes"),
@@ -82,7 +83,7 @@ impl Client {
 
     /// The next frame.
     pub fn next(&mut self) -> Value {
-        serde_json::from_str(&self.next_frame()).unwrap()
+        checked(serde_json::from_str(&self.next_frame()).unwrap())
     }
 
     /// The next frame of a kind, as its bytes came.

@@ -10,6 +10,7 @@
 mod common;
 
 mod client;
+mod contract;
 mod disks;
 mod hub;
 mod island;

@@ -209,6 +209,23 @@ fn a_publish_becomes_a_call() {
 }
 
 #[test]
+fn paths_and_methods_are_those_of_the_document() {
+    let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    for (path, item) in paths {
+        let route = Route::of(path.strip_suffix("{id}").map_or(path.as_str(), |_| "/v1/messages/01J"));
+        let methods = route.methods().split(", ").filter(|method| !["HEAD", "OPTIONS"].contains(method));
+        let said: Vec<&str> = methods.filter(|method| item.get(method.to_ascii_lowercase()).is_none()).collect();
+        assert!(said.is_empty() && !matches!(route, Route::Unknown | Route::NotSupported), "{path}: {said:?}");
+        let known = |name: &String| name == "parameters" || route.methods().contains(&name.to_ascii_uppercase());
+        assert!(item.as_object().unwrap().keys().all(known), "{path}");
+    }
+    let refusal = unknown().message;
+    let all: Vec<&str> = refusal.split_once(" at ").unwrap().1.split(", ").collect();
+    assert!(all.iter().all(|path| paths.contains_key(*path)) && all.len() == paths.len(), "{refusal}");
+}
+
+#[test]
 fn wrong_requests_get_problem_details() {
     run(async {
         let (mut rig, address, _) = start(Config::default());
@@ -219,7 +236,6 @@ fn wrong_requests_get_problem_details() {
             ("POST /v1/ws", &[], "", 405, "GET"),
             ("DELETE /v1/publish", &[], "", 405, "POST"),
             ("GET /v1/poll?channel=a", &[], "", 422, "/v1/poll"),
-            ("GET /v1/openapi.json", &[], "", 422, "openapi"),
             ("POST /v1/tickets", &[JSON], "{}", 422, "tickets"),
             ("GET /v1/ws", &[], "", 426, "WebSocket"),
             ("GET /v1/sse", &[], "", 400, "channel"),
