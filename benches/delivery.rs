@@ -12,7 +12,8 @@ use bytes::Bytes;
 use tidegate::config::Config;
 use tidegate::dialect::{Dialect, WireFrame};
 use tidegate::protocol::frame::Format;
-use tidegate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
+use tidegate::protocol::request::options::Options;
+use tidegate::protocol::request::{ChannelRequest, Subscribe};
 use tidegate::relay::Relay;
 use tidegate::relay::access::Principal;
 use tidegate::relay::pairs::{AttemptId, Credentials, FetchAnswer, Input, Output, SessionId};
@@ -63,14 +64,8 @@ impl Bench {
 
     fn join(&mut self, index: u32, channel: &str) {
         let channels = vec![ChannelRequest { name: channel.into(), params: None }];
-        let subscribe = Subscribe {
-            reference: None,
-            channels,
-            since: None,
-            snapshot: true,
-            types: vec![],
-            on_slow: OnSlow::DropOldest,
-        };
+        let subscribe =
+            Subscribe { reference: None, channels, since: None, snapshot: true, options: Options::default() };
         let session = SessionId { index, generation: 1 };
         let principal = Arc::new(Principal::local());
         let format = Format::WebSocket;

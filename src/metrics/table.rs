@@ -184,6 +184,8 @@ pub(super) const METRICS: &[Declared] = &[
 
     metric("tidegate_feed_dropped_total", "Events dropped, by reason; `slow` counts per session and is told to it.",
         Counters("reason", |v, put| DropReason::ALL.iter().for_each(|r| put(r.text(), v.stats.feed.dropped.get(r))))),
+    metric("tidegate_feed_conflated_total", "Events that sessions did not get because newer ones stood for them, as they had asked.",
+        Counter(|v| v.stats.feed.conflated)),
     metric("tidegate_feed_checksum_mismatches_total", "Upstream's checksums that were not those of the channel's state.",
         Counter(|v| v.stats.feed.mismatched)),
     metric("tidegate_feed_gaps_total", "Gaps told, by reason.",

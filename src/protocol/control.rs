@@ -196,6 +196,16 @@ pub fn gap_of_session(channel: &str, from: u64, to: u64, reason: &'static str) -
         .control("gap")
 }
 
+/// This session does not get `count` entries of a channel from `from` to `to`, since newer ones stand for them.
+pub fn conflated(channel: &str, from: u64, to: u64, count: u64) -> Item {
+    Object::kind("conflated")
+        .text("channel", channel)
+        .number("from", from)
+        .number("to", to)
+        .number("count", count)
+        .control("conflated")
+}
+
 /// This session starts again on a channel.
 pub fn reset_of_session(reference: Option<&Ref>, channel: &str, reason: &str) -> Item {
     Object::kind("reset").reference(reference).text("channel", channel).text("reason", reason).control("reset")

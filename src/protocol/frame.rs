@@ -116,6 +116,8 @@ pub enum Format {
 pub struct Batch {
     epoch: Epoch,
     items: Vec<Item>,
+    /// Entries beyond this do not carry their position as an id of SSE: something before them is still to come.
+    cursor: u64,
     websocket: OnceLock<Bytes>,
     sse: OnceLock<Bytes>,
 }
@@ -123,7 +125,12 @@ pub struct Batch {
 impl Batch {
     /// A batch of these frames; `epoch` makes the ids of SSE.
     pub fn new(epoch: Epoch, items: Vec<Item>) -> Self {
-        Batch { epoch, items, websocket: OnceLock::new(), sse: OnceLock::new() }
+        Batch { epoch, items, cursor: u64::MAX, websocket: OnceLock::new(), sse: OnceLock::new() }
+    }
+
+    /// A batch in which only entries up to `cursor` carry an id of SSE: who returns with it misses nothing.
+    pub fn with_cursor(self, cursor: u64) -> Self {
+        Batch { cursor, ..self }
     }
 
     /// The frames.
@@ -157,7 +164,8 @@ impl Batch {
         for item in &self.items {
             match item {
                 Item::Entry(entry) => {
-                    push_sse(&mut body, Some((self.epoch, entry.offset)), entry.kind.text(), &entry.text);
+                    let id = (entry.offset <= self.cursor).then_some((self.epoch, entry.offset));
+                    push_sse(&mut body, id, entry.kind.text(), &entry.text);
                 }
                 Item::Control(kind, text) => push_sse(&mut body, None, kind, text),
             }

@@ -2,10 +2,13 @@
 
 pub mod edit;
 pub(in crate::protocol) mod fields;
+pub mod options;
 pub mod parse;
 pub mod query;
 
 use std::time::Duration;
+
+use options::Options;
 
 use crate::relay::outbox::{Lane, OnUnknown};
 
@@ -22,16 +25,6 @@ pub struct ChannelRequest {
     pub params: Option<Box<str>>,
 }
 
-/// What a slow session loses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnSlow {
-    /// The oldest undelivered entries; the gap is told.
-    #[default]
-    DropOldest,
-    /// The connection (close code 4000).
-    Disconnect,
-}
-
 /// `subscribe`: one or several channels with the same options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
@@ -43,10 +36,8 @@ pub struct Subscribe {
     pub since: Option<Box<str>>,
     /// Whether to begin with a snapshot (without `since`).
     pub snapshot: bool,
-    /// Only these event types; empty: all.
-    pub types: Vec<Box<str>>,
-    /// What a slow session loses.
-    pub on_slow: OnSlow,
+    /// What of the channels' entries, and when.
+    pub options: Options,
 }
 
 /// One message to publish, as the client gave it.

@@ -38,6 +38,7 @@ pub mod redact;
 pub mod refresh;
 pub mod reorder;
 pub mod repair;
+pub mod rests;
 pub mod rng;
 pub mod roundtrip;
 pub mod sample;
@@ -84,6 +85,7 @@ use redact::Redactor;
 use refresh::Refreshes;
 use reorder::Reorder;
 use repair::Repairs;
+use rests::Rests;
 use rng::Rng;
 use roundtrip::RoundTrips;
 use sample::Samples;
@@ -125,6 +127,7 @@ pub struct Relay {
     budget: Budget,
     tally: Tally,
     sessions: Sessions,
+    rests: Rests,
     outbox: Outbox,
     outbound: Outbound,
     access: Access,
@@ -198,6 +201,7 @@ impl Relay {
             budget,
             tally: Tally::new(service),
             sessions: Sessions::new(),
+            rests: Rests::default(),
             access: Access::new(&config.access),
             draining: Draining::default(),
             samples: Samples::default(),

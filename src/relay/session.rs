@@ -4,19 +4,33 @@
 //! control frames are never dropped and never overtake an entry that was in the feed before them.
 //! Deliberately not here: sockets, and the cutting of batches (that is where session and feed meet).
 
+pub mod pace;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::dialect::ChannelId;
 use crate::protocol::codes::CloseCode;
 use crate::protocol::frame::{Format, Item};
-use crate::protocol::request::OnSlow;
+use crate::protocol::request::options::Options;
 
 use super::access::Principal;
 use super::feed::RingId;
 use super::limiter::Bucket;
 use super::pairs::SessionId;
 use super::time::{Mono, Time};
+use pace::Pace;
+
+/// Whether a subscription has news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Not since it was cut.
+    None,
+    /// It stands in the session's list of subscriptions with news.
+    Dirty,
+    /// It has, and its time has not come.
+    Resting,
+}
 
 /// Session x channel.
 #[derive(Debug)]
@@ -29,12 +43,16 @@ pub struct Subscription {
     pub live_from: u64,
     /// How many control frames must have left before its entries may.
     pub gate: u32,
-    /// Whether it stands in the session's list of subscriptions with news.
-    pub dirty: bool,
-    /// Only these event types; empty: all.
-    pub types: Box<[Box<str>]>,
-    /// What it loses when it is slow.
-    pub on_slow: OnSlow,
+    /// Whether it has news.
+    pub news: News,
+    /// It gets what everybody at its place gets, as long as it loses nothing.
+    pub plain: bool,
+    /// How many entries its ring had ever taken when it stood at `after`: tells how many were evicted since.
+    pub seen: u64,
+    /// What it wants of the channel's entries; `None`: all, at once.
+    pub options: Option<Arc<Options>>,
+    /// When its entries may leave, if not at once.
+    pub pace: Option<Box<Pace>>,
     /// The interest that it holds upstream.
     pub upstream: Option<ChannelId>,
     /// Its place among the ring's readers.
@@ -47,9 +65,7 @@ pub struct Pattern {
     /// The part before the `*`.
     pub prefix: Box<str>,
     /// For the channels it joins.
-    pub types: Box<[Box<str>]>,
-    /// For the channels it joins.
-    pub on_slow: OnSlow,
+    pub options: Option<Arc<Options>>,
 }
 
 /// A control frame that waits.
@@ -97,6 +113,8 @@ pub struct Session {
     pub closing: Option<CloseCode>,
     /// `Close` went out.
     pub closed: bool,
+    /// Its channels do not leave in one order, so that an entry's position is not always its cursor, which the wire tells.
+    pub uneven: bool,
     control: VecDeque<Waiting>,
     control_pushed: u32,
     control_left: u32,
@@ -115,7 +133,26 @@ pub struct InFlight {
     pub oldest: Option<Mono>,
 }
 
+impl Subscription {
+    /// Its options, as far as it has any.
+    pub fn options(&self) -> Option<&Options> {
+        self.options.as_deref()
+    }
+}
+
 impl Session {
+    /// One of its subscriptions is paced: none of its batches is like another session's, where the wire tells the cursor.
+    pub fn set_uneven(&mut self) {
+        self.uneven = true;
+        self.subscriptions.iter_mut().flatten().for_each(|subscription| subscription.plain = false);
+    }
+
+    /// Up to where everything on its channels was delivered or told.
+    pub fn cursor(&self) -> u64 {
+        let pending = self.subscriptions.iter().flatten().filter(|subscription| subscription.news != News::None);
+        pending.map(|subscription| subscription.after).min().unwrap_or(u64::MAX)
+    }
+
     /// The gate that opens when every control frame pushed so far has left.
     pub fn gate(&self) -> u32 {
         self.control_pushed
@@ -254,6 +291,7 @@ impl Sessions {
             queued: false,
             closing: None,
             closed: false,
+            uneven: false,
             control: VecDeque::new(),
             control_pushed: 0,
             control_left: 0,
@@ -386,14 +424,27 @@ impl Sessions {
     pub fn mark(&mut self, index: u32, slot: u32) {
         let Some(session) = self.table.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let Some(subscription) = session.subscriptions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        if !subscription.dirty {
-            subscription.dirty = true;
-            session.dirty.push(slot);
+        match subscription.news {
+            News::None => {
+                subscription.news = News::Dirty;
+                session.dirty.push(slot);
+            }
+            News::Dirty => {}
+            News::Resting => return,
         }
         session.lagging |= session.in_flight.is_some();
         if session.in_flight.is_none() && !session.queued && !session.closed {
             session.queued = true;
             self.ready.push_back(index);
+        }
+    }
+
+    /// The time of a subscription that rests has come.
+    pub fn wake(&mut self, id: SessionId, slot: u32) {
+        let Some(subscription) = self.get_mut(id).and_then(|session| session.subscription(slot)) else { return };
+        if subscription.news == News::Resting {
+            subscription.news = News::None;
+            self.mark(id.index, slot);
         }
     }
 

@@ -437,6 +437,8 @@ pub struct FeedStats {
     pub evicted: u64,
     /// Events dropped.
     pub dropped: Counts<DropReason>,
+    /// Events that sessions did not get since newer ones stood for them.
+    pub conflated: u64,
     /// Events that came before their turn and waited.
     pub reordered: u64,
     /// Checksums of upstream's that were not those of the state.

@@ -21,7 +21,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::dialect::{ConnectRequest, Dialect, Transport, WireFrame};
 use crate::protocol::frame::Format;
-use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{ChannelRequest, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::pairs::{AttemptId, Input, LeftReason, Notice, Output, SessionId};
@@ -152,8 +153,7 @@ impl Recording {
             channels: wanted.channels.clone(),
             since: None,
             snapshot: true,
-            types: Vec::new(),
-            on_slow: OnSlow::DropOldest,
+            options: Options::default(),
         });
         let principal = Arc::new(Principal::local());
         relay.handle_input(clock::now(), Input::Joined { session, principal, format: Format::WebSocket, subscribe });

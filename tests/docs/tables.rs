@@ -60,6 +60,12 @@ fn the_own_channels_are_those_that_can_be_subscribed() {
 }
 
 #[test]
+fn the_options_are_those_that_can_be_asked_for() {
+    let readme: Vec<String> = table("option").into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(readme, tidegate::protocol::request::options::Options::NAMES);
+}
+
+#[test]
 fn the_frames_are_those_of_the_code() {
     let entries = EntryKind::ALL;
     let mut code: BTreeSet<String> = entries.iter().map(|kind| kind.text().to_owned()).collect();

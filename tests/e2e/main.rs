@@ -33,6 +33,7 @@ mod kill;
 mod link;
 mod misbehaving;
 mod network;
+mod options;
 mod outage;
 mod pacing;
 mod power;

@@ -7,7 +7,8 @@
 use serde_json::value::RawValue;
 
 use super::fields::Fields;
-use super::{ChannelRequest, OnSlow, Optimistic, Publish, Ref, Request, Secret, Subscribe};
+use super::options::{self, Options};
+use super::{ChannelRequest, Optimistic, Publish, Ref, Request, Secret, Subscribe};
 use crate::config::Config;
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::{canonical, duration};
@@ -30,8 +31,6 @@ const SINCE_MAX: usize = 64;
 const MESSAGE_MAX: usize = 64;
 /// Bytes of a provisional value.
 const OPTIMISTIC_MAX: usize = 16 << 10;
-/// Event types of one subscription.
-pub(super) const TYPES_MAX: usize = 64;
 /// Messages of one `messages` list: one batch of the store.
 const MESSAGES_MAX: usize = 1024;
 
@@ -232,29 +231,31 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
         channels: channels(fields, limits)?,
         since: None,
         snapshot: true,
-        types: Vec::new(),
-        on_slow: OnSlow::default(),
+        options: Options::default(),
     };
     if let Some(text) = fields.take("since") {
         subscribe.since = Some(since(&read::<String>("since", "a string", text)?));
     }
     if let Some(text) = fields.take("options") {
-        let mut options = Fields::read(text).map_err(|e| invalid(format!("`options`: {e}")))?;
-        if let Some(text) = options.take("snapshot") {
+        let mut given = Fields::read(text).map_err(|e| invalid(format!("`options`: {e}")))?;
+        if let Some(text) = given.take("snapshot") {
             subscribe.snapshot = read("options.snapshot", "true or false", text)?;
         }
-        if let Some(text) = options.take("types") {
-            subscribe.types = types(read("options.types", "a list of strings", text)?)?;
+        if let Some(text) = given.take("types") {
+            subscribe.options.types = options::types(read("options.types", "a list of strings", text)?)?;
         }
-        if let Some(text) = word(&mut options, "on_slow")? {
-            subscribe.on_slow = on_slow(&text)?;
+        if let Some(text) = word(&mut given, "on_slow")? {
+            subscribe.options.on_slow = options::on_slow(&text)?;
         }
-        if let Some(text) = options.take("delta")
+        if let Some(text) = word(&mut given, "conflate")? {
+            subscribe.options.conflate = Some(options::conflate(&text)?);
+        }
+        if let Some(text) = given.take("delta")
             && read("options.delta", "true or false", text)?
         {
             return Err(not_supported("the option", "delta"));
         }
-        if let Some(name) = options.left() {
+        if let Some(name) = given.left() {
             return Err(not_supported("the option", &shown(name)));
         }
     }
@@ -262,27 +263,11 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
 }
 
 /// Options of the feed's contract that this relay does not carry out.
-pub(super) const KNOWN_OPTIONS: [&str; 5] = ["conflate", "max_rate", "fields", "batch", "priority"];
+pub(super) const KNOWN_OPTIONS: [&str; 4] = ["max_rate", "fields", "batch", "priority"];
 
 /// A position as text. What is longer than any position is cut: it cannot become one.
 pub(super) fn since(text: &str) -> Box<str> {
     text[..text.floor_char_boundary(SINCE_MAX)].into()
-}
-
-pub(super) fn types(list: Vec<String>) -> Result<Vec<Box<str>>, Wrong> {
-    if list.len() > TYPES_MAX {
-        return Err(invalid(format!("`types` may name {TYPES_MAX} types")));
-    }
-    list.into_iter().map(|text| check_word("types", &text).map(|()| text.into())).collect()
-}
-
-pub(super) fn on_slow(text: &str) -> Result<OnSlow, Wrong> {
-    match text {
-        "drop_oldest" => Ok(OnSlow::DropOldest),
-        "disconnect" => Ok(OnSlow::Disconnect),
-        "conflate" => Err(not_supported("the option", "on_slow: conflate")),
-        other => Err(invalid(format!("`on_slow` is `drop_oldest` or `disconnect`, not `{}`", shown(other)))),
-    }
 }
 
 fn channels(fields: &mut Fields<'_>, limits: &RequestLimits) -> Result<Vec<ChannelRequest>, Wrong> {
@@ -513,7 +498,7 @@ fn word(fields: &mut Fields<'_>, name: &str) -> Result<Option<Box<str>>, Wrong> 
     Ok(Some(word))
 }
 
-fn check_word(name: &str, word: &str) -> Result<(), Wrong> {
+pub(super) fn check_word(name: &str, word: &str) -> Result<(), Wrong> {
     if word.is_empty() || word.len() > WORD_MAX {
         return Err(invalid(format!("`{name}` has 1 to {WORD_MAX} bytes")));
     }

@@ -1,6 +1,7 @@
 //! What each op reads, and how each wrong request is refused.
 
 use super::*;
+use crate::protocol::request::options::OnSlow;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ fn subscribe_reads_channels_params_and_options() {
     assert_eq!(subscribe.channels[1].params.as_deref(), Some(r#"{"account":"9","b":1}"#));
     assert_eq!(subscribe.since.as_deref(), Some("k3f9q2-1042"));
     assert!(!subscribe.snapshot);
-    assert_eq!(subscribe.types, ["trade".into()]);
-    assert_eq!(subscribe.on_slow, OnSlow::Disconnect);
+    assert_eq!(subscribe.options.types, ["trade".into()]);
+    assert_eq!(subscribe.options.on_slow, OnSlow::Disconnect);
 }
 
 #[test]
@@ -44,9 +45,28 @@ fn subscribe_has_defaults_and_a_channel_may_carry_its_params() {
         panic!("not a subscribe")
     };
     assert_eq!(subscribe.reference, None);
-    assert!(subscribe.snapshot && subscribe.types.is_empty() && subscribe.since.is_none());
-    assert_eq!(subscribe.on_slow, OnSlow::DropOldest);
+    assert!(subscribe.snapshot && subscribe.options.types.is_empty() && subscribe.since.is_none());
+    assert_eq!(subscribe.options.on_slow, OnSlow::DropOldest);
     assert_eq!(subscribe.channels[2], ChannelRequest { name: "o".into(), params: Some(r#"{"x":1}"#.into()) });
+}
+
+#[test]
+fn options_of_a_subscription_are_read() {
+    let options = |options: &str| {
+        let Request::Subscribe(subscribe) =
+            ok(&format!(r#"{{"op":"subscribe","channels":["a"],"options":{options}}}"#))
+        else {
+            panic!("not a subscribe")
+        };
+        subscribe.options
+    };
+    let read = options(r#"{"conflate":"250ms","on_slow":"conflate"}"#);
+    assert_eq!((read.conflate, read.on_slow), (Some(Duration::from_millis(250)), OnSlow::Conflate));
+    assert!(read.is_lossy() && !options(r#"{"on_slow":"drop_oldest"}"#).is_lossy());
+    assert_eq!(options(r#"{"conflate":null}"#), Options::default());
+    for name in Options::NAMES {
+        assert_eq!(options(&format!("{{\"{name}\":null}}")), Options::default(), "{name} is known");
+    }
 }
 
 #[test]
@@ -106,13 +126,11 @@ fn a_refresh_names_a_channel_and_maybe_an_item_of_it() {
 #[test]
 fn what_the_contract_knows_is_not_supported_by_name() {
     for (text, name) in [
-        (r#"{"op":"subscribe","channels":["a"],"options":{"conflate":"250ms"}}"#, "conflate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"max_rate":"10/s"}}"#, "max_rate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"fields":["/p"]}}"#, "fields"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"delta":true}}"#, "delta"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"batch":"20ms"}}"#, "batch"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"priority":"high"}}"#, "priority"),
-        (r#"{"op":"subscribe","channels":["a"],"options":{"on_slow":"conflate"}}"#, "conflate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"snapshots":true}}"#, "snapshots"),
         (r#"{"op":"subscibe"}"#, "subscibe"),
     ] {

@@ -4,11 +4,11 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::options::{self, Options};
 use super::parse::{
-    KNOWN_OPTIONS, RequestLimits, TOKEN_MAX, Wrong, check_count, invalid, named_channel, not_supported, on_slow, shown,
-    since, types,
+    KNOWN_OPTIONS, RequestLimits, TOKEN_MAX, Wrong, check_count, invalid, named_channel, not_supported, shown, since,
 };
-use super::{ChannelRequest, OnSlow, Secret, Subscribe};
+use super::{ChannelRequest, Secret, Subscribe};
 use crate::protocol::codes::ErrorCode;
 use crate::relay::pairs::BadRequest;
 
@@ -48,7 +48,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
     let mut from = None;
     let mut snapshot = true;
     let mut kinds = Vec::new();
-    let mut slow = OnSlow::default();
+    let mut options = Options::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decode(name)?, decode(value)?);
@@ -60,7 +60,8 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
             "since" | "last_event_id" | "lastEventId" => from = Some(since(&value)),
             "snapshot" => snapshot = flag(&name, &value)?,
             "types" => kinds.extend(value.split(',').map(str::to_owned)),
-            "on_slow" => slow = on_slow(&value)?,
+            "on_slow" => options.on_slow = options::on_slow(&value)?,
+            "conflate" => options.conflate = Some(options::conflate(&value)?),
             "token" if value.is_empty() || value.len() > TOKEN_MAX => {
                 return Err(invalid(format!("`token` has 1 to {TOKEN_MAX} bytes")));
             }
@@ -73,8 +74,8 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
         }
     }
     let since = last_event_id.map(since).or(from);
-    let types = types(kinds)?;
-    let subscribe = Subscribe { reference: None, channels, since, snapshot, types, on_slow: slow };
+    options.types = options::types(kinds)?;
+    let subscribe = Subscribe { reference: None, channels, since, snapshot, options };
     Ok(Query { subscribe: Some(subscribe).filter(|s| !s.channels.is_empty()), token })
 }
 
@@ -111,7 +112,7 @@ mod tests {
         let names: Vec<&str> = subscribe.channels.iter().map(|c| &*c.name).collect();
         assert_eq!(names, ["ticker:BTC-USD", "a b"]);
         assert!(!subscribe.snapshot);
-        assert_eq!(subscribe.types, ["x".into(), "y".into(), "z".into()]);
+        assert_eq!(subscribe.options.types, ["x".into(), "y".into(), "z".into()]);
         assert_eq!(subscribe.since.as_deref(), Some("k3f9q2-1"));
         assert_eq!(asked("").subscribe, None);
         let params = asked("channel=orders?%7B%22b%22:2,%22a%22:%229%22%7D").subscribe.unwrap();
@@ -142,7 +143,9 @@ mod tests {
             ("snapshot=maybe", ErrorCode::Invalid, "snapshot"),
             ("format=cloudevents", ErrorCode::NotSupported, "format"),
             ("ticket=x", ErrorCode::NotSupported, "ticket"),
-            ("conflate=250ms", ErrorCode::NotSupported, "conflate"),
+            ("conflate=250", ErrorCode::Invalid, "250ms"),
+            ("conflate=0s", ErrorCode::Invalid, "`1ms` to `1h`"),
+            ("max_rate=10/s", ErrorCode::NotSupported, "max_rate"),
             ("delta=true", ErrorCode::NotSupported, "delta"),
         ] {
             let wrong = parse_query(query, None, &LIMITS).unwrap_err();
@@ -158,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_query_panics(query in "(channel|since|types|token|snapshot|%|&|=|\\PC|[{}\"?*$+]){0,24}") {
+        fn no_query_panics(query in "(channel|since|types|conflate|on_slow|token|snapshot|%|&|=|\\PC|[{}\"?*$+]){0,24}") {
             let _ = parse_query(&query, Some(&query), &LIMITS);
             let _ = parse_snapshot(&query);
         }

@@ -4,6 +4,7 @@
 //! number of rings and their bytes together are bounded. What upstream loses is an entry like any other.
 //! Deliberately not here: who may read, what upstream was asked for, and what a session has seen.
 
+pub mod newest;
 pub mod overlays;
 pub mod ring;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::values::Values;
 use crate::config::RingConfig;
 use crate::dialect::ChannelId;
-use crate::protocol::frame::{Batch, Entry};
+use crate::protocol::frame::{Batch, Entry, EntryKind};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Wall};
 
@@ -31,6 +31,12 @@ pub struct Cut {
     pub to: u64,
     /// Encoded once.
     pub batch: Arc<Batch>,
+    /// Its entries,
+    pub entries: u32,
+    /// the bytes of their text,
+    pub bytes: u32,
+    /// and when the first of them was received.
+    pub oldest: Option<Mono>,
 }
 
 /// One local channel.
@@ -48,6 +54,11 @@ pub struct Ring {
     pub siblings: bool,
     /// The number of the mapping by which others are parts of it: they get its events by key. Kept as long as it is bound.
     pub parts: Option<u32>,
+    /// Entries ever taken.
+    pub pushed: u64,
+    /// The newest entry that is no event, or was lost with all others, among those that are not held any more: its offset,
+    /// and how many had been taken with it.
+    pub told: (u64, u64),
     /// Entries in the order of offsets.
     entries: VecDeque<Arc<Entry>>,
     /// Bytes of their text.
@@ -112,6 +123,8 @@ impl Ring {
             direct: true,
             siblings: false,
             parts: None,
+            pushed: 0,
+            told: (0, 0),
             entries: VecDeque::new(),
             bytes: 0,
             complete_from,
@@ -143,6 +156,7 @@ impl Ring {
     /// Appends an entry whose `prev` is [`Ring::last`]. Returns how many entries were evicted for the ring's bounds.
     pub fn push(&mut self, entry: Arc<Entry>, now: Mono) -> usize {
         self.last = Some(entry.offset);
+        self.pushed += 1;
         self.bytes += entry.text.len();
         self.entries.push_back(entry);
         self.enforce(now)
@@ -172,6 +186,9 @@ impl Ring {
         let Some(entry) = self.entries.pop_front() else { return false };
         self.bytes -= entry.text.len();
         self.complete_from = self.complete_from.max(entry.offset);
+        if entry.kind != EntryKind::Event {
+            self.told = (entry.offset, self.pushed - self.entries.len() as u64);
+        }
         self.values.evicted_up_to(entry.offset);
         true
     }
@@ -186,6 +203,7 @@ impl Ring {
         self.carried_from = offset;
         self.hole = offset;
         self.complete_from = offset;
+        self.told = (offset, self.pushed);
     }
 
     /// Something is missing before the entry at `offset`.
@@ -221,6 +239,16 @@ impl Ring {
             Some(last) if last.offset <= offset => self.entries.len(),
             _ => self.entries.partition_point(|entry| entry.offset <= offset),
         }
+    }
+
+    /// How many entries had been taken with the one at `offset`; of what is not held any more, with the last of it.
+    pub fn pushed_at(&self, offset: u64) -> u64 {
+        self.pushed - (self.entries.len() - self.index_after(offset)) as u64
+    }
+
+    /// The entries after `offset`.
+    pub fn after(&self, offset: u64) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.range(self.index_after(offset)..)
     }
 
     /// The entry at a place.

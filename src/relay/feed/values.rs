@@ -166,6 +166,14 @@ impl Values {
         }
     }
 
+    /// The last whole values that are newer than `after`, up to `to`, oldest first.
+    pub fn between(&self, after: u64, to: u64) -> Vec<&Arc<Entry>> {
+        let State::Replaced(values) = &self.state else { return Vec::new() };
+        let mut between: Vec<_> = values.values().filter(|e| e.offset > after && e.offset <= to).collect();
+        between.sort_unstable_by_key(|entry| entry.offset);
+        between
+    }
+
     /// Whether dropping one entry of it makes a reader's state wrong.
     pub fn is_sum(&self) -> bool {
         matches!(self.state, State::Appended(_) | State::Holed(_) | State::Broken)

@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use crate::dialect::WireFrame;
 use crate::protocol::request::Secret;
-use crate::protocol::request::{ChannelRequest, OnSlow, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{ChannelRequest, Subscribe};
 use crate::relay::interest::Want;
 use crate::relay::outbox::Lane;
 use crate::relay::pairs::{AttemptId, Disconnect, Input, Notice};
@@ -37,7 +38,7 @@ use crate::relay::time::Mono;
 
 fn subscribe(channels: &[&str]) -> Subscribe {
     let channels = channels.iter().map(|name| ChannelRequest { name: (*name).into(), params: None }).collect();
-    Subscribe { reference: None, channels, since: None, snapshot: true, types: vec![], on_slow: OnSlow::DropOldest }
+    Subscribe { reference: None, channels, since: None, snapshot: true, options: Options::default() }
 }
 
 fn ready(limits: &str, change: impl FnOnce(&mut crate::config::Config)) -> Service {

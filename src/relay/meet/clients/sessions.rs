@@ -187,7 +187,9 @@ impl Relay {
     pub(in crate::relay) fn left(&mut self, now: Time, id: SessionId, reason: LeftReason) {
         let Some(session) = self.sessions.remove(id) else { return };
         self.stats.sessions.left.bump(reason);
-        for subscription in session.subscriptions.into_iter().flatten() {
+        for (slot, subscription) in (0u32..).zip(session.subscriptions) {
+            let Some(subscription) = subscription else { continue };
+            self.forget_rest(id, slot, &subscription);
             self.stats.sessions.subscriptions = self.stats.sessions.subscriptions.saturating_sub(1);
             self.leave_ring(now, &subscription);
             if let Some(upstream) = subscription.upstream {
@@ -198,12 +200,15 @@ impl Relay {
 
     pub(in crate::relay) fn sessions_due(&self) -> Option<Mono> {
         let token = self.sessions.token_due();
-        [self.pass.hold, token, Some(self.next_sweep)].into_iter().flatten().min()
+        [self.pass.hold, token, Some(self.next_sweep), self.rests.due()].into_iter().flatten().min()
     }
 
     pub(in crate::relay) fn sessions_timeout(&mut self, now: Time) {
         while let Some(id) = self.sessions.overdue_token(now.mono) {
             self.close_session(id, CloseCode::AuthenticationRequired);
+        }
+        while let Some((id, slot)) = self.rests.take_due(now.mono) {
+            self.sessions.wake(id, slot);
         }
         if now.mono >= self.next_sweep {
             self.next_sweep = now.mono + crate::relay::meet::SWEEP_EVERY;

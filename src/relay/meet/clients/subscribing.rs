@@ -1,12 +1,15 @@
 //! Sessions subscribe and unsubscribe: channels and patterns, where a subscription begins, and how it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dialect::ChannelId;
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::control::{self, Subscribed};
+use crate::protocol::frame::Format;
 use crate::protocol::position::Position;
-use crate::protocol::request::{ChannelRequest, OnSlow, Ref, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{ChannelRequest, Ref, Subscribe};
 use crate::relay::Relay;
 use crate::relay::feed::RingId;
 use crate::relay::feed::ring::{Reader, Verdict};
@@ -14,11 +17,16 @@ use crate::relay::interest::{Want, WantError};
 use crate::relay::meet::heard::events::{STATUS_CHANNEL, UNMATCHED_CHANNEL};
 use crate::relay::naming::{self, Named};
 use crate::relay::pairs::SessionId;
-use crate::relay::session::{Pattern, Session, Subscription};
+use crate::relay::session::pace::Pace;
+use crate::relay::session::{News, Pattern, Session, Subscription};
 use crate::relay::stats::ResetReason;
 use crate::relay::time::{Mono, Time};
 
 use super::following::{OUTBOX_CHANNEL, is_of_message};
+
+/// Why there is no conflation here, and what to do.
+const NO_CONFLATION: &str = "the events of this channel add up (fold = append), so none may stand for another: subscribe \
+                             without conflate, max_rate and on_slow: conflate";
 
 /// Why one channel could not be subscribed.
 pub(super) struct Refusal {
@@ -45,13 +53,9 @@ pub(super) enum Begin {
     Reset(ResetReason),
 }
 
-/// What a subscriber wants of a channel's entries.
-#[derive(Clone, Copy)]
-struct Taste<'a> {
-    /// Only these event types; empty: all.
-    types: &'a [Box<str>],
-    /// What it loses when it is slow.
-    on_slow: OnSlow,
+/// Options as subscriptions share them; the usual ones take no room.
+fn shared(options: &Options) -> Option<Arc<Options>> {
+    (*options != Options::default()).then(|| Arc::new(options.clone()))
 }
 
 impl Relay {
@@ -97,6 +101,9 @@ impl Relay {
         let named = naming::resolve(&self.config, self.dialect.secret_params(), channel)
             .map_err(|message| Refusal::new(ErrorCode::Invalid, message))?;
         self.leave_before(now, id, &named.local);
+        if let Some(ring) = self.feed.find(&named.local) {
+            self.check_fold(ring, &subscribe.options)?;
+        }
         let (ring, upstream) = self.want(now, id, &named, channel)?;
         let begin = self.begin(ring, subscribe);
         self.stand(id, subscribe, ring, upstream, &begin);
@@ -213,7 +220,7 @@ impl Relay {
             upstream: word,
             resumed: matches!(begin, Begin::Resumed(_)),
             snapshot: !snapshot.is_empty(),
-            lossy: !subscribe.types.is_empty(),
+            lossy: subscribe.options.is_lossy(),
             position: Position { epoch: self.feed.epoch(), offset: after },
         });
         let reset = match begin {
@@ -229,23 +236,37 @@ impl Relay {
         for frame in reset.into_iter().chain(snapshot) {
             self.tell(id, frame);
         }
-        let taste = Taste { types: &subscribe.types, on_slow: subscribe.on_slow };
-        self.attach(id, ring_id, upstream, after, taste);
+        self.attach(id, ring_id, upstream, after, shared(&subscribe.options));
     }
 
     /// Enters the subscription with session and ring.
-    fn attach(&mut self, id: SessionId, ring_id: RingId, upstream: Option<ChannelId>, after: u64, taste: Taste<'_>) {
+    fn attach(
+        &mut self,
+        id: SessionId,
+        ring_id: RingId,
+        upstream: Option<ChannelId>,
+        after: u64,
+        options: Option<Arc<Options>>,
+    ) {
         let live_from = self.feed.head();
         let (Some(session), Some(ring)) = (self.sessions.get_mut(id), self.feed.ring_mut(ring_id)) else { return };
         let reader = ring.readers.len() as u32;
+        let pace = options.as_deref().and_then(Pace::new);
+        // Only SSE tells a cursor of the whole session with each entry.
+        if pace.is_some() && session.format == Format::Sse {
+            session.set_uneven();
+        }
+        let as_it_comes = options.as_deref().is_none_or(|options| options.types.is_empty() && pace.is_none());
         let slot = session.insert(Subscription {
             ring: ring_id,
             after,
             live_from,
             gate: session.gate(),
-            dirty: false,
-            types: taste.types.into(),
-            on_slow: taste.on_slow,
+            news: News::None,
+            plain: as_it_comes && !session.uneven,
+            seen: ring.pushed_at(after),
+            options,
+            pace,
             upstream,
             reader,
         });
@@ -272,25 +293,56 @@ impl Relay {
             upstream: if self.link_is_live() { "live" } else { "pending" },
             resumed: false,
             snapshot: false,
-            lossy: !subscribe.types.is_empty(),
+            lossy: subscribe.options.is_lossy(),
             position: self.feed.position(),
         });
         self.tell(id, frame);
-        let pattern = Pattern {
-            prefix: prefix.into(),
-            types: subscribe.types.clone().into_boxed_slice(),
-            on_slow: subscribe.on_slow,
-        };
+        let pattern = Pattern { prefix: prefix.into(), options: shared(&subscribe.options) };
         self.sessions.add_pattern(id, pattern);
         let matching: Vec<RingId> =
             self.feed.iter().filter(|(_, ring)| pattern_matches(prefix, &ring.name)).map(|(id, _)| id).collect();
         for ring in matching {
             if self.may_join(id, ring) {
-                let begin = self.begin(ring, subscribe);
-                self.stand(id, subscribe, ring, None, &begin);
+                self.join_now(id, subscribe, ring);
             }
         }
         Ok(())
+    }
+
+    /// A pattern joins a channel that is carried already.
+    fn join_now(&mut self, id: SessionId, subscribe: &Subscribe, ring: RingId) {
+        match self.check_fold(ring, &subscribe.options) {
+            Ok(()) => {
+                let begin = self.begin(ring, subscribe);
+                self.stand(id, subscribe, ring, None, &begin);
+            }
+            Err(refusal) => {
+                let name = self.feed.ring(ring).map(|ring| Arc::clone(&ring.name)).unwrap_or_default();
+                self.refuse(id, subscribe.reference.as_ref(), Some(&name), refusal.code, &refusal.message, None);
+            }
+        }
+    }
+
+    /// Where events add up, none may stand for another.
+    fn check_fold(&self, ring: RingId, options: &Options) -> Result<(), Refusal> {
+        if options.conflates() && self.feed.ring(ring).is_some_and(|ring| ring.values.is_sum()) {
+            return Err(Refusal::new(ErrorCode::NotSupported, NO_CONFLATION));
+        }
+        Ok(())
+    }
+
+    /// Events of a channel turned out to add up: a subscription that would leave some out ends, and is told.
+    pub(in crate::relay) fn end_unfit(&mut self, now: Time, id: SessionId, slot: u32) {
+        // It may have been replaced by another one since.
+        let Some(subscription) = self.sessions.get_mut(id).and_then(|session| session.subscription(slot)) else {
+            return;
+        };
+        let (ring, options) = (subscription.ring, subscription.options.clone().unwrap_or_default());
+        if let Err(refusal) = self.check_fold(ring, &options) {
+            let name = self.feed.ring(ring).map(|ring| Arc::clone(&ring.name)).unwrap_or_default();
+            self.end_subscription(now, id, slot);
+            self.refuse(id, None, Some(&name), refusal.code, &refusal.message, None);
+        }
     }
 
     /// A pattern matches within what access allows: it is refused only if nothing that it could match may be read.
@@ -326,8 +378,7 @@ impl Relay {
             if self.may_join(id, ring) {
                 // From the beginning: what is admitted next is the first entry that can be seen.
                 let after = self.feed.head();
-                let taste = Taste { types: &pattern.types, on_slow: pattern.on_slow };
-                self.attach(id, ring, None, after, taste);
+                self.attach(id, ring, None, after, pattern.options);
             }
         }
     }
@@ -401,9 +452,17 @@ impl Relay {
     /// Takes a subscription out of session and ring; gives the interest that it held.
     pub(in crate::relay) fn detach(&mut self, now: Time, id: SessionId, slot: u32) -> Option<ChannelId> {
         let subscription = self.sessions.get_mut(id)?.take(slot)?;
+        self.forget_rest(id, slot, &subscription);
         self.stats.sessions.subscriptions = self.stats.sessions.subscriptions.saturating_sub(1);
         self.leave_ring(now, &subscription);
         subscription.upstream
+    }
+
+    /// A subscription that has ended rests no more.
+    pub(in crate::relay) fn forget_rest(&mut self, id: SessionId, slot: u32, subscription: &Subscription) {
+        if let Some(pace) = subscription.pace.as_ref().filter(|_| subscription.news == News::Resting) {
+            self.rests.forget(pace.next, id, slot);
+        }
     }
 
     pub(in crate::relay) fn leave_ring(&mut self, now: Time, subscription: &Subscription) {

@@ -11,7 +11,8 @@ use crate::config::{AccessMode, Config, TokenGrant};
 use crate::dialect::{Dialect, Event, Fold, Role, Target};
 use crate::protocol::codes::CloseCode;
 use crate::protocol::frame::{Batch, Format};
-use crate::protocol::request::{ChannelRequest, OnSlow, Request, Secret, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{ChannelRequest, Request, Secret, Subscribe};
 use crate::relay::Relay;
 use crate::relay::access::Principal;
 use crate::relay::pairs::{AttemptId, Input, LeftReason, Output, SessionId};
@@ -25,6 +26,8 @@ name = "test"
 match = { "/ignore" = true }
 is = "ignore"
 "#;
+
+mod options;
 
 /// A relay whose dialect subscribes nothing, and clients that read as long as they are not stuck.
 struct House {
@@ -107,16 +110,31 @@ impl House {
     }
 
     fn typed_event(&mut self, channel: &str, kind: Option<&str>, data: &str) {
+        self.any_event(channel, None, kind, data, (Role::Event, Fold::Replace));
+    }
+
+    fn keyed_event(&mut self, channel: &str, key: &str, data: &str) {
+        self.any_event(channel, Some(key), None, data, (Role::Event, Fold::Replace));
+    }
+
+    fn any_event(
+        &mut self,
+        channel: &str,
+        key: Option<&str>,
+        kind: Option<&str>,
+        data: &str,
+        (role, fold): (Role, Fold),
+    ) {
         let event = Event {
             target: Target::Name(channel),
-            key: None,
+            key: key.map(Cow::Borrowed),
             kind: kind.map(Cow::Borrowed),
             id: None,
             sequence: None,
             source_time: None,
             data: Cow::Borrowed(data.as_bytes()),
-            role: Role::Event,
-            fold: Fold::Replace,
+            role,
+            fold,
         };
         self.relay.admit(self.now, AttemptId(1), &event);
     }
@@ -142,7 +160,7 @@ impl House {
 
 fn subscribe(channels: &[&str]) -> Subscribe {
     let channels = channels.iter().map(|name| ChannelRequest { name: (*name).into(), params: None }).collect();
-    Subscribe { reference: None, channels, since: None, snapshot: true, types: vec![], on_slow: OnSlow::DropOldest }
+    Subscribe { reference: None, channels, since: None, snapshot: true, options: Options::default() }
 }
 
 fn short(frame: &Value) -> String {
@@ -153,6 +171,7 @@ fn short(frame: &Value) -> String {
         "subscribed" => format!("subscribed {}", text("channel")),
         "snapshot" => format!("snapshot {} {}", text("channel"), frame["values"].as_array().unwrap().len()),
         "gap" => format!("gap {} {} {}", text("reason"), frame["from"], frame["to"]),
+        "conflated" => format!("conflated {}", frame["count"]),
         kind @ ("reset" | "closing") => format!("{kind} {}", text("reason")),
         "error" => format!("error {}", text("code")),
         kind => kind.to_owned(),
@@ -358,21 +377,6 @@ fn a_burst_or_a_large_event_makes_nobody_slow() {
 }
 
 #[test]
-fn a_slow_session_may_choose_to_be_disconnected() {
-    let mut house = House::new(|config| config.feed.session_lag = 1_024);
-    let client = house.join();
-    house.ask(client, Request::Subscribe(Subscribe { on_slow: OnSlow::Disconnect, ..subscribe(&["c"]) }));
-    house.stuck.insert(client);
-    for n in 0..40 {
-        house.event("c", &n.to_string());
-        house.turn();
-    }
-    house.stuck.clear();
-    house.input(Input::Delivered { session: client, at: house.now.mono });
-    assert_eq!(house.closed, [(client, CloseCode::Slow)]);
-}
-
-#[test]
 fn eviction_under_a_stuck_session_is_told_too() {
     let mut house = House::new(|config| config.feed.ring.events = 5);
     let client = house.join();
@@ -388,20 +392,6 @@ fn eviction_under_a_stuck_session_is_told_too() {
     let short = house.short(client);
     assert!(short[1].starts_with("gap slow"), "{short:?}");
     assert_eq!(short[2..], ["c=15", "c=16", "c=17", "c=18", "c=19"]);
-}
-
-#[test]
-fn types_leave_out_what_was_not_asked_for() {
-    let mut house = House::new(|_| {});
-    let client = house.join();
-    house.ask(client, Request::Subscribe(Subscribe { types: vec!["trade".into()], ..subscribe(&["c"]) }));
-    assert_eq!(house.frames(client)[1]["lossy"], true);
-    house.typed_event("c", Some("trade"), "1");
-    house.typed_event("c", Some("depth"), "2");
-    house.typed_event("c", None, "3");
-    house.typed_event("c", Some("trade"), "4");
-    house.turn();
-    assert_eq!(house.short(client), ["c=1", "c=4"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{ChannelPolicy, Conflict};
-use crate::protocol::request::{OnSlow, Optimistic, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{Optimistic, Subscribe};
 use crate::relay::outbox::OutcomeState;
 use crate::relay::record::{Backlog, KeptOutcome, MessageId};
 
@@ -37,14 +38,7 @@ impl House {
     fn subscribe(&mut self, channel: &str) -> SessionId {
         let session = self.join();
         let channels = vec![ChannelRequest { name: channel.into(), params: None }];
-        let request = Subscribe {
-            reference: None,
-            channels,
-            since: None,
-            snapshot: true,
-            types: Vec::new(),
-            on_slow: OnSlow::default(),
-        };
+        let request = Subscribe { reference: None, channels, since: None, snapshot: true, options: Options::default() };
         self.input(Input::Request { session, request: Ok(Request::Subscribe(request)) });
         session
     }

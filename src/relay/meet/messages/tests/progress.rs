@@ -4,7 +4,8 @@ mod histories;
 
 use super::*;
 use crate::config::{AccessMode, TokenGrant};
-use crate::protocol::request::{OnSlow, Secret, Subscribe};
+use crate::protocol::request::options::Options;
+use crate::protocol::request::{Secret, Subscribe};
 use crate::relay::record::{Backlog, MessageId};
 
 fn grant(name: &str, read: &[&str]) -> TokenGrant {
@@ -42,8 +43,7 @@ impl House {
             channels,
             since: since.map(Into::into),
             snapshot: true,
-            types: Vec::new(),
-            on_slow: OnSlow::default(),
+            options: Options::default(),
         };
         self.input(Input::Request { session, request: Ok(Request::Subscribe(request)) });
     }
@@ -381,8 +381,7 @@ fn a_message_on_disk_is_read_before_it_is_followed() {
             channels: channels.to_vec(),
             since: None,
             snapshot: true,
-            types: Vec::new(),
-            on_slow: OnSlow::default(),
+            options: Options::default(),
         };
         house.input(Input::Request { session, request: Ok(Request::Subscribe(request)) });
     }
@@ -430,8 +429,7 @@ fn a_subscription_that_waits_for_the_disk_can_be_taken_back() {
         channels: channels.clone(),
         since: None,
         snapshot: true,
-        types: Vec::new(),
-        on_slow: OnSlow::default(),
+        options: Options::default(),
     };
     request(&mut house, Request::Subscribe(subscribe("1")));
     request(&mut house, Request::Subscribe(subscribe("2")));

@@ -1,7 +1,8 @@
 //! How far the messages have come that waited for the link: told on `$status`, and in the status while it lasts.
 
 use super::*;
-use crate::protocol::request::{OnSlow, Subscribe};
+use crate::protocol::request::Subscribe;
+use crate::protocol::request::options::Options;
 
 /// A house whose link is down, a publisher, and somebody who reads `$status`.
 fn outage(queued: usize, change: impl FnOnce(&mut Config)) -> (House, SessionId) {
@@ -16,8 +17,7 @@ fn outage(queued: usize, change: impl FnOnce(&mut Config)) -> (House, SessionId)
         channels,
         since: None,
         snapshot: false,
-        types: vec!["sync".into()],
-        on_slow: OnSlow::default(),
+        options: Options { types: vec!["sync".into()], ..Options::default() },
     };
     let reader = house.join();
     house.input(Input::Request { session: reader, request: Ok(Request::Subscribe(request)) });

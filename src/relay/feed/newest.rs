@@ -1,0 +1,121 @@
+//! Conflation: what a reader gets of the entries after its place, if the newest event of each key stands for all others.
+//!
+//! Invariants: what is kept keeps its order; every entry up to the reader's new place is kept, counted as left out, or not of
+//! the types that it wants. Only events are ever left out. What the ring holds no more is made up for by the channel's last
+//! values, as long as nothing but events was evicted. Deliberately not here: where events add up, none may stand for another.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::ring::Ring;
+use crate::protocol::frame::{Entry, EntryKind};
+
+/// What a reader wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its place; not before [`Ring::told`].
+    pub after: u64,
+    /// [`Ring::pushed`] at that place.
+    pub seen: u64,
+    /// Only these event types; empty: all.
+    pub types: &'a [Box<str>],
+    /// Bytes, beyond which the rest waits; one entry is always kept.
+    pub bytes: usize,
+    /// Events, beyond which the rest waits; at least 1.
+    pub events: u32,
+}
+
+/// What it gets.
+#[derive(Debug, Default)]
+pub struct Newest {
+    /// In their order.
+    pub entries: Vec<Arc<Entry>>,
+    /// How many of them are events.
+    pub events: u32,
+    /// Its new place.
+    pub to: u64,
+    /// [`Ring::pushed`] there.
+    pub seen: u64,
+    /// What was left out.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Events that newer ones stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The offset of the first one; where it is not held any more, the first that it can have.
+    pub from: u64,
+    /// The offset of the last one; where it is not held any more, the last that it can have.
+    pub to: u64,
+    /// How many; of what is not held any more, whatever their type.
+    pub count: u64,
+}
+
+impl Newest {
+    fn leave_out(&mut self, from: u64, to: u64, count: u64) {
+        if count > 0 {
+            let out = self.left_out.get_or_insert(LeftOut { from, to, count: 0 });
+            (out.to, out.count) = (out.to.max(to), out.count + count);
+        }
+    }
+}
+
+/// Whether an entry passes a reader's `types`. What is not an event always does.
+pub fn is_wanted(types: &[Box<str>], entry: &Entry) -> bool {
+    types.is_empty()
+        || !matches!(entry.kind, EntryKind::Event | EntryKind::Snapshot)
+        || types.iter().any(|wanted| wanted.as_bytes() == entry.event_type())
+}
+
+/// Conflates what stands after a reader's place.
+pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
+    let passes = |entry: &&Arc<Entry>| is_wanted(wanted.types, entry);
+    let evicted = ring.values.between(wanted.after, ring.complete_from);
+    let held = ring.after(wanted.after.max(ring.complete_from));
+    let candidates: Vec<&Arc<Entry>> = evicted.iter().copied().chain(held).filter(passes).collect();
+    let keep = stand_for_others(&candidates);
+
+    let mut out = Newest { to: wanted.after, ..Newest::default() };
+    let gone = ring.pushed_at(0).saturating_sub(wanted.seen);
+    out.leave_out(wanted.after + 1, ring.complete_from, gone.saturating_sub(evicted.len() as u64));
+    let mut bytes = 0;
+    let mut later = false;
+    for (entry, keep) in candidates.iter().zip(keep) {
+        let is_event = matches!(entry.kind, EntryKind::Event | EntryKind::Snapshot);
+        if keep {
+            bytes += entry.text.len();
+            later = is_event && out.events == wanted.events || bytes > wanted.bytes && !out.entries.is_empty();
+            if later {
+                break;
+            }
+            out.events += u32::from(is_event);
+            out.entries.push(Arc::clone(entry));
+        } else {
+            out.leave_out(entry.offset, entry.offset, 1);
+        }
+        out.to = entry.offset;
+    }
+    if !later {
+        out.to = ring.last.unwrap_or(out.to).max(out.to);
+    }
+    // Values that wait are not lost yet: they count as not seen.
+    let waiting = evicted.iter().filter(|entry| entry.offset > out.to).count() as u64;
+    out.seen = ring.pushed_at(out.to) - waiting;
+    out
+}
+
+/// Which entries are kept. An event stands for all older ones of its key, upstream's statement of the whole channel for all
+/// older events.
+fn stand_for_others(entries: &[&Arc<Entry>]) -> Vec<bool> {
+    let mut keys: HashSet<Option<&str>> = HashSet::new();
+    let mut stated = false;
+    let mut keep = vec![true; entries.len()];
+    for (entry, keep) in entries.iter().zip(&mut keep).rev() {
+        *keep = match entry.kind {
+            EntryKind::Event => !stated && keys.insert(entry.key.as_deref()),
+            EntryKind::Snapshot => !std::mem::replace(&mut stated, true),
+            _ => true,
+        };
+    }
+    keep
+}
