@@ -72,3 +72,23 @@ fn conflated_events_are_counted_to_the_last_on_every_transport() {
     assert!(stream.last_id.ends_with(&over_sse.last.to_string()), "the cursor is behind all of it");
     relay.stop();
 }
+
+#[test]
+fn a_rate_keeps_the_last_event_of_every_key_on_every_transport() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.client();
+    client.request(json!({"op": "subscribe", "channels": ["a"], "options": {"max_rate": "10/s"}}));
+    assert_eq!(client.next_of("subscribed")["lossy"], true);
+    let mut stream = relay.stream("channel=a&max_rate=10/s", &[]);
+    stream.next_of("subscribed");
+    storm(&upstream, "a");
+    let (mut over_websocket, mut over_sse) = (Sum::default(), Sum::default());
+    over_websocket.read(&json!(EVENTS), || client.next());
+    over_sse.read(&json!(EVENTS), || stream.next().unwrap().frame);
+    for sum in [over_websocket, over_sse] {
+        assert_eq!(sum.events + sum.told, EVENTS, "delivered or told");
+        assert!(sum.told > EVENTS / 2, "{} told", sum.told);
+    }
+    relay.stop();
+}

@@ -7,6 +7,8 @@ use crate::protocol::duration;
 
 /// Event types of one subscription.
 pub(super) const TYPES_MAX: usize = 64;
+/// Events of a `max_rate`, and of one in a second.
+const RATE_MAX: u32 = 1000;
 /// Between the batches of a subscription that is conflated.
 const CONFLATE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3600));
 
@@ -22,6 +24,15 @@ pub enum OnSlow {
     Disconnect,
 }
 
+/// So many events in so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// 1 to 1000.
+    pub events: u32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+}
+
 /// What a subscription wants of its channels' entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
@@ -31,11 +42,13 @@ pub struct Options {
     pub on_slow: OnSlow,
     /// Only the newest event of each key in so much time.
     pub conflate: Option<Duration>,
+    /// At most so many events; the newest of each key are kept.
+    pub max_rate: Option<Rate>,
 }
 
 impl Options {
     /// What `options` may name.
-    pub const NAMES: [&str; 4] = ["snapshot", "types", "conflate", "on_slow"];
+    pub const NAMES: [&str; 5] = ["snapshot", "types", "conflate", "max_rate", "on_slow"];
 
     /// Whether entries may be left out that were not lost.
     pub fn is_lossy(&self) -> bool {
@@ -49,7 +62,7 @@ impl Options {
 
     /// Whether entries wait for their time.
     pub fn is_paced(&self) -> bool {
-        self.conflate.is_some()
+        self.conflate.is_some() || self.max_rate.is_some()
     }
 }
 
@@ -76,4 +89,19 @@ pub(super) fn conflate(text: &str) -> Result<Duration, Wrong> {
         Some(time) if (CONFLATE.0..=CONFLATE.1).contains(&time) => Ok(time),
         _ => Err(invalid(format!("`conflate` is a time from `1ms` to `1h`, like `250ms`, not `{}`", shown(text)))),
     }
+}
+
+pub(super) fn max_rate(text: &str) -> Result<Rate, Wrong> {
+    let units = [("s", 1), ("m", 60), ("h", 3600)];
+    let rate = text.split_once('/').and_then(|(events, unit)| {
+        let seconds = units.into_iter().find(|(name, _)| *name == unit)?.1;
+        let digits = events.bytes().all(|byte| byte.is_ascii_digit());
+        let events = events.parse().ok().filter(|events| digits && (1..=RATE_MAX).contains(events))?;
+        Some(Rate { events, per: Duration::from_secs(seconds) })
+    });
+    rate.ok_or_else(|| {
+        let words =
+            format!("`max_rate` is 1 to {RATE_MAX} events a second, minute or hour, like `10/s`, `30/m`, `5/h`");
+        invalid(format!("{words}, not `{}`", shown(text)))
+    })
 }

@@ -250,6 +250,9 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
         if let Some(text) = word(&mut given, "conflate")? {
             subscribe.options.conflate = Some(options::conflate(&text)?);
         }
+        if let Some(text) = word(&mut given, "max_rate")? {
+            subscribe.options.max_rate = Some(options::max_rate(&text)?);
+        }
         if let Some(text) = given.take("delta")
             && read("options.delta", "true or false", text)?
         {
@@ -263,7 +266,7 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
 }
 
 /// Options of the feed's contract that this relay does not carry out.
-pub(super) const KNOWN_OPTIONS: [&str; 4] = ["max_rate", "fields", "batch", "priority"];
+pub(super) const KNOWN_OPTIONS: [&str; 3] = ["fields", "batch", "priority"];
 
 /// A position as text. What is longer than any position is cut: it cannot become one.
 pub(super) fn since(text: &str) -> Box<str> {

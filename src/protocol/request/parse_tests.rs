@@ -60,6 +60,8 @@ fn options_of_a_subscription_are_read() {
         };
         subscribe.options
     };
+    let rate = options(r#"{"max_rate":"30/m"}"#).max_rate.unwrap();
+    assert_eq!((rate.events, rate.per), (30, Duration::from_secs(60)));
     let read = options(r#"{"conflate":"250ms","on_slow":"conflate"}"#);
     assert_eq!((read.conflate, read.on_slow), (Some(Duration::from_millis(250)), OnSlow::Conflate));
     assert!(read.is_lossy() && !options(r#"{"on_slow":"drop_oldest"}"#).is_lossy());
@@ -126,7 +128,6 @@ fn a_refresh_names_a_channel_and_maybe_an_item_of_it() {
 #[test]
 fn what_the_contract_knows_is_not_supported_by_name() {
     for (text, name) in [
-        (r#"{"op":"subscribe","channels":["a"],"options":{"max_rate":"10/s"}}"#, "max_rate"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"fields":["/p"]}}"#, "fields"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"delta":true}}"#, "delta"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"batch":"20ms"}}"#, "batch"),

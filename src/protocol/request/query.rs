@@ -61,6 +61,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
             "snapshot" => snapshot = flag(&name, &value)?,
             "types" => kinds.extend(value.split(',').map(str::to_owned)),
             "on_slow" => options.on_slow = options::on_slow(&value)?,
+            "max_rate" => options.max_rate = Some(options::max_rate(&value)?),
             "conflate" => options.conflate = Some(options::conflate(&value)?),
             "token" if value.is_empty() || value.len() > TOKEN_MAX => {
                 return Err(invalid(format!("`token` has 1 to {TOKEN_MAX} bytes")));
@@ -145,7 +146,10 @@ mod tests {
             ("ticket=x", ErrorCode::NotSupported, "ticket"),
             ("conflate=250", ErrorCode::Invalid, "250ms"),
             ("conflate=0s", ErrorCode::Invalid, "`1ms` to `1h`"),
-            ("max_rate=10/s", ErrorCode::NotSupported, "max_rate"),
+            ("max_rate=10", ErrorCode::Invalid, "`10/s`"),
+            ("max_rate=%2B1/s", ErrorCode::Invalid, "`10/s`"),
+            ("max_rate=1001/s", ErrorCode::Invalid, "1 to 1000"),
+            ("fields=/p", ErrorCode::NotSupported, "fields"),
             ("delta=true", ErrorCode::NotSupported, "delta"),
         ] {
             let wrong = parse_query(query, None, &LIMITS).unwrap_err();

@@ -162,9 +162,7 @@ impl Merge<'_> {
         let (later, events) = if allowed > 0 { self.choose(slot, subscription, allowed) } else { (true, 0) };
         let Some(pace) = &mut subscription.pace else { return later };
         // What is left for want of room is of the same interval.
-        if !later || events == allowed {
-            pace.leave(now, events);
-        }
+        pace.leave(now, events, !later || events == allowed);
         if later && pace.allows(now) == 0 {
             subscription.news = News::Resting;
             self.scene.rests.rest(pace.next, id, slot);

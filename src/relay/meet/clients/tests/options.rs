@@ -1,7 +1,7 @@
 //! What subscriptions may ask of their channels' entries: which, how often, and what stands for what was left out.
 
 use super::*;
-use crate::protocol::request::options::OnSlow;
+use crate::protocol::request::options::{OnSlow, Rate};
 use crate::relay::stats::GapReason;
 
 const QUARTER: Duration = Duration::from_millis(250);
@@ -157,6 +157,37 @@ fn what_does_not_fit_into_a_batch_follows_and_is_told_once() {
     let events = frames.iter().filter(|frame| frame["kind"] == "event").count();
     assert_eq!((events, &frames[0]["count"]), (6, &1.into()));
     assert_eq!(frames.iter().filter(|frame| frame["kind"] == "conflated").count(), 1);
+}
+
+#[test]
+fn a_rate_bounds_the_events_of_a_subscription_and_loses_no_keys_last_one() {
+    let mut house = House::new(|_| {});
+    let client = house.join();
+    let rate = Rate { events: 10, per: Duration::from_secs(1) };
+    house.ask(client, Request::Subscribe(subscribe_with(&["c"], |options| options.max_rate = Some(rate))));
+    assert_eq!(house.frames(client)[1]["lossy"], true);
+    let mut data = Vec::new();
+    let mut told = 0;
+    for n in 0..1_000 {
+        house.keyed_event("c", &format!("k{}", n % 7), &n.to_string());
+        house.wait(Duration::from_millis(1));
+        for frame in house.frames(client) {
+            told += frame["count"].as_u64().unwrap_or(0);
+            data.extend(frame["data"].as_u64());
+        }
+    }
+    assert_eq!(data.len(), 10, "a second of it: {data:?}");
+    for _ in 0..7 {
+        house.wait(Duration::from_millis(100));
+        let frames = house.frames(client);
+        told += frames[0]["count"].as_u64().unwrap_or(0);
+        let events: Vec<u64> = frames.iter().filter_map(|frame| frame["data"].as_u64()).collect();
+        assert_eq!(events.len(), 1, "evenly: {frames:?}");
+        data.extend(events);
+    }
+    assert_eq!(data[10..], [993, 994, 995, 996, 997, 998, 999], "each key's last one");
+    assert_eq!(told + data.len() as u64, 1_000, "delivered or told");
+    assert_eq!((house.relay.rests.due(), house.relay.stats().feed.conflated), (None, told));
 }
 
 #[test]
