@@ -91,6 +91,17 @@ pub fn event(place: Place<'_>, of: EventText<'_>) -> Entry {
     finish(place, of.kind, of.key.cloned(), out, type_at, data_at)
 }
 
+/// The same event with another payload.
+pub fn with_data(event: &Entry, data: &[u8]) -> Entry {
+    let before = &event.text[..event.data_at.start as usize];
+    let mut out = Vec::with_capacity(before.len() + data.len() + 1);
+    out.extend_from_slice(before);
+    out.extend_from_slice(data);
+    let data_at = span(before.len(), out.len());
+    out.push(b'}');
+    Entry { text: out.into_boxed_slice(), key: event.key.clone(), type_at: event.type_at.clone(), data_at, ..*event }
+}
+
 /// Makes the entry of a hole that upstream caused. `from` and `to` are upstream's sequence numbers for `upstream_seq`; for
 /// every other reason `from` is the first offset whose completeness nobody vouches for, and `to` is unknown. `repair` says how
 /// it is being mended, or that this failed.

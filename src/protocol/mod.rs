@@ -19,3 +19,4 @@ pub mod entry;
 pub mod frame;
 pub mod position;
 pub mod request;
+pub mod selection;

@@ -32,6 +32,17 @@ pub enum News {
     Resting,
 }
 
+/// Events that a subscription did not get because newer ones stood for them, or because it wanted nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The offset of the first one; where it is not held any more, the first that it can have.
+    pub from: u64,
+    /// The offset of the last one; where it is not held any more, the last that it can have.
+    pub to: u64,
+    /// How many; of what is not held any more, whatever their type.
+    pub count: u64,
+}
+
 /// Session x channel.
 #[derive(Debug)]
 pub struct Subscription {
@@ -51,6 +62,8 @@ pub struct Subscription {
     pub seen: u64,
     /// What it wants of the channel's entries; `None`: all, at once.
     pub options: Option<Arc<Options>>,
+    /// What was left out and is told before the next entry.
+    pub owed: Option<Box<LeftOut>>,
     /// When its entries may leave, if not at once.
     pub pace: Option<Box<Pace>>,
     /// The interest that it holds upstream.

@@ -92,3 +92,23 @@ fn a_rate_keeps_the_last_event_of_every_key_on_every_transport() {
     }
     relay.stop();
 }
+
+#[test]
+fn fields_come_as_upstream_wrote_them_on_every_transport() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.client();
+    client.request(json!({"op": "subscribe", "channels": ["a"], "options": {"fields": ["/p", "/q/r"]}}));
+    assert_eq!(client.next_of("subscribed")["lossy"], true);
+    let mut stream = relay.stream("channel=a&fields=/p&fields=/q/r", &[]);
+    stream.next_of("subscribed");
+    for data in [r#"{"x":1}"#, r#"{"q":{"r":[1, 2],"s":1},"x":2,"p":97000.10}"#] {
+        upstream.push(&format!(r#"{{"type":"event","channel":"a","data":{data}}}"#));
+    }
+    assert_eq!(client.next_of("conflated")["count"], 1);
+    let text = client.next_text("event");
+    assert!(text.ends_with(r#""data":{"q":{"r":[1, 2]},"p":97000.10}}"#), "{text}");
+    assert_eq!(stream.next_of("conflated").frame["count"], 1);
+    assert_eq!(stream.next_of("event").frame["data"], json!({"q": {"r": [1, 2]}, "p": 97000.1}));
+    relay.stop();
+}

@@ -1,9 +1,11 @@
 //! Options of a subscription: what it wants of a channel's entries, and when. The same words in a request and in an address.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::parse::{Wrong, check_word, invalid, shown};
 use crate::protocol::duration;
+use crate::protocol::selection::Selection;
 
 /// Event types of one subscription.
 pub(super) const TYPES_MAX: usize = 64;
@@ -44,20 +46,27 @@ pub struct Options {
     pub conflate: Option<Duration>,
     /// At most so many events; the newest of each key are kept.
     pub max_rate: Option<Rate>,
+    /// Only these members of payloads; events that have none of them are left out.
+    pub fields: Option<Arc<Selection>>,
 }
 
 impl Options {
     /// What `options` may name.
-    pub const NAMES: [&str; 5] = ["snapshot", "types", "conflate", "max_rate", "on_slow"];
+    pub const NAMES: [&str; 6] = ["snapshot", "types", "fields", "conflate", "max_rate", "on_slow"];
 
     /// Whether entries may be left out that were not lost.
     pub fn is_lossy(&self) -> bool {
-        !self.types.is_empty() || self.conflates()
+        !self.types.is_empty() || self.fields.is_some() || self.conflates()
     }
 
     /// Whether the newest event of a key may stand for older ones: not where events add up.
     pub fn conflates(&self) -> bool {
         self.is_paced() || self.on_slow == OnSlow::Conflate
+    }
+
+    /// Whether all entries are wanted, at once, and as they are.
+    pub fn is_as_it_comes(&self) -> bool {
+        self.types.is_empty() && self.fields.is_none() && !self.is_paced()
     }
 
     /// Whether entries wait for their time.
@@ -104,4 +113,8 @@ pub(super) fn max_rate(text: &str) -> Result<Rate, Wrong> {
             format!("`max_rate` is 1 to {RATE_MAX} events a second, minute or hour, like `10/s`, `30/m`, `5/h`");
         invalid(format!("{words}, not `{}`", shown(text)))
     })
+}
+
+pub(super) fn fields(pointers: &[String]) -> Result<Arc<Selection>, Wrong> {
+    Selection::new(pointers).map(Arc::new).map_err(invalid)
 }

@@ -244,6 +244,10 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
         if let Some(text) = given.take("types") {
             subscribe.options.types = options::types(read("options.types", "a list of strings", text)?)?;
         }
+        if let Some(text) = given.take("fields") {
+            let pointers: Vec<String> = read("options.fields", "a list of JSON pointers", text)?;
+            subscribe.options.fields = Some(options::fields(&pointers)?);
+        }
         if let Some(text) = word(&mut given, "on_slow")? {
             subscribe.options.on_slow = options::on_slow(&text)?;
         }
@@ -266,7 +270,7 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
 }
 
 /// Options of the feed's contract that this relay does not carry out.
-pub(super) const KNOWN_OPTIONS: [&str; 3] = ["fields", "batch", "priority"];
+pub(super) const KNOWN_OPTIONS: [&str; 2] = ["batch", "priority"];
 
 /// A position as text. What is longer than any position is cut: it cannot become one.
 pub(super) fn since(text: &str) -> Box<str> {

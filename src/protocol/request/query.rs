@@ -47,7 +47,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
     let mut token = None;
     let mut from = None;
     let mut snapshot = true;
-    let mut kinds = Vec::new();
+    let (mut kinds, mut pointers) = (Vec::new(), Vec::new());
     let mut options = Options::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -60,6 +60,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
             "since" | "last_event_id" | "lastEventId" => from = Some(since(&value)),
             "snapshot" => snapshot = flag(&name, &value)?,
             "types" => kinds.extend(value.split(',').map(str::to_owned)),
+            "fields" => pointers.extend(value.split(',').map(str::to_owned)),
             "on_slow" => options.on_slow = options::on_slow(&value)?,
             "max_rate" => options.max_rate = Some(options::max_rate(&value)?),
             "conflate" => options.conflate = Some(options::conflate(&value)?),
@@ -76,6 +77,9 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
     }
     let since = last_event_id.map(since).or(from);
     options.types = options::types(kinds)?;
+    if !pointers.is_empty() {
+        options.fields = Some(options::fields(&pointers)?);
+    }
     let subscribe = Subscribe { reference: None, channels, since, snapshot, options };
     Ok(Query { subscribe: Some(subscribe).filter(|s| !s.channels.is_empty()), token })
 }
@@ -149,7 +153,8 @@ mod tests {
             ("max_rate=10", ErrorCode::Invalid, "`10/s`"),
             ("max_rate=%2B1/s", ErrorCode::Invalid, "`10/s`"),
             ("max_rate=1001/s", ErrorCode::Invalid, "1 to 1000"),
-            ("fields=/p", ErrorCode::NotSupported, "fields"),
+            ("fields=p", ErrorCode::Invalid, "`/price`"),
+            ("batch=20ms", ErrorCode::NotSupported, "batch"),
             ("delta=true", ErrorCode::NotSupported, "delta"),
         ] {
             let wrong = parse_query(query, None, &LIMITS).unwrap_err();

@@ -10,6 +10,7 @@ pub mod ring;
 #[cfg(test)]
 mod tests;
 pub mod values;
+pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -317,6 +318,9 @@ impl Feed {
         ring.named |= event.id.is_some();
         ring.last_event = Some((at.mono, at.wall));
         ring.silent = false;
+        if !ring.views.is_empty() {
+            ring.views.make(&entry);
+        }
         let before = ring.values.bytes();
         let evicted = ring.values.fold(&entry, event.role, event.fold, max_keys);
         self.value_bytes += ring.values.bytes().saturating_sub(before);

@@ -1,4 +1,5 @@
-//! Conflation: what a reader gets of the entries after its place, if the newest event of each key stands for all others.
+//! What a reader gets of the entries after its place that does not want all of them as they are: the newest event of each
+//! key, which stands for all others (conflation); some members of their payloads.
 //!
 //! Invariants: what is kept keeps its order; every entry up to the reader's new place is kept, counted as left out, or not of
 //! the types that it wants. Only events are ever left out. What the ring holds no more is made up for by the channel's last
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use super::ring::Ring;
 use crate::protocol::frame::{Entry, EntryKind};
+use crate::protocol::selection::Selection;
 
 /// What a reader wants.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,10 @@ pub struct Wanted<'a> {
     pub seen: u64,
     /// Only these event types; empty: all.
     pub types: &'a [Box<str>],
+    /// Only these members of payloads; `None`: all.
+    pub fields: Option<&'a Selection>,
+    /// Only the newest event of each key.
+    pub conflated: bool,
     /// Bytes, beyond which the rest waits; one entry is always kept.
     pub bytes: usize,
     /// Events, beyond which the rest waits; at least 1.
@@ -36,26 +42,16 @@ pub struct Newest {
     pub to: u64,
     /// [`Ring::pushed`] there.
     pub seen: u64,
-    /// What was left out.
-    pub left_out: Option<LeftOut>,
-}
-
-/// Events that newer ones stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The offset of the first one; where it is not held any more, the first that it can have.
-    pub from: u64,
-    /// The offset of the last one; where it is not held any more, the last that it can have.
-    pub to: u64,
-    /// How many; of what is not held any more, whatever their type.
-    pub count: u64,
+    /// What was left out: from, to, how many. Where an end is not held any more, the outermost that it can be; of what is not
+    /// held any more, whatever its type.
+    pub left_out: Option<(u64, u64, u64)>,
 }
 
 impl Newest {
     fn leave_out(&mut self, from: u64, to: u64, count: u64) {
         if count > 0 {
-            let out = self.left_out.get_or_insert(LeftOut { from, to, count: 0 });
-            (out.to, out.count) = (out.to.max(to), out.count + count);
+            let (_, last, sum) = self.left_out.get_or_insert((from, to, 0));
+            (*last, *sum) = (to.max(*last), *sum + count);
         }
     }
 }
@@ -67,13 +63,13 @@ pub fn is_wanted(types: &[Box<str>], entry: &Entry) -> bool {
         || types.iter().any(|wanted| wanted.as_bytes() == entry.event_type())
 }
 
-/// Conflates what stands after a reader's place.
+/// Chooses of what stands after a reader's place.
 pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
     let passes = |entry: &&Arc<Entry>| is_wanted(wanted.types, entry);
     let evicted = ring.values.between(wanted.after, ring.complete_from);
     let held = ring.after(wanted.after.max(ring.complete_from));
     let candidates: Vec<&Arc<Entry>> = evicted.iter().copied().chain(held).filter(passes).collect();
-    let keep = stand_for_others(&candidates);
+    let keep = if wanted.conflated { stand_for_others(&candidates) } else { vec![true; candidates.len()] };
 
     let mut out = Newest { to: wanted.after, ..Newest::default() };
     let gone = ring.pushed_at(0).saturating_sub(wanted.seen);
@@ -82,14 +78,15 @@ pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
     let mut later = false;
     for (entry, keep) in candidates.iter().zip(keep) {
         let is_event = matches!(entry.kind, EntryKind::Event | EntryKind::Snapshot);
-        if keep {
-            bytes += entry.text.len();
+        let seen = if keep { see(ring, wanted, entry) } else { None };
+        if let Some(seen) = seen {
+            bytes += seen.text.len();
             later = is_event && out.events == wanted.events || bytes > wanted.bytes && !out.entries.is_empty();
             if later {
                 break;
             }
             out.events += u32::from(is_event);
-            out.entries.push(Arc::clone(entry));
+            out.entries.push(seen);
         } else {
             out.leave_out(entry.offset, entry.offset, 1);
         }
@@ -102,6 +99,13 @@ pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
     let waiting = evicted.iter().filter(|entry| entry.offset > out.to).count() as u64;
     out.seen = ring.pushed_at(out.to) - waiting;
     out
+}
+
+fn see(ring: &Ring, wanted: Wanted<'_>, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
+    match wanted.fields {
+        Some(fields) => ring.views.see(fields, entry),
+        None => Some(Arc::clone(entry)),
+    }
 }
 
 /// Which entries are kept. An event stands for all older ones of its key, upstream's statement of the whole channel for all

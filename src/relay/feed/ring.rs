@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::values::Values;
+use super::views::Views;
 use crate::config::RingConfig;
 use crate::dialect::ChannelId;
 use crate::protocol::frame::{Batch, Entry, EntryKind};
@@ -75,6 +76,8 @@ pub struct Ring {
     pub last: Option<u64>,
     /// The state.
     pub values: Values,
+    /// Its events as some readers see them.
+    pub views: Views,
     /// Entries up to here were offered to all readers that keep up; later ones are not evicted yet, so that no burst of
     /// upstream's takes them away from such a reader.
     pub offered: u64,
@@ -133,6 +136,7 @@ impl Ring {
             hole_before: 0,
             last: None,
             values: Values::default(),
+            views: Views::default(),
             offered: 0,
             readers: Vec::new(),
             dirty: false,

@@ -17,7 +17,7 @@ use crate::relay::feed::newest::{Newest, Wanted, is_wanted, newest};
 use crate::relay::feed::ring::Ring;
 use crate::relay::pairs::SessionId;
 use crate::relay::rests::Rests;
-use crate::relay::session::{News, Session, Subscription};
+use crate::relay::session::{LeftOut, News, Session, Subscription};
 use crate::relay::stats::{DropReason, FeedStats, GapReason, ResetReason};
 use crate::relay::time::Mono;
 
@@ -125,12 +125,18 @@ impl Merge<'_> {
                 continue;
             }
             if self.is_conflated(subscription, ring) {
-                if self.choose(slot, subscription, u32::MAX).0 {
+                if self.choose(slot, subscription, u32::MAX, true).0 {
                     later.push(slot);
                 }
                 continue;
             }
             self.losses(subscription)?;
+            if subscription.options().is_some_and(|options| options.fields.is_some()) {
+                if self.choose(slot, subscription, u32::MAX, false).0 {
+                    later.push(slot);
+                }
+                continue;
+            }
             let Some(ring) = self.scene.feed.ring(subscription.ring) else { continue };
             self.live_from = self.live_from.max(subscription.live_from);
             let index = ring.index_after(subscription.after);
@@ -159,7 +165,7 @@ impl Merge<'_> {
     fn choose_in_time(&mut self, id: SessionId, slot: u32, subscription: &mut Subscription) -> bool {
         let now = self.scene.now;
         let allowed = subscription.pace.as_ref().map_or(u32::MAX, |pace| pace.allows(now));
-        let (later, events) = if allowed > 0 { self.choose(slot, subscription, allowed) } else { (true, 0) };
+        let (later, events) = if allowed > 0 { self.choose(slot, subscription, allowed, true) } else { (true, 0) };
         let Some(pace) = &mut subscription.pace else { return later };
         // What is left for want of room is of the same interval.
         pace.leave(now, events, !later || events == allowed);
@@ -171,31 +177,38 @@ impl Merge<'_> {
         later
     }
 
-    /// Chooses the newest event of each key, tells how many are left out, and moves the subscription's place behind. Gives
-    /// whether something is left for later, and the number of events.
-    fn choose(&mut self, slot: u32, subscription: &mut Subscription, events: u32) -> (bool, u32) {
+    /// Chooses what it wants, tells how many events are left out, and moves the subscription's place behind. `conflated`: only
+    /// the newest event of each key. Gives whether something is left for later, and the number of events.
+    fn choose(&mut self, slot: u32, subscription: &mut Subscription, events: u32, conflated: bool) -> (bool, u32) {
         self.told_before(subscription);
         let Some(ring) = self.scene.feed.ring(subscription.ring) else { return (false, 0) };
         let wanted = Wanted {
             after: subscription.after,
             seen: subscription.seen,
             types: subscription.options().map_or(&[], |options: &Options| &options.types),
+            fields: subscription.options().and_then(|options| options.fields.as_deref()),
+            conflated,
             bytes: BATCH_BYTES.saturating_sub(self.bytes + self.chosen_bytes),
             events,
         };
         let Newest { entries, events, to, seen, left_out } = newest(ring, wanted);
         let is_all = ring.last.is_none_or(|last| last <= to);
-        if let Some(out) = left_out {
-            let frame = control::conflated(&ring.name, out.from, out.to, out.count);
-            self.scene.stats.conflated += out.count;
+        if let Some((from, to, count)) = left_out {
+            self.scene.stats.conflated += count;
+            let owed = subscription.owed.get_or_insert_with(|| Box::new(LeftOut { from, to, count: 0 }));
+            (owed.to, owed.count) = (to, owed.count + count);
+        }
+        // Where nothing follows there is nothing to be told yet: else every event that is not wanted would cost a frame.
+        if let Some(owed) = subscription.owed.take_if(|_| !entries.is_empty()) {
+            let frame = control::conflated(&ring.name, owed.from, owed.to, owed.count);
             self.push(frame);
         }
         (subscription.after, subscription.seen) = (to, seen);
         if is_all {
             subscription.news = News::None;
         }
-        // How long these waited was asked for, and is no measure of the relay.
-        self.live_from = u64::MAX;
+        // How long events waited that are conflated was asked for, and is no measure of the relay.
+        self.live_from = if conflated { u64::MAX } else { self.live_from.max(subscription.live_from) };
         if let Some(first) = entries.first() {
             self.chosen_bytes += entries.iter().map(|entry| entry.text.len()).sum::<usize>();
             self.heap.push(Reverse((first.offset, slot, 0)));
@@ -233,8 +246,9 @@ impl Merge<'_> {
         if ring.values.is_sum() {
             // Increments with a hole add up to nothing: begin again from the sum.
             self.scene.stats.resets.bump(ResetReason::Evicted);
+            let fields = subscription.options().and_then(|options| options.fields.as_deref());
             frames.push(control::reset_of_session(None, &ring.name, ResetReason::Evicted.text()));
-            frames.extend(super::snapshots::frames(feed, ring, false));
+            frames.extend(super::snapshots::frames(feed, ring, false, fields));
             subscription.after = feed.head();
         }
         subscription.seen = ring.pushed_at(subscription.after);

@@ -1,21 +1,25 @@
 //! Snapshots of a channel's state, as frames and as one JSON text: references to the entries that make it up.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::protocol::control::{List, Object};
 use crate::protocol::frame::{Entry, Item, push_json_string};
 use crate::protocol::position::Position;
+use crate::protocol::selection::Selection;
 use crate::relay::feed::Feed;
 use crate::relay::feed::ring::Ring;
 
 /// Bytes of values in one part.
 const PART_BYTES: usize = 256 * 1024;
 
-/// The `snapshot` frames of a ring, in parts if large; none if there is no state and nothing is laid over it.
-pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Item> {
+/// The `snapshot` frames of a ring, in parts if large; none if there is no state and nothing is laid over it. `fields`: only
+/// these members of the values, and only the values that have some of them.
+pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool, fields: Option<&Selection>) -> Vec<Item> {
     let position = feed.position();
     let stale = stale || ring.silent || is_outdated(ring);
-    let parts = values(feed, ring, PART_BYTES);
+    let parts = values(feed, ring, PART_BYTES, fields);
     let count = parts.len();
     let pending = pending(feed, &ring.name);
     let frame = |(at, values): (usize, Vec<u8>)| {
@@ -29,7 +33,7 @@ pub(in crate::relay) fn frames(feed: &Feed, ring: &Ring, stale: bool) -> Vec<Ite
 /// The whole state as one text, for HTTP; `None` if there is none and nothing is laid over it.
 pub(in crate::relay) fn whole(feed: &Feed, ring: &Ring, stale: bool) -> Option<Vec<u8>> {
     let position = feed.position();
-    let values = values(feed, ring, usize::MAX).pop()?;
+    let values = values(feed, ring, usize::MAX, None).pop()?;
     let stale = stale || ring.silent || is_outdated(ring);
     let of = Part { number: 1, last: true, values: &values, pending: &pending(feed, &ring.name) };
     Some(text(&ring.name, Some(ring), position, stale, &of))
@@ -68,7 +72,7 @@ fn is_outdated(ring: &Ring) -> bool {
 
 /// The values as JSON lists, each of them about `part_bytes` long. Without a state there is an empty one if something is
 /// pending, which would not be shown else.
-fn values(feed: &Feed, ring: &Ring, part_bytes: usize) -> Vec<Vec<u8>> {
+fn values(feed: &Feed, ring: &Ring, part_bytes: usize, fields: Option<&Selection>) -> Vec<Vec<u8>> {
     let position = feed.position();
     let entries = match ring.values.snapshot() {
         Some(entries) => entries,
@@ -77,12 +81,17 @@ fn values(feed: &Feed, ring: &Ring, part_bytes: usize) -> Vec<Vec<u8>> {
     };
     let mut parts: Vec<Vec<u8>> = vec![Vec::new()];
     for entry in entries {
+        let data = match fields.map(|fields| fields.of(entry.data())) {
+            None => Cow::Borrowed(entry.data()),
+            Some(Some(data)) => Cow::Owned(data),
+            Some(None) => continue,
+        };
         if parts.last().is_some_and(|part| part.len() > part_bytes) {
             parts.push(Vec::new());
         }
         if let Some(part) = parts.last_mut() {
             part.push(if part.is_empty() { b'[' } else { b',' });
-            push_value(part, position, entry);
+            push_value(part, position, entry, &data);
         }
     }
     for part in &mut parts {
@@ -105,7 +114,7 @@ fn text(channel: &str, ring: Option<&Ring>, position: Position, stale: bool, par
         .end()
 }
 
-fn push_value(out: &mut Vec<u8>, position: Position, entry: &Entry) {
+fn push_value(out: &mut Vec<u8>, position: Position, entry: &Entry, data: &[u8]) {
     out.push(b'{');
     if let Some(key) = &entry.key {
         out.extend_from_slice(b"\"key\":");
@@ -114,6 +123,6 @@ fn push_value(out: &mut Vec<u8>, position: Position, entry: &Entry) {
     }
     let id = Position { epoch: position.epoch, offset: entry.offset };
     out.extend_from_slice(format!("\"id\":\"{id}\",\"data\":").as_bytes());
-    out.extend_from_slice(entry.data());
+    out.extend_from_slice(data);
     out.push(b'}');
 }

@@ -211,7 +211,9 @@ impl Relay {
         let after = if let Begin::Resumed(since) = begin { *since } else { head };
         let snapshot = match begin {
             Begin::Fresh if !subscribe.snapshot => Vec::new(),
-            Begin::Fresh | Begin::Reset(_) => super::snapshots::frames(&self.feed, ring, stale),
+            Begin::Fresh | Begin::Reset(_) => {
+                super::snapshots::frames(&self.feed, ring, stale, subscribe.options.fields.as_deref())
+            }
             Begin::Resumed(_) => Vec::new(),
         };
         let subscribed = control::subscribed(&Subscribed {
@@ -256,7 +258,10 @@ impl Relay {
         if pace.is_some() && session.format == Format::Sse {
             session.set_uneven();
         }
-        let as_it_comes = options.as_deref().is_none_or(|options| options.types.is_empty() && pace.is_none());
+        let as_it_comes = options.as_deref().is_none_or(Options::is_as_it_comes);
+        if let Some(fields) = options.as_ref().and_then(|options| options.fields.as_ref()) {
+            ring.views.enter(fields);
+        }
         let slot = session.insert(Subscription {
             ring: ring_id,
             after,
@@ -265,6 +270,7 @@ impl Relay {
             news: News::None,
             plain: as_it_comes && !session.uneven,
             seen: ring.pushed_at(after),
+            owed: None,
             options,
             pace,
             upstream,
@@ -467,6 +473,9 @@ impl Relay {
 
     pub(in crate::relay) fn leave_ring(&mut self, now: Time, subscription: &Subscription) {
         let Some(ring) = self.feed.ring_mut(subscription.ring) else { return };
+        if let Some(fields) = subscription.options().and_then(|options| options.fields.as_deref()) {
+            ring.views.leave(fields);
+        }
         let place = subscription.reader as usize;
         if place < ring.readers.len() {
             ring.readers.swap_remove(place);

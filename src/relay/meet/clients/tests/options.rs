@@ -1,7 +1,9 @@
 //! What subscriptions may ask of their channels' entries: which, how often, and what stands for what was left out.
 
 use super::*;
+use crate::protocol::frame::{Entry, Item};
 use crate::protocol::request::options::{OnSlow, Rate};
+use crate::protocol::selection::Selection;
 use crate::relay::stats::GapReason;
 
 const QUARTER: Duration = Duration::from_millis(250);
@@ -306,4 +308,102 @@ fn types_leave_out_what_was_not_asked_for() {
     house.typed_event("c", Some("trade"), "4");
     house.turn();
     assert_eq!(house.short(client), ["c=1", "c=4"]);
+}
+
+fn fields(pointers: &[&str]) -> Options {
+    let pointers: Vec<String> = pointers.iter().map(|pointer| (*pointer).to_owned()).collect();
+    Options { fields: Some(Arc::new(Selection::new(&pointers).unwrap())), ..Options::default() }
+}
+
+#[test]
+fn fields_are_all_that_is_sent_of_payloads_and_events_without_them_are_told() {
+    let mut house = House::new(|_| {});
+    house.keyed_event("c", "a", r#"{"p":1.10,"q":1,"r":1}"#);
+    house.keyed_event("c", "b", r#"{"r":1}"#);
+    let client = house.join();
+    house.ask(client, Request::Subscribe(subscribe_with(&["c"], |options| *options = fields(&["/p", "/q"]))));
+    let frames = house.frames(client);
+    assert_eq!((&frames[1]["lossy"], &frames[2]["values"].as_array().unwrap().len()), (&true.into(), &1));
+    assert_eq!(frames[2]["values"][0]["data"].to_string(), r#"{"p":1.1,"q":1}"#);
+    for data in [r#"{"p":97000.10,"x":1}"#, r#"{"x":2}"#, "3", r#"{"q":null}"#] {
+        house.event("c", data);
+    }
+    house.turn();
+    let texts: Vec<String> = house
+        .batches
+        .iter()
+        .flat_map(|(_, batch)| batch.items())
+        .map(|item| String::from_utf8_lossy(item.text()).into_owned())
+        .collect();
+    assert!(texts[1].contains(r#""data":{"p":97000.10}}"#) && texts[2].contains(r#""data":{"q":null}}"#), "{texts:?}");
+    assert_eq!((texts.len(), house.short(client)[0].as_str()), (3, "conflated 2"));
+    assert_eq!(house.relay.stats().feed.conflated, 2);
+    for n in 0..3 {
+        house.event("c", r#"{"x":4}"#);
+        house.turn();
+        assert!(house.short(client).is_empty(), "what is not wanted costs no frame: {n}");
+    }
+    house.event("c", r#"{"p":5}"#);
+    house.turn();
+    assert_eq!(house.short(client), ["conflated 3", "c={\"p\":5}"]);
+}
+
+#[test]
+fn who_wants_the_same_fields_shares_what_was_made_of_an_event() {
+    let mut house = House::new(|_| {});
+    let clients = [house.join(), house.join()];
+    for (client, pointers) in clients.iter().zip([["/p", "/q"], ["/q", "/p"]]) {
+        house.ask(*client, Request::Subscribe(subscribe_with(&["c"], |options| *options = fields(&pointers))));
+    }
+    house.batches.clear();
+    house.event("c", r#"{"p":1,"x":1}"#);
+    house.turn();
+    let entries: Vec<*const Entry> = house
+        .batches
+        .iter()
+        .flat_map(|(_, batch)| batch.items())
+        .map(|item| match item {
+            Item::Entry(entry) => Arc::as_ptr(entry),
+            Item::Control(..) => panic!("an event"),
+        })
+        .collect();
+    assert_eq!((entries.len(), entries[0]), (2, entries[1]));
+    for client in clients {
+        house.input(Input::Left { session: client, reason: LeftReason::Client });
+    }
+    let ring = house.relay.feed.find("c").unwrap();
+    assert!(house.relay.feed.ring(ring).unwrap().views.is_empty(), "nothing is made for nobody");
+}
+
+#[test]
+fn fields_of_conflated_events_are_those_of_the_newest() {
+    let mut house = House::new(|_| {});
+    let client = house.join();
+    let options = Options { conflate: Some(QUARTER), ..fields(&["/p"]) };
+    house.ask(client, Request::Subscribe(subscribe_with(&["c"], |given| *given = options)));
+    house.frames(client);
+    for n in 0..5 {
+        house.event("c", &format!("{{\"p\":{n},\"x\":0}}"));
+        house.turn();
+    }
+    house.wait(QUARTER);
+    assert_eq!(house.short(client), ["c={\"p\":0}", "conflated 3", "c={\"p\":4}"]);
+}
+
+#[test]
+fn a_slow_reader_of_fields_is_told_its_gap() {
+    let mut house = House::new(|config| config.feed.ring.events = 5);
+    let client = house.join();
+    house.ask(client, Request::Subscribe(subscribe_with(&["c"], |options| *options = fields(&["/p"]))));
+    house.frames(client);
+    house.stuck.insert(client);
+    for n in 0..20 {
+        house.event("c", &format!("{{\"p\":{n}}}"));
+        house.turn();
+    }
+    house.stuck.clear();
+    house.input(Input::Delivered { session: client, at: house.now.mono });
+    let short = house.short(client);
+    assert!(short[1].starts_with("gap slow"), "{short:?}");
+    assert_eq!((short.len(), short.last().unwrap().as_str()), (7, "c={\"p\":19}"));
 }
