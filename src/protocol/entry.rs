@@ -7,6 +7,9 @@ use super::position::Epoch;
 use crate::relay::stats::GapReason;
 use crate::relay::time::{Time, Wall};
 
+/// What stands before an event's payload, which is its last member.
+const DATA: &[u8] = b",\"data\":";
+
 /// Whether something is known to be missing (`lost`), or only that nobody can tell (`unknown`).
 fn continuity(reason: GapReason) -> &'static str {
     match reason {
@@ -83,12 +86,27 @@ pub fn event(place: Place<'_>, of: EventText<'_>) -> Entry {
         out.extend_from_slice(b",\"snapshot\":true");
     }
     push_prev(&mut out, place.prev);
-    out.extend_from_slice(b",\"data\":");
+    out.extend_from_slice(DATA);
     let from = out.len();
     out.extend_from_slice(of.data);
     let data_at = span(from, out.len());
     out.push(b'}');
     finish(place, of.kind, of.key.cloned(), out, type_at, data_at)
+}
+
+/// The same event as a merge patch onto the event of its key at `base`.
+pub fn with_patch(event: &Entry, base: u64, patch: &[u8]) -> Entry {
+    let before = event.text[..event.data_at.start as usize].strip_suffix(DATA).unwrap_or_default();
+    let mut out = Vec::with_capacity(before.len() + patch.len() + 48);
+    out.extend_from_slice(before);
+    out.extend_from_slice(b",\"patch\":true");
+    push_number(&mut out, "base", base);
+    out.extend_from_slice(DATA);
+    let from = out.len();
+    out.extend_from_slice(patch);
+    let data_at = span(from, out.len());
+    out.push(b'}');
+    Entry { text: out.into_boxed_slice(), key: event.key.clone(), type_at: event.type_at.clone(), data_at, ..*event }
 }
 
 /// The same event with another payload.

@@ -14,6 +14,7 @@ pub mod canonical;
 pub mod codes;
 pub mod contract;
 pub mod control;
+pub mod delta;
 pub mod duration;
 pub mod entry;
 pub mod frame;

@@ -60,6 +60,8 @@ pub struct Subscription {
     pub plain: bool,
     /// How many entries its ring had ever taken when it stood at `after`: tells how many were evicted since.
     pub seen: u64,
+    /// From this offset on it has got everything, so that changes can be told to it.
+    pub whole_from: u64,
     /// What it wants of the channel's entries; `None`: all, at once.
     pub options: Option<Arc<Options>>,
     /// What was left out and is told before the next entry.

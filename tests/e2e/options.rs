@@ -112,3 +112,31 @@ fn fields_come_as_upstream_wrote_them_on_every_transport() {
     assert_eq!(stream.next_of("event").frame["data"], json!({"q": {"r": [1, 2]}, "p": 97000.1}));
     relay.stop();
 }
+
+#[test]
+fn changes_come_to_who_has_what_they_change_on_every_transport() {
+    let upstream = Upstream::plain();
+    let relay = Place::new(&upstream).start_live();
+    let mut client = relay.client();
+    client.request(json!({"op": "subscribe", "channels": ["a"], "options": {"delta": true}}));
+    assert_eq!(client.next_of("subscribed")["lossy"], false);
+    let mut stream = relay.stream("channel=a&delta=true", &[]);
+    stream.next_of("subscribed");
+    for price in ["1.10", "1.20"] {
+        upstream.push(&format!(r#"{{"type":"event","channel":"a","data":{{"price":{price},"size":7}}}}"#));
+    }
+    let first = client.next_of("event");
+    assert_eq!((&first["patch"], &first["data"]), (&Value::Null, &json!({"price": 1.1, "size": 7})));
+    let base = first["id"].as_str().unwrap().rsplit_once('-').unwrap().1.to_owned();
+    let text = client.next_text("event");
+    assert!(text.ends_with(&format!(r#","patch":true,"base":{base},"data":{{"price":1.20}}}}"#)), "{text}");
+    assert_eq!(stream.next_of("event").frame["data"], json!({"price": 1.1, "size": 7}));
+    assert_eq!(stream.next_of("event").frame, serde_json::from_str::<Value>(&text).unwrap());
+    let mut late = relay.client();
+    late.request(json!({"op": "subscribe", "channels": ["a"], "options": {"delta": true, "snapshot": false}}));
+    late.next_of("subscribed");
+    upstream.push(r#"{"type":"event","channel":"a","data":{"price":1.30,"size":7}}"#);
+    assert_eq!(late.next_of("event")["data"], json!({"price": 1.3, "size": 7}));
+    assert_eq!(client.next_of("event")["data"], json!({"price": 1.3}));
+    relay.stop();
+}

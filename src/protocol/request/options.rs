@@ -48,11 +48,13 @@ pub struct Options {
     pub max_rate: Option<Rate>,
     /// Only these members of payloads; events that have none of them are left out.
     pub fields: Option<Arc<Selection>>,
+    /// Only what changed since the key's event before, where that can be said.
+    pub delta: bool,
 }
 
 impl Options {
     /// What `options` may name.
-    pub const NAMES: [&str; 6] = ["snapshot", "types", "fields", "conflate", "max_rate", "on_slow"];
+    pub const NAMES: [&str; 7] = ["snapshot", "types", "fields", "delta", "conflate", "max_rate", "on_slow"];
 
     /// Whether entries may be left out that were not lost.
     pub fn is_lossy(&self) -> bool {
@@ -64,9 +66,22 @@ impl Options {
         self.is_paced() || self.on_slow == OnSlow::Conflate
     }
 
+    /// Whether events are not sent as they are.
+    pub fn is_seen_otherwise(&self) -> bool {
+        self.fields.is_some() || self.delta
+    }
+
+    /// What does not go together.
+    pub(super) fn checked(self) -> Result<Self, Wrong> {
+        if self.delta && !self.types.is_empty() {
+            return Err(invalid("`delta` needs the events of all types: leave `types` out, or `delta`"));
+        }
+        Ok(self)
+    }
+
     /// Whether all entries are wanted, at once, and as they are.
     pub fn is_as_it_comes(&self) -> bool {
-        self.types.is_empty() && self.fields.is_none() && !self.is_paced()
+        self.types.is_empty() && !self.is_seen_otherwise() && !self.is_paced()
     }
 
     /// Whether entries wait for their time.

@@ -257,14 +257,13 @@ fn subscribe(fields: &mut Fields<'_>, reference: Option<Ref>, limits: &RequestLi
         if let Some(text) = word(&mut given, "max_rate")? {
             subscribe.options.max_rate = Some(options::max_rate(&text)?);
         }
-        if let Some(text) = given.take("delta")
-            && read("options.delta", "true or false", text)?
-        {
-            return Err(not_supported("the option", "delta"));
+        if let Some(text) = given.take("delta") {
+            subscribe.options.delta = read("options.delta", "true or false", text)?;
         }
         if let Some(name) = given.left() {
             return Err(not_supported("the option", &shown(name)));
         }
+        subscribe.options = subscribe.options.checked()?;
     }
     Ok(subscribe)
 }

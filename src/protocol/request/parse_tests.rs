@@ -61,6 +61,10 @@ fn options_of_a_subscription_are_read() {
         subscribe.options
     };
     assert!(options(r#"{"fields":["/p","/q/r"]}"#).is_lossy());
+    let delta = options(r#"{"delta":true}"#);
+    assert!(delta.delta && !delta.is_lossy());
+    let wrong = wrong(r#"{"op":"subscribe","channels":["a"],"options":{"delta":true,"types":["t"]}}"#);
+    assert!(wrong.code == ErrorCode::Invalid && wrong.message.contains("types"), "{}", wrong.message);
     let rate = options(r#"{"max_rate":"30/m"}"#).max_rate.unwrap();
     assert_eq!((rate.events, rate.per), (30, Duration::from_secs(60)));
     let read = options(r#"{"conflate":"250ms","on_slow":"conflate"}"#);
@@ -129,7 +133,6 @@ fn a_refresh_names_a_channel_and_maybe_an_item_of_it() {
 #[test]
 fn what_the_contract_knows_is_not_supported_by_name() {
     for (text, name) in [
-        (r#"{"op":"subscribe","channels":["a"],"options":{"delta":true}}"#, "delta"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"batch":"20ms"}}"#, "batch"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"priority":"high"}}"#, "priority"),
         (r#"{"op":"subscribe","channels":["a"],"options":{"snapshots":true}}"#, "snapshots"),

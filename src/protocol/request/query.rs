@@ -69,8 +69,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
             }
             "token" => token = Some(Secret::new(value)),
             "format" | "ticket" => return Err(not_supported("the query's", &name)),
-            "delta" if flag(&name, &value)? => return Err(not_supported("the option", "delta")),
-            "delta" => {}
+            "delta" => options.delta = flag(&name, &value)?,
             known if KNOWN_OPTIONS.contains(&known) => return Err(not_supported("the option", known)),
             other => return Err(invalid(format!("nobody knows the query's `{}`", shown(other)))),
         }
@@ -80,6 +79,7 @@ fn read(query: &str, last_event_id: Option<&str>, limits: &RequestLimits) -> Res
     if !pointers.is_empty() {
         options.fields = Some(options::fields(&pointers)?);
     }
+    let options = options.checked()?;
     let subscribe = Subscribe { reference: None, channels, since, snapshot, options };
     Ok(Query { subscribe: Some(subscribe).filter(|s| !s.channels.is_empty()), token })
 }
@@ -155,7 +155,8 @@ mod tests {
             ("max_rate=1001/s", ErrorCode::Invalid, "1 to 1000"),
             ("fields=p", ErrorCode::Invalid, "`/price`"),
             ("batch=20ms", ErrorCode::NotSupported, "batch"),
-            ("delta=true", ErrorCode::NotSupported, "delta"),
+            ("delta=maybe", ErrorCode::Invalid, "delta"),
+            ("delta=true&types=a", ErrorCode::Invalid, "types"),
         ] {
             let wrong = parse_query(query, None, &LIMITS).unwrap_err();
             assert_eq!(wrong.code, code, "{query}");

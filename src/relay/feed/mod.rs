@@ -319,7 +319,7 @@ impl Feed {
         ring.last_event = Some((at.mono, at.wall));
         ring.silent = false;
         if !ring.views.is_empty() {
-            ring.views.make(&entry);
+            ring.views.make(&entry, ring.values.get(entry.key.as_deref()));
         }
         let before = ring.values.bytes();
         let evicted = ring.values.fold(&entry, event.role, event.fold, max_keys);

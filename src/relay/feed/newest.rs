@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::ring::Ring;
+use super::views::Sight;
 use crate::protocol::frame::{Entry, EntryKind};
-use crate::protocol::selection::Selection;
 
 /// What a reader wants.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +21,10 @@ pub struct Wanted<'a> {
     pub seen: u64,
     /// Only these event types; empty: all.
     pub types: &'a [Box<str>],
-    /// Only these members of payloads; `None`: all.
-    pub fields: Option<&'a Selection>,
+    /// How events are seen, if not as they are.
+    pub sight: Option<&'a Sight>,
+    /// From this offset on it has every event that it was to get, except what was conflated since.
+    pub whole_from: u64,
     /// Only the newest event of each key.
     pub conflated: bool,
     /// Bytes, beyond which the rest waits; one entry is always kept.
@@ -69,16 +71,18 @@ pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
     let evicted = ring.values.between(wanted.after, ring.complete_from);
     let held = ring.after(wanted.after.max(ring.complete_from));
     let candidates: Vec<&Arc<Entry>> = evicted.iter().copied().chain(held).filter(passes).collect();
-    let keep = if wanted.conflated { stand_for_others(&candidates) } else { vec![true; candidates.len()] };
+    let mut seen: Vec<Option<Arc<Entry>>> = candidates.iter().map(|entry| see(ring, wanted, entry)).collect();
+    if wanted.conflated {
+        stand_for_others(&mut seen);
+    }
 
     let mut out = Newest { to: wanted.after, ..Newest::default() };
     let gone = ring.pushed_at(0).saturating_sub(wanted.seen);
     out.leave_out(wanted.after + 1, ring.complete_from, gone.saturating_sub(evicted.len() as u64));
     let mut bytes = 0;
     let mut later = false;
-    for (entry, keep) in candidates.iter().zip(keep) {
+    for (entry, seen) in candidates.iter().zip(seen) {
         let is_event = matches!(entry.kind, EntryKind::Event | EntryKind::Snapshot);
-        let seen = if keep { see(ring, wanted, entry) } else { None };
         if let Some(seen) = seen {
             bytes += seen.text.len();
             later = is_event && out.events == wanted.events || bytes > wanted.bytes && !out.entries.is_empty();
@@ -102,24 +106,28 @@ pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
 }
 
 fn see(ring: &Ring, wanted: Wanted<'_>, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
-    match wanted.fields {
-        Some(fields) => ring.views.see(fields, entry),
+    // Of what is conflated now, only the last event of a key is sent, so none of it is a base.
+    let has = |base| base >= wanted.whole_from && (base <= wanted.after || !wanted.conflated);
+    match wanted.sight {
+        Some(sight) => ring.views.see(sight, entry, has),
         None => Some(Arc::clone(entry)),
     }
 }
 
-/// Which entries are kept. An event stands for all older ones of its key, upstream's statement of the whole channel for all
-/// older events.
-fn stand_for_others(entries: &[&Arc<Entry>]) -> Vec<bool> {
-    let mut keys: HashSet<Option<&str>> = HashSet::new();
+/// Keeps of events the newest of each key; one of which nothing is seen stands for none. Upstream's statement of the whole
+/// channel stands for all older events.
+fn stand_for_others(seen: &mut [Option<Arc<Entry>>]) {
+    let mut keys: HashSet<Option<Arc<str>>> = HashSet::new();
     let mut stated = false;
-    let mut keep = vec![true; entries.len()];
-    for (entry, keep) in entries.iter().zip(&mut keep).rev() {
-        *keep = match entry.kind {
-            EntryKind::Event => !stated && keys.insert(entry.key.as_deref()),
+    for place in seen.iter_mut().rev() {
+        let Some(entry) = place else { continue };
+        let keep = match entry.kind {
+            EntryKind::Event => !stated && keys.insert(entry.key.clone()),
             EntryKind::Snapshot => !std::mem::replace(&mut stated, true),
             _ => true,
         };
+        if !keep {
+            *place = None;
+        }
     }
-    keep
 }

@@ -15,6 +15,7 @@ use crate::protocol::request::options::{OnSlow, Options};
 use crate::relay::feed::Feed;
 use crate::relay::feed::newest::{Newest, Wanted, is_wanted, newest};
 use crate::relay::feed::ring::Ring;
+use crate::relay::feed::views::Sight;
 use crate::relay::pairs::SessionId;
 use crate::relay::rests::Rests;
 use crate::relay::session::{LeftOut, News, Session, Subscription};
@@ -131,7 +132,7 @@ impl Merge<'_> {
                 continue;
             }
             self.losses(subscription)?;
-            if subscription.options().is_some_and(|options| options.fields.is_some()) {
+            if subscription.options().is_some_and(|options| options.is_seen_otherwise()) {
                 if self.choose(slot, subscription, u32::MAX, false).0 {
                     later.push(slot);
                 }
@@ -182,11 +183,13 @@ impl Merge<'_> {
     fn choose(&mut self, slot: u32, subscription: &mut Subscription, events: u32, conflated: bool) -> (bool, u32) {
         self.told_before(subscription);
         let Some(ring) = self.scene.feed.ring(subscription.ring) else { return (false, 0) };
+        let sight = subscription.options().and_then(Sight::of);
         let wanted = Wanted {
             after: subscription.after,
             seen: subscription.seen,
             types: subscription.options().map_or(&[], |options: &Options| &options.types),
-            fields: subscription.options().and_then(|options| options.fields.as_deref()),
+            sight: sight.as_ref(),
+            whole_from: subscription.whole_from,
             conflated,
             bytes: BATCH_BYTES.saturating_sub(self.bytes + self.chosen_bytes),
             events,
@@ -225,7 +228,7 @@ impl Merge<'_> {
             self.scene.stats.dropped.bump(DropReason::Slow);
             self.scene.stats.gaps.bump(GapReason::Slow);
             let frame = control::gap_of_session(&ring.name, subscription.after + 1, told, GapReason::Slow.text());
-            (subscription.after, subscription.seen) = (told, pushed);
+            (subscription.after, subscription.seen, subscription.whole_from) = (told, pushed, told + 1);
             self.push(frame);
         }
     }
@@ -242,7 +245,7 @@ impl Merge<'_> {
         self.scene.stats.gaps.bump(GapReason::Slow);
         let gap = control::gap_of_session(&ring.name, subscription.after + 1, target, GapReason::Slow.text());
         let mut frames = vec![gap];
-        subscription.after = target;
+        (subscription.after, subscription.whole_from) = (target, target + 1);
         if ring.values.is_sum() {
             // Increments with a hole add up to nothing: begin again from the sum.
             self.scene.stats.resets.bump(ResetReason::Evicted);

@@ -13,6 +13,7 @@ use crate::protocol::request::{ChannelRequest, Ref, Subscribe};
 use crate::relay::Relay;
 use crate::relay::feed::RingId;
 use crate::relay::feed::ring::{Reader, Verdict};
+use crate::relay::feed::views::Sight;
 use crate::relay::interest::{Want, WantError};
 use crate::relay::meet::heard::events::{STATUS_CHANNEL, UNMATCHED_CHANNEL};
 use crate::relay::naming::{self, Named};
@@ -216,12 +217,13 @@ impl Relay {
             }
             Begin::Resumed(_) => Vec::new(),
         };
+        let has_state = !snapshot.is_empty();
         let subscribed = control::subscribed(&Subscribed {
             reference: subscribe.reference.as_ref(),
             channel: &ring.name,
             upstream: word,
             resumed: matches!(begin, Begin::Resumed(_)),
-            snapshot: !snapshot.is_empty(),
+            snapshot: has_state,
             lossy: subscribe.options.is_lossy(),
             position: Position { epoch: self.feed.epoch(), offset: after },
         });
@@ -239,6 +241,15 @@ impl Relay {
             self.tell(id, frame);
         }
         self.attach(id, ring_id, upstream, after, shared(&subscribe.options));
+        // A state that was sent whole is what changes can be told to. Of some members only, it may be from an event that changed
+        // none of them and that nobody was sent.
+        if has_state && subscribe.options.fields.is_none() {
+            let slot = self.sessions.get(id).and_then(|session| session.find(ring_id));
+            let session = self.sessions.get_mut(id);
+            if let Some(subscription) = session.zip(slot).and_then(|(session, slot)| session.subscription(slot)) {
+                subscription.whole_from = 0;
+            }
+        }
     }
 
     /// Enters the subscription with session and ring.
@@ -259,8 +270,8 @@ impl Relay {
             session.set_uneven();
         }
         let as_it_comes = options.as_deref().is_none_or(Options::is_as_it_comes);
-        if let Some(fields) = options.as_ref().and_then(|options| options.fields.as_ref()) {
-            ring.views.enter(fields);
+        if let Some(sight) = options.as_deref().and_then(Sight::of) {
+            ring.views.enter(sight);
         }
         let slot = session.insert(Subscription {
             ring: ring_id,
@@ -271,6 +282,7 @@ impl Relay {
             plain: as_it_comes && !session.uneven,
             seen: ring.pushed_at(after),
             owed: None,
+            whole_from: after + 1,
             options,
             pace,
             upstream,
@@ -473,8 +485,8 @@ impl Relay {
 
     pub(in crate::relay) fn leave_ring(&mut self, now: Time, subscription: &Subscription) {
         let Some(ring) = self.feed.ring_mut(subscription.ring) else { return };
-        if let Some(fields) = subscription.options().and_then(|options| options.fields.as_deref()) {
-            ring.views.leave(fields);
+        if let Some(sight) = subscription.options().and_then(Sight::of) {
+            ring.views.leave(&sight);
         }
         let place = subscription.reader as usize;
         if place < ring.readers.len() {

@@ -27,6 +27,7 @@ match = { "/ignore" = true }
 is = "ignore"
 "#;
 
+mod delta;
 mod options;
 
 /// A relay whose dialect subscribes nothing, and clients that read as long as they are not stuck.

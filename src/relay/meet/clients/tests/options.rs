@@ -18,7 +18,7 @@ impl House {
     }
 }
 
-fn subscribe_with(channels: &[&str], change: impl FnOnce(&mut Options)) -> Subscribe {
+pub(super) fn subscribe_with(channels: &[&str], change: impl FnOnce(&mut Options)) -> Subscribe {
     let mut request = subscribe(channels);
     change(&mut request.options);
     request
@@ -388,6 +388,11 @@ fn fields_of_conflated_events_are_those_of_the_newest() {
     }
     house.wait(QUARTER);
     assert_eq!(house.short(client), ["c={\"p\":0}", "conflated 3", "c={\"p\":4}"]);
+    for data in [r#"{"p":5}"#, r#"{"p":6}"#, r#"{"x":7}"#] {
+        house.event("c", data);
+    }
+    house.wait(QUARTER);
+    assert_eq!(house.short(client), ["conflated 2", "c={\"p\":6}"], "what has none of them stands for nothing");
 }
 
 #[test]
