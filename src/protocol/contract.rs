@@ -13,6 +13,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::codes::ErrorCode;
+    use crate::protocol::request::options::Options;
     use crate::protocol::request::parse::{RequestLimits, parse, parse_publish};
 
     const LIMITS: RequestLimits = RequestLimits { request_max: 1 << 16, message_max: 1 << 16, channels: 8, depth: 8 };
@@ -87,6 +88,17 @@ mod tests {
         known.sort_unstable();
         ops.sort_unstable();
         assert_eq!(ops, known);
+        let options = &messages["op.subscribe"]["payload"]["properties"]["options"]["properties"];
+        let mut options: Vec<&str> = options.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = Options::NAMES.to_vec();
+        options.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(options, known);
+        // The same in an address.
+        let parameters = document(OPENAPI)["components"]["parameters"].clone();
+        let names = parameters.as_object().unwrap().values().map(|of| of["name"].as_str().unwrap());
+        let names: Vec<&str> = names.filter(|name| !["channel", "since"].contains(name)).collect();
+        assert!(names.len() == known.len() && names.iter().all(|name| known.contains(name)), "{names:?}");
         // Each is an operation's, and each operation's is there.
         for (operation, is_request) in [("requests", true), ("frames", false)] {
             let listed = asyncapi["operations"][operation]["messages"].as_array().unwrap();

@@ -1,7 +1,8 @@
 //! Questions about messages that wait on disk.
 
 use super::*;
-use crate::protocol::request::{OnSlow, Subscribe};
+use crate::protocol::request::Subscribe;
+use crate::protocol::request::options::Options;
 use crate::relay::meet::messages::reading::LOOKS_MAX;
 use crate::relay::record::MessageId;
 
@@ -134,8 +135,7 @@ fn questions_that_wait_for_the_disk_are_bounded() {
             channels,
             since: None,
             snapshot: true,
-            types: Vec::new(),
-            on_slow: OnSlow::default(),
+            options: Options::default(),
         };
         house.input(Input::Request { session: *session, request: Ok(Request::Subscribe(request)) });
     }
