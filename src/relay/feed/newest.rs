@@ -27,6 +27,8 @@ pub struct Wanted<'a> {
     pub whole_from: u64,
     /// Only the newest event of each key.
     pub conflated: bool,
+    /// It never gets an event in place of one that equals it: nothing of it was ever conflated.
+    pub exact: bool,
     /// Bytes, beyond which the rest waits; one entry is always kept.
     pub bytes: usize,
     /// Events, beyond which the rest waits; at least 1.
@@ -107,7 +109,9 @@ pub fn newest(ring: &Ring, wanted: Wanted<'_>) -> Newest {
 
 fn see(ring: &Ring, wanted: Wanted<'_>, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
     // Of what is conflated now, only the last event of a key is sent, so none of it is a base.
-    let has = |base| base >= wanted.whole_from && (base <= wanted.after || !wanted.conflated);
+    let has = |base: u64, itself: bool| {
+        base >= wanted.whole_from && (base <= wanted.after || !wanted.conflated) && (wanted.exact || !itself)
+    };
     match wanted.sight {
         Some(sight) => ring.views.see(sight, entry, has),
         None => Some(Arc::clone(entry)),

@@ -75,8 +75,10 @@ enum Change {
     Unknown,
     /// Nothing that is wanted, since the event at this offset.
     None(u64),
-    /// This, since the event at this offset.
+    /// This, since the event at this offset, …
     Patch(u64, Arc<Entry>),
+    /// … or since one that equals it.
+    PatchOfEqual(u64, Arc<Entry>),
 }
 
 impl Views {
@@ -117,13 +119,15 @@ impl Views {
         }
     }
 
-    /// An entry as it is seen; `None` if nothing is seen of it. `has` says whether the reader has the event at an offset.
-    pub fn see(&self, sight: &Sight, entry: &Arc<Entry>, has: impl Fn(u64) -> bool) -> Option<Arc<Entry>> {
+    /// An entry as it is seen; `None` if nothing is seen of it. `has` says whether the reader has the event at an offset, and,
+    /// with `true`, none that equals it instead.
+    pub fn see(&self, sight: &Sight, entry: &Arc<Entry>, has: impl Fn(u64, bool) -> bool) -> Option<Arc<Entry>> {
         let made = self.0.iter().find(|view| view.sight == *sight).and_then(|view| view.find(entry.offset));
         let Some(made) = made else { return sight.whole(entry) };
         match &made.change {
-            Change::Patch(base, patch) if has(*base) => Some(Arc::clone(patch)),
-            Change::None(base) if has(*base) => None,
+            Change::Patch(base, patch) if has(*base, false) => Some(Arc::clone(patch)),
+            Change::PatchOfEqual(base, patch) if has(*base, true) => Some(Arc::clone(patch)),
+            Change::None(base) if has(*base, false) => None,
             _ => made.whole.clone(),
         }
     }
@@ -144,7 +148,11 @@ impl View {
             _ => Change::Unknown,
         };
         let own = whole.as_ref().filter(|whole| !Arc::ptr_eq(whole, event)).map_or(0, |whole| whole.text.len());
-        let bytes = own + if let Change::Patch(_, patch) = &change { patch.text.len() } else { 0 };
+        let bytes = own
+            + match &change {
+                Change::Patch(_, patch) | Change::PatchOfEqual(_, patch) => patch.text.len(),
+                Change::Unknown | Change::None(_) => 0,
+            };
         Made { offset: event.offset, whole, change, bytes }
     }
 
@@ -160,7 +168,8 @@ impl View {
         if patch == UNCHANGED && self.sight.fields.is_some() {
             return Some(Change::None(base));
         }
-        Some(Change::Patch(base, Arc::new(entry::with_patch(now, base, &patch))))
+        let patch = Arc::new(entry::with_patch(now, base, &patch));
+        Some(if base == before.offset { Change::Patch(base, patch) } else { Change::PatchOfEqual(base, patch) })
     }
 }
 
@@ -181,7 +190,7 @@ mod tests {
         Sight { fields: Some(Arc::new(Selection::new(&[pointer.to_owned()]).unwrap())), delta: false }
     }
 
-    fn all(_: u64) -> bool {
+    fn all(_: u64, _: bool) -> bool {
         true
     }
 

@@ -64,6 +64,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn who_takes_all_it_may_gets_the_rate_and_no_more() {
+        for events in [1, 10, 150, 999, 1000] {
+            let rate = Rate { events, per: Duration::from_secs(1) };
+            let mut pace = Pace::new(&Options { max_rate: Some(rate), ..Options::default() }).unwrap();
+            let mut left: Vec<u32> = Vec::new();
+            for ms in 0..3_000 {
+                let now = Mono(1_000_000_000 + ms * 1_000_000);
+                let granted = pace.allows(now);
+                pace.leave(now, granted, true);
+                left.push(granted);
+            }
+            let most = left.windows(1_000).map(|window| window.iter().sum::<u32>()).max().unwrap();
+            assert!(most <= events && most >= events - events / 10, "{most} of {events}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_window_holds_more_than_the_rate(

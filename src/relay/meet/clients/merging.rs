@@ -191,6 +191,7 @@ impl Merge<'_> {
             sight: sight.as_ref(),
             whole_from: subscription.whole_from,
             conflated,
+            exact: !subscription.options().is_some_and(Options::conflates),
             bytes: BATCH_BYTES.saturating_sub(self.bytes + self.chosen_bytes),
             events,
         };
