@@ -70,7 +70,7 @@ mod tests {
         parse_publish(&whole, None, &LIMITS).unwrap_or_else(|wrong| panic!("{whole}: {}", wrong.message));
         let more = format!("{{{},\"other\":1}}", members.join(","));
         assert!(parse_publish(&more, None, &LIMITS).is_err());
-        // What the parser knows beside is named in its own refusals.
+        // The parser does not tell what else it knows: the ordinary ones at least.
         for name in ["channel", "params", "data", "key", "type", "idempotency_key", "order_key", "coalesce", "priority"]
         {
             assert!(properties.contains_key(name), "{name}");

@@ -23,8 +23,8 @@ pub struct StoreStats {
     pub commit_nanos: u64,
     /// Bytes that the store's files occupy, at most a second old.
     pub disk_bytes: u64,
-    /// Free bytes of the file system for this user, without those that sled will take of what is in the journal; at most a
-    /// second old.
+    /// Free bytes of the file system for this user, without those that the store has a claim on: for what is in the
+    /// journal, to drain, for a copy; at most a second old.
     pub free_bytes: u64,
     /// Records that were committed once and not found at start.
     pub lost: u64,

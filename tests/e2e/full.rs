@@ -241,7 +241,7 @@ fn room_that_is_missing_is_made_before_the_file_is_large() {
     }
 }
 
-/// What a start could write of the journal before there was no room is no reason to take the journal for done.
+/// Only the start fails here: what a take-over that failed before it leaves behind is not tried.
 #[test]
 fn starts_that_find_no_room_for_the_journal_lose_nothing() {
     let upstream = Upstream::plain();
